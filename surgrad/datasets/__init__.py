@@ -1,0 +1,1 @@
+"""Spike data: events in memory, SHD-format files, generated sets, splits and augmentation."""
