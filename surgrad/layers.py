@@ -1,0 +1,181 @@
+"""Connections, time constants and layers: parameters only. The loop over time lives in `surgrad.kernels`."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from surgrad.errors import UserError
+from surgrad.neurons import LIF
+
+
+class Dense(nn.Module):
+    """All-to-all connection: I = W s, without bias.
+
+    Args: in_shape of the presynaptic units (flattened), number of postsynaptic units.
+    """
+
+    def __init__(self, in_shape: int | Sequence[int], nb_units: int):
+        super().__init__()
+        self.in_shape = (in_shape,) if isinstance(in_shape, int) else tuple(in_shape)
+        self.out_shape = (nb_units,)
+        self.weight = nn.Parameter(torch.zeros(nb_units, math.prod(self.in_shape)))
+
+    @property
+    def fan_in(self) -> int:
+        return self.weight.shape[1]
+
+    def forward(self, s: Tensor) -> Tensor:
+        """(..., *in_shape) -> (..., nb_units)."""
+        return F.linear(s.flatten(s.dim() - len(self.in_shape)).to(self.weight.dtype), self.weight)
+
+
+class Conv(nn.Module):
+    """Convolution over one or two spatial axes, without bias.
+
+    Args:
+        in_shape: (channels, length) or (channels, height, width).
+        filters: number of output channels.
+        kernel_size, stride, padding: one integer, or one per spatial axis.
+
+    Raises: UserError if the kernel is larger than its padded input.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        filters: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+    ):
+        super().__init__()
+        channels, *lengths = in_shape
+        if len(lengths) not in (1, 2):
+            raise UserError(f"in_shape={tuple(in_shape)} must be (channels, length) or (channels, height, width)")
+        self.in_shape = tuple(in_shape)
+        self.kernel_size, self.stride, self.padding = (
+            (value,) * len(lengths) if isinstance(value, int) else tuple(value)
+            for value in (kernel_size, stride, padding)
+        )
+        for length, k, s, p in zip(lengths, self.kernel_size, self.stride, self.padding, strict=True):
+            if k > length + 2 * p:
+                raise UserError(
+                    f"kernel_size={k} is larger than its input of length {length} (padding {p}); "
+                    "choose a smaller kernel_size, a smaller stride in the layers below, or more padding"
+                )
+            if k < 1 or s < 1 or p < 0:
+                raise UserError(f"kernel_size={k}, stride={s}, padding={p}: allowed are >= 1, >= 1, >= 0")
+        self.out_shape = (
+            filters,
+            *(
+                (length + 2 * p - k) // s + 1
+                for length, k, s, p in zip(lengths, self.kernel_size, self.stride, self.padding, strict=True)
+            ),
+        )
+        self.weight = nn.Parameter(torch.zeros(filters, channels, *self.kernel_size))
+
+    @property
+    def fan_in(self) -> int:
+        return self.weight[0].numel()
+
+    def forward(self, s: Tensor) -> Tensor:
+        """(..., *in_shape) -> (..., *out_shape)."""
+        lead = s.shape[: s.dim() - len(self.in_shape)]
+        convolve = F.conv1d if len(self.kernel_size) == 1 else F.conv2d
+        s = s.reshape(-1, *self.in_shape).to(self.weight.dtype)
+        return convolve(s, self.weight, stride=self.stride, padding=self.padding).view(*lead, *self.out_shape)
+
+
+class TimeConstant(nn.Module):
+    """A positive time constant in seconds: fixed or trainable, one per layer or one per neuron.
+
+    Held as log(tau), the one positive parametrisation of the suite, so that gradient steps are relative changes.
+
+    Args:
+        tau: initial value(s) in s; a tensor of shape (*units) gives one per neuron.
+        trainable: whether it is a parameter.
+        bounds: (low, high) in s; `clip_` moves a trained value back between them.
+
+    Raises: UserError for a tau that is not positive and finite, or bounds out of order.
+    """
+
+    def __init__(self, tau: float | Tensor, trainable: bool = False, bounds: tuple[float, float] | None = None):
+        super().__init__()
+        tau = torch.as_tensor(tau, dtype=torch.get_default_dtype())
+        if not bool(((tau > 0) & tau.isfinite()).all()):
+            raise UserError(f"time constant {tau.min().item()} s is not allowed: it must be positive and finite")
+        if bounds is not None and not 0 < bounds[0] < bounds[1]:
+            raise UserError(f"bounds={bounds} of a time constant must be 0 < low < high, in seconds")
+        self.log_tau = nn.Parameter(tau.log(), requires_grad=trainable)
+        self.bounds = bounds
+
+    def decay(self, dt: float) -> Tensor:
+        """exp(-dt / tau), in the shape of tau."""
+        return torch.exp(-dt * torch.exp(-self.log_tau))
+
+    @property
+    def tau(self) -> Tensor:
+        """Seconds."""
+        return self.log_tau.exp()
+
+    @torch.no_grad()
+    def clip_(self) -> None:
+        if self.bounds is not None:
+            self.log_tau.clamp_(math.log(self.bounds[0]), math.log(self.bounds[1]))
+
+
+def _time_constant(tau: "float | TimeConstant") -> TimeConstant:
+    return tau if isinstance(tau, TimeConstant) else TimeConstant(tau)
+
+
+class SpikingLayer(nn.Module):
+    """A LIF population with its feed-forward and, if given, recurrent connection: I[t] = W s_in[t-d] + R s[t-1].
+
+    Args:
+        feedforward: `Dense` or `Conv` from the layer below; None if the layer is driven by a current.
+        neuron: surrogate, escape noise and reset.
+        tau_mem, tau_syn: seconds, or a `TimeConstant`.
+        recurrent: connection from the layer to itself.
+        unit_shape: needed only without a feed-forward connection.
+    """
+
+    def __init__(
+        self,
+        feedforward: Dense | Conv | None,
+        neuron: LIF,
+        tau_mem: float | TimeConstant,
+        tau_syn: float | TimeConstant,
+        recurrent: Dense | Conv | None = None,
+        unit_shape: Sequence[int] | None = None,
+    ):
+        super().__init__()
+        self.feedforward, self.recurrent, self.neuron = feedforward, recurrent, neuron
+        self.tau_mem, self.tau_syn = _time_constant(tau_mem), _time_constant(tau_syn)
+        self.unit_shape = tuple(feedforward.out_shape if feedforward is not None else unit_shape)
+        if recurrent is not None and not tuple(recurrent.in_shape) == tuple(recurrent.out_shape) == self.unit_shape:
+            raise UserError(
+                f"a recurrent connection maps {recurrent.in_shape} to {recurrent.out_shape}, but the layer has units "
+                f"{self.unit_shape}; use an odd rec_kernel_size with rec_padding = rec_kernel_size // 2"
+            )
+
+
+class Readout(nn.Module):
+    """Leaky integrators without spikes: y[t] = u[t+1], u[0] = ``u0``.
+
+    Args: feedforward connection, tau_mem and tau_syn in s, initial membrane potential.
+    """
+
+    def __init__(
+        self,
+        feedforward: Dense,
+        tau_mem: float | TimeConstant,
+        tau_syn: float | TimeConstant,
+        u0: float = -1e-3,
+    ):
+        super().__init__()
+        self.feedforward, self.u0 = feedforward, u0
+        self.tau_mem, self.tau_syn = _time_constant(tau_mem), _time_constant(tau_syn)
+        self.unit_shape = tuple(feedforward.out_shape)

@@ -1,0 +1,39 @@
+"""What goes into and comes out of a network: plain tuples of tensors, so that nothing is hidden in modules."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from surgrad.neurons import LIFState
+
+
+class LayerState(NamedTuple):
+    """State of one layer between two calls: i, u and the last spikes, each (B, *units)."""
+
+    i: Tensor
+    u: Tensor
+    s: Tensor
+
+
+class NetworkState(NamedTuple):
+    """State of a network between two calls; ``step`` is the time index of the next step (it addresses the noise)."""
+
+    layers: tuple[LayerState, ...]
+    readout: LIFState | None
+    last_input: Tensor
+    step: int
+
+
+class NetworkOutput(NamedTuple):
+    """What a forward pass returns.
+
+    readout: (T, B, classes), or None without a readout.
+    counts: spikes per neuron summed over time, one (B, *units) per spiking layer; gradients flow through them.
+    spikes: one (T, B, *units) per spiking layer if recorded, else None. Without gradient.
+    state: to be handed to the next call, if asked for.
+    """
+
+    readout: Tensor | None
+    counts: list[Tensor]
+    spikes: list[Tensor] | None
+    state: NetworkState | None
