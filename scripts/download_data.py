@@ -1,0 +1,300 @@
+"""Fetches a public data set into data/<name>, checks it and unpacks it.
+
+    python3 scripts/download_data.py shd            # Heidelberg spoken digits
+    python3 scripts/download_data.py ssc            # spiking speech commands
+    python3 scripts/download_data.py mnist
+    python3 scripts/download_data.py fashion_mnist
+
+A broken download goes on where it stopped. Without a network, put the archives (or the unpacked files) into
+the folder by hand and run the command again: it checks and unpacks them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import http.client
+import os
+import shutil
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import h5py
+from tqdm import tqdm
+
+from surgrad.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BLOCK = 1 << 20
+TIMEOUT = 30  # s without a byte
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A packed file on a server.
+
+    Args:
+        name: of the archive.
+        content: name of the file inside.
+        md5: of the archive, or None.
+        sha256: of the file inside, or None.
+    """
+
+    name: str
+    content: str
+    md5: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Archives of one data set, the address of their folder and their licence."""
+
+    url: str
+    licence: str
+    archives: tuple[Archive, ...]
+
+
+def _hdf5(name: str, md5: str) -> Archive:
+    return Archive(f"{name}.h5.zip", f"{name}.h5", md5=md5)
+
+
+def _idx(name: str, sha256: str) -> Archive:
+    return Archive(f"{name}.gz", name, sha256=sha256)
+
+
+DATA_SETS = {
+    "shd": DataSet(
+        "https://zenkelab.org/datasets/",
+        "CC BY 4.0, Cramer, Stradmann, Schemmel & Zenke 2020",
+        (
+            _hdf5("shd_train", "f3252aeb598ac776c1b526422d90eecb"),
+            _hdf5("shd_test", "1503a5064faa34311c398fb0a1ed0a6f"),
+        ),
+    ),
+    "ssc": DataSet(
+        "https://zenkelab.org/datasets/",
+        "CC BY 4.0, Cramer, Stradmann, Schemmel & Zenke 2020",
+        (
+            _hdf5("ssc_train", "d102be95e7144fcc0553d1f45ba94170"),
+            _hdf5("ssc_valid", "b4eee3516a4a90dd0c71a6ac23a8ae43"),
+            _hdf5("ssc_test", "a35ff1e9cffdd02a20eb850c17c37748"),
+        ),
+    ),
+    "mnist": DataSet(
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "CC BY-SA 3.0, LeCun, Cortes & Burges",
+        (
+            _idx("train-images-idx3-ubyte", "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+            _idx("train-labels-idx1-ubyte", "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+            _idx("t10k-images-idx3-ubyte", "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+            _idx("t10k-labels-idx1-ubyte", "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+        ),
+    ),
+    "fashion_mnist": DataSet(
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        "MIT, Xiao, Rasul & Vollgraf (Zalando) 2017",
+        (
+            _idx("train-images-idx3-ubyte", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
+            _idx("train-labels-idx1-ubyte", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
+            _idx("t10k-images-idx3-ubyte", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
+            _idx("t10k-labels-idx1-ubyte", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
+        ),
+    ),
+}
+
+
+def fetch(archive: Archive, base_url: str, folder: Path) -> str:
+    """Makes the archive's content appear in the folder, checked; returns what was done.
+
+    Raises:
+        UserError: no network, wrong checksum, damaged file.
+    """
+    content, packed = folder / archive.content, folder / archive.name
+    if content.exists():
+        check_content(archive, content)
+        return "is there"
+    if packed.exists():
+        check_sum(packed, "md5", archive.md5)
+        unpack(archive, packed, content)
+        return f"unpacked from {packed.name}"
+    part = folder / f"{archive.name}.part"
+    download(base_url + archive.name, part, archive, folder)
+    try:
+        check_sum(part, "md5", archive.md5)
+        unpack(archive, part, content)
+    except UserError:
+        part.unlink(missing_ok=True)  # a new attempt has to start from nothing
+        raise
+    part.unlink()
+    return "fetched"
+
+
+def download(url: str, part: Path, archive: Archive, folder: Path) -> None:
+    """Reads the address into ``part``, going on after the bytes that are there already."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _download_rest(url, part)
+            return
+        except urllib.error.HTTPError as error:
+            reason = f"the server answers {error.code} {error.reason}"
+            break
+        except (OSError, http.client.HTTPException) as error:
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
+            if isinstance(error, urllib.error.URLError) and attempt == 1 and not part.exists():
+                break  # nobody there at all: asking again will not help
+    done = f" ({part.stat().st_size} bytes are kept, run again to go on)" if part.exists() else ""
+    digest = f", md5 {archive.md5}" if archive.md5 else ""
+    raise UserError(
+        f"cannot fetch {url}: {reason}{done}. Without a network: get this file elsewhere ({archive.name}{digest},"
+        f" or {archive.content} itself), put it into {folder} and run the command again."
+    )
+
+
+def _download_rest(url: str, part: Path) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and _total(error.headers.get("Content-Range")) == have:
+            return  # everything is there
+        if error.code != 416:
+            raise
+        part.unlink()  # more bytes than the server has: another file
+        return _download_rest(url, part)
+    with response:
+        resumed = getattr(response, "status", None) == 206
+        if resumed and _start(response.headers.get("Content-Range")) != have:
+            raise OSError("the server sends another range than asked for")
+        _store(response, part, have if resumed else 0)
+
+
+def _store(response: IO[bytes], part: Path, have: int) -> None:
+    """Appends the response after the first ``have`` bytes; OSError if it ends early."""
+    length = response.headers.get("Content-Length")
+    total = have + int(length) if length else None
+    progress = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.name.removesuffix(".part"))
+    with part.open("ab" if have else "wb") as file, progress:
+        while block := response.read(BLOCK):
+            file.write(block)
+            progress.update(len(block))
+            have += len(block)
+    if total is not None and have != total:
+        raise OSError(f"the connection ended after {have} of {total} bytes")
+
+
+def _start(content_range: str | None) -> int | None:
+    """First byte of ``bytes 5-9/10``."""
+    try:
+        return int(content_range.split()[1].split("-")[0])
+    except (AttributeError, IndexError, ValueError):
+        return None
+
+
+def _total(content_range: str | None) -> int | None:
+    """Length of the whole file in ``bytes */10``."""
+    try:
+        return int(content_range.rsplit("/", 1)[1])
+    except (AttributeError, IndexError, ValueError):
+        return None
+
+
+def check_sum(path: Path, algorithm: str, expected: str | None) -> None:
+    """Raises UserError if the file's checksum is not the expected one."""
+    if expected is None:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, algorithm).hexdigest()
+    if found != expected:
+        raise UserError(
+            f"{path}: {algorithm} is {found}, expected {expected}: the file is damaged or another version;"
+            " delete it and run the command again."
+        )
+
+
+def check_content(archive: Archive, path: Path) -> None:
+    """Raises UserError if an unpacked file is not what it should be."""
+    check_sum(path, "sha256", archive.sha256)
+    if path.suffix == ".h5":
+        try:
+            with h5py.File(path, "r", locking=False) as file:
+                missing = [key for key in ("spikes/times", "spikes/units", "labels") if key not in file]
+        except OSError as error:
+            raise UserError(f"{path}: not a readable HDF5 file; delete it and run the command again.") from error
+        if missing:
+            raise UserError(f"{path}: has no {', '.join(missing)}; delete it and run the command again.")
+
+
+def unpack(archive: Archive, packed: Path, content: Path) -> None:
+    """Unpacks into the content's folder; the content appears checked and complete or not at all."""
+    unpacked = content.with_name(f"tmp-{content.name}")
+    opener = OPENERS[Path(archive.name).suffix]
+    try:
+        with opener(packed, archive.content) as source, unpacked.open("wb") as target:
+            shutil.copyfileobj(source, target, BLOCK)
+        check_content(archive, unpacked)
+        os.replace(unpacked, content)
+    except (zipfile.BadZipFile, gzip.BadGzipFile, EOFError, KeyError) as error:
+        raise UserError(f"{packed}: damaged archive ({error}); delete it and run the command again.") from error
+    finally:
+        unpacked.unlink(missing_ok=True)
+
+
+@contextmanager
+def _open_zip(packed: Path, content: str) -> Iterator[IO[bytes]]:
+    with zipfile.ZipFile(packed) as file:
+        names = [name for name in file.namelist() if Path(name).name == content]
+        if not names:
+            raise KeyError(f"no {content} inside, only {', '.join(file.namelist())}")
+        with file.open(names[0]) as source:
+            yield source
+
+
+@contextmanager
+def _open_gzip(packed: Path, content: str) -> Iterator[IO[bytes]]:
+    with gzip.open(packed) as source:
+        yield source
+
+
+OPENERS: dict[str, Callable] = {".zip": _open_zip, ".gz": _open_gzip}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Fetches what the command line names; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=sorted(DATA_SETS))
+    parser.add_argument("--dest", type=Path, help="folder for the files (default: data/<name> of this repository)")
+    parser.add_argument("--url", help="address of another folder that holds the same archives")
+    options = parser.parse_args(arguments)
+    data_set = DATA_SETS[options.name]
+    folder = (options.dest or REPOSITORY / "data" / options.name).resolve()
+    base_url = (options.url or data_set.url).rstrip("/") + "/"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for archive in data_set.archives:
+            print(f"{folder / archive.content}: {fetch(archive, base_url, folder)}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {folder}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: run the command again to go on", file=sys.stderr)
+        return 130
+    print(f"licence: {data_set.licence}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
