@@ -115,7 +115,7 @@ class Randman:
     def steps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Spike steps and units, (samples, nb_units nb_spikes) each, and labels, (samples,); shuffled.
 
-        step = int(nb_steps step_frac y), y the standardised manifold: the last step that occurs is
+        step = int(nb_steps step_frac y), y the standardised manifold: no step is later than
         nb_steps step_frac. Draws in the order of the published generator: one seed per class and spike,
         then the points of class after class, then the permutation.
         """

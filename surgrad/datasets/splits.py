@@ -1,0 +1,137 @@
+"""Validation splits: what is held out of the training set to choose between epochs and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from surgrad.datasets.events import EventDataset
+from surgrad.datasets.hdf5 import read_shd
+from surgrad.errors import UserError
+
+Split = Callable[[EventDataset], tuple[EventDataset, EventDataset | None]]
+
+
+@dataclass(frozen=True)
+class NoValidation:
+    """All samples train, none validates."""
+
+    def __call__(self, dataset: EventDataset) -> tuple[EventDataset, None]:
+        """Returns (dataset, None)."""
+        return dataset, None
+
+
+@dataclass(frozen=True)
+class RandomValidation:
+    """A random share validates (the published split: 10 % of the training set).
+
+    Args:
+        fraction: share of the samples held out, in (0, 1).
+        seed: of the permutation; the split depends on it alone.
+        stratified: hold out the same share of every class.
+    """
+
+    fraction: float = 0.1
+    seed: int = 0
+    stratified: bool = False
+
+    def __call__(self, dataset: EventDataset) -> tuple[EventDataset, EventDataset]:
+        """Returns (train, valid), each in the order of the data set; raises UserError if one is empty."""
+        if not 0 < self.fraction < 1:
+            raise UserError(f"validation_split = {self.fraction}: need a share between 0 and 1")
+        generator = torch.Generator().manual_seed(self.seed)
+        order = torch.randperm(len(dataset), generator=generator).numpy()
+        held_out = self._held_out(dataset.labels[order])
+        mask = np.zeros(len(dataset), dtype=bool)
+        mask[order[held_out]] = True
+        return _parted(dataset, mask, f"validation_split = {self.fraction}")
+
+    def _held_out(self, labels: np.ndarray) -> np.ndarray:
+        """Positions in the permuted order that validate."""
+        if not self.stratified:
+            return np.arange(round(self.fraction * len(labels)))
+        by_class = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        return np.concatenate([p[: round(self.fraction * len(p))] for p in by_class] or [np.zeros(0, int)])
+
+
+@dataclass(frozen=True)
+class SpeakerValidation:
+    """Whole speakers validate, so that validation measures generalisation to new voices.
+
+    Args:
+        speakers: numbers of the speakers held out; None holds out the ``nb_speakers`` last ones.
+        nb_speakers: how many, where ``speakers`` is None.
+    """
+
+    speakers: Sequence[int] | None = None
+    nb_speakers: int = 1
+
+    def __call__(self, dataset: EventDataset) -> tuple[EventDataset, EventDataset]:
+        """Returns (train, valid); raises UserError without speakers, or if one is unknown or none is left."""
+        if dataset.speakers is None:
+            raise UserError(f"{dataset.name}: has no speakers (extra/speaker), use validation=random")
+        known = np.unique(dataset.speakers)
+        chosen = known[len(known) - self.nb_speakers :] if self.speakers is None else np.asarray(self.speakers)
+        if self.speakers is None and not 0 < self.nb_speakers < len(known):
+            raise UserError(f"{dataset.name}: nb_speakers = {self.nb_speakers}, need 1..{len(known) - 1}")
+        unknown = np.setdiff1d(chosen, known)
+        if len(unknown):
+            raise UserError(f"{dataset.name}: no speaker {unknown[0]}, there are {known.tolist()}")
+        return _parted(dataset, np.isin(dataset.speakers, chosen), f"speakers {chosen.tolist()}")
+
+
+@dataclass(frozen=True)
+class FileValidation:
+    """A file of its own validates (as in SSC).
+
+    Args:
+        path: file in the format of `read_shd`.
+    """
+
+    path: str | Path | None = None
+
+    def __call__(self, dataset: EventDataset) -> tuple[EventDataset, EventDataset]:
+        """Returns (dataset, the file's samples); raises UserError if the file is not to be read."""
+        if self.path is None:
+            raise UserError("validation=file needs the path of the validation file (valid_path)")
+        valid = read_shd(self.path, nb_units=dataset.nb_units, nb_classes=dataset.nb_classes)
+        # Numbered after the training samples: counter-based noise must not repeat between the two.
+        valid.ids = valid.ids + int(dataset.ids.max(initial=-1)) + 1
+        return dataset, valid
+
+
+VALIDATIONS: dict[str, Callable[..., Split]] = {
+    "none": NoValidation,
+    "random": RandomValidation,
+    "speaker": SpeakerValidation,
+    "file": FileValidation,
+}
+
+
+def validation_split(
+    dataset: EventDataset, validation: str, **options: object
+) -> tuple[EventDataset, EventDataset | None]:
+    """Splits off the validation set: (train, valid), valid None for ``none``.
+
+    Args:
+        dataset: the training samples.
+        validation: ``none``, ``random``, ``speaker`` or ``file``.
+        options: fields of `RandomValidation`, `SpeakerValidation` or `FileValidation`.
+
+    Raises:
+        UserError: unknown kind, or a split that leaves one side empty.
+    """
+    if validation not in VALIDATIONS:
+        raise UserError(f"validation = {validation!r}: allowed are {', '.join(sorted(VALIDATIONS))}")
+    return VALIDATIONS[validation](**options)(dataset)
+
+
+def _parted(dataset: EventDataset, mask: np.ndarray, what: str) -> tuple[EventDataset, EventDataset]:
+    if mask.all() or not mask.any():
+        side = "training" if mask.all() else "validation"
+        raise UserError(f"{dataset.name}: {what} leaves no sample for {side} out of {len(dataset)}")
+    return dataset.subset(~mask), dataset.subset(mask)

@@ -1,0 +1,156 @@
+"""Augmentations: the distribution each one states, nothing else changed."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from surgrad.datasets.augment import (
+    Compose,
+    Drop,
+    Insert,
+    TimeJitter,
+    TimeStretch,
+    UnitJitter,
+    UnitShift,
+    published_noise,
+)
+from surgrad.datasets.events import EventDataset
+
+ALL = [
+    Drop(0.3),
+    Insert(0.01, 2e-3, 50),
+    TimeJitter(5e-3),
+    UnitJitter(4.0),
+    UnitShift(3.0),
+    TimeStretch(0.8, 1.2),
+    Compose([Drop(0.1), TimeJitter(1e-3)]),
+]
+
+
+def make_dataset(nb_samples=20, mean=1000, nb_units=100, seed=0):
+    rng = np.random.default_rng(seed)
+    lengths = rng.poisson(mean, nb_samples)
+    lengths[0] = 0
+    nb_events = int(lengths.sum())
+    return EventDataset(
+        times=rng.uniform(0, 0.1, nb_events),
+        units=rng.integers(0, nb_units, nb_events),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        labels=rng.integers(0, 3, nb_samples),
+        nb_units=nb_units,
+        nb_classes=3,
+    )
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("augmentation", ALL, ids=lambda a: type(a).__name__)
+def test_repeats_with_the_seed_and_keeps_the_samples(augmentation):
+    dataset = make_dataset()
+    times, units = dataset.times.copy(), dataset.units.copy()
+    before = torch.get_rng_state()
+    one, two, other = (augmentation(dataset, seeded(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(one.times, two.times)
+    assert np.array_equal(one.units, two.units)
+    assert not (np.array_equal(one.times, other.times) and np.array_equal(one.units, other.units))
+    assert np.array_equal(one.labels, dataset.labels)
+    assert np.array_equal(one.ids, dataset.ids)
+    assert np.array_equal(times, dataset.times)
+    assert np.array_equal(units, dataset.units)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@settings(max_examples=30, deadline=None)
+@given(p=st.floats(0, 1), seed=st.integers(0, 1000))
+def test_drop_keeps_a_binomial_share_in_order(p, seed):
+    dataset = make_dataset(mean=200)
+    left = Drop(p)(dataset, seeded(seed))
+    n = dataset.nb_events
+    assert abs(left.nb_events - n * (1 - p)) <= 6 * np.sqrt(n * p * (1 - p)) + 1e-9
+    for k in range(len(dataset)):
+        assert set(left[k][0]) <= set(dataset[k][0])
+
+
+def test_insert_adds_the_stated_number_and_keeps_the_old():
+    dataset = make_dataset()
+    noisy = Insert(0.05, dt=2e-3, nb_steps=50)(dataset, seeded())
+    assert (np.diff(noisy.offsets) - np.diff(dataset.offsets) == 250).all()
+    for k in range(len(dataset)):
+        (old_times, old_units, _), (times, units, _) = dataset[k], noisy[k]
+        assert np.array_equal(times[: len(old_times)], old_times)
+        assert np.array_equal(units[: len(old_units)], old_units)
+    new = np.concatenate([noisy[k][0][len(dataset[k][0]) :] for k in range(len(dataset))])
+    assert new.min() >= 0
+    assert new.max() < 0.1
+    assert abs(new.mean() - 0.05) < 6 * 0.1 / np.sqrt(12 * len(new))
+
+
+def test_time_jitter_is_normal():
+    dataset = make_dataset()
+    moved = TimeJitter(3e-3)(dataset, seeded()).times - dataset.times
+    assert abs(moved.mean()) < 6 * 3e-3 / np.sqrt(len(moved))
+    assert moved.std() == pytest.approx(3e-3, rel=0.05)
+
+
+def test_unit_jitter_is_unbiased_and_bounded():
+    dataset = make_dataset()
+    inner = EventDataset(dataset.times, 50 + dataset.units % 3, dataset.offsets, dataset.labels, dataset.nb_units, 3)
+    moved = UnitJitter(6.0)(inner, seeded()).units.astype(int) - inner.units
+    assert set(moved) == set(range(-3, 4))
+    assert abs(moved.mean()) < 6 * np.sqrt(3 / len(moved))
+    assert moved.var() == pytest.approx(6**2 / 12, rel=0.1)
+    assert np.array_equal(UnitJitter(0.9)(inner, seeded()).units, inner.units)
+
+
+def test_unit_shift_moves_a_sample_as_one():
+    dataset = make_dataset(nb_samples=400, mean=5)
+    middle = EventDataset(
+        dataset.times, np.full(dataset.nb_events, 50), dataset.offsets, dataset.labels, dataset.nb_units, 3
+    )
+    moved = UnitShift(4.0)(middle, seeded())
+    shifts = [set(moved[k][1].tolist()) for k in range(len(moved)) if len(moved[k][1])]
+    assert all(len(s) == 1 for s in shifts)
+    assert np.std([s.pop() for s in shifts]) == pytest.approx(4.0, rel=0.2)
+
+
+def test_units_moved_off_the_edge_are_removed():
+    dataset = make_dataset(nb_units=5)
+    moved = UnitShift(50.0)(dataset, seeded())
+    assert moved.nb_events < dataset.nb_events
+    assert moved.units.max(initial=0) < 5
+
+
+def test_time_stretch_is_one_factor_per_sample():
+    dataset = make_dataset()
+    stretched = TimeStretch(0.5, 1.5)(dataset, seeded())
+    for k in range(1, len(dataset)):
+        ratio = stretched[k][0] / dataset[k][0]
+        assert np.ptp(ratio) < 1e-5
+        assert 0.5 <= ratio[0] <= 1.5
+    assert np.ptp(stretched.times / dataset.times) > 0.3
+
+
+def test_published_chain_has_only_what_was_asked_for():
+    assert published_noise(dt=2e-3, nb_steps=50) is None
+    chain = published_noise(dt=2e-3, nb_steps=50, p_drop=0.1, sigma_t=1e-3, p_insert=0.01)
+    assert [type(a) for a in chain.augmentations] == [TimeJitter, Drop, Insert]
+
+
+def test_batches_are_augmented():
+    dataset = make_dataset(mean=50)
+    noise = published_noise(dt=2e-3, nb_steps=50, p_drop=0.5)
+    sizes = [
+        sum(len(b.steps) for b in dataset.batches(7, dt=2e-3, nb_steps=50, generator=seeded(), augment=a))
+        for a in (None, noise)
+    ]
+    assert 0.4 * sizes[0] < sizes[1] < 0.6 * sizes[0]
+
+
+@pytest.mark.parametrize("make", [lambda: Drop(1.2), lambda: Insert(-0.1, 1e-3, 5), lambda: TimeStretch(0, 1)])
+def test_impossible_settings_are_named(make):
+    with pytest.raises(ValueError, match=r"p_drop|p_insert|stretch"):
+        make()
