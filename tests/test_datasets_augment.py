@@ -140,6 +140,14 @@ def test_published_chain_has_only_what_was_asked_for():
     assert [type(a) for a in chain.augmentations] == [TimeJitter, Drop, Insert]
 
 
+def test_events_pushed_out_of_the_window_are_counted():
+    dataset = make_dataset(mean=50)
+    late = dataset.with_events(dataset.times * 0 + 0.05, dataset.units, dataset.offsets)
+    batches = late.batches(7, dt=1e-3, nb_steps=100, generator=seeded(), augment=TimeStretch(3.0, 3.0))
+    assert sum(len(b.steps) for b in batches) == 0
+    assert batches.dropped == late.nb_events
+
+
 def test_batches_are_augmented():
     dataset = make_dataset(mean=50)
     noise = published_noise(dt=2e-3, nb_steps=50, p_drop=0.5)

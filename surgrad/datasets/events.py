@@ -87,9 +87,7 @@ class EventBatch:
         if ids is None:
             ids = torch.arange(nb_samples, device=x.device)
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return cls(
-            step.int(), unit.int(), offsets, labels.long(), ids.long(), nb_steps, tuple(unit_shape) or (1,)
-        )
+        return cls(step.int(), unit.int(), offsets, labels.long(), ids.long(), nb_steps, tuple(unit_shape) or (1,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,9 +327,7 @@ class EventDataset:
         for first, last in _chunks(self.offsets):
             event = slice(self.offsets[first], self.offsets[last])
             sample = np.repeat(np.arange(last - first), np.diff(self.offsets[first : last + 1]))
-            flat = np.bincount(
-                sample * self.nb_units + self.units[event], minlength=(last - first) * self.nb_units
-            )
+            flat = np.bincount(sample * self.nb_units + self.units[event], minlength=(last - first) * self.nb_units)
             counts[first:last] = flat.reshape(last - first, self.nb_units)
         return counts
 
@@ -340,9 +336,7 @@ class EventDataset:
         key = (float(dt), int(nb_steps))
         if self._cache is None or self._cache[0] != key:
             self._cache = None
-            binned = bin_events(
-                self.times, self.units, self.offsets, dt=dt, nb_steps=nb_steps, nb_units=self.nb_units
-            )
+            binned = bin_events(self.times, self.units, self.offsets, dt=dt, nb_steps=nb_steps, nb_units=self.nb_units)
             self._cache = (key, binned)
             self.dropped = binned.dropped
             if binned.dropped:
@@ -371,7 +365,8 @@ class EventDataset:
         Args:
             batch_size: samples in a batch; the last batch may hold fewer.
             dt: time step (s).
-            nb_steps: T; events outside [0, T dt) are dropped and counted in ``dropped``.
+            nb_steps: T; events outside [0, T dt) are dropped and counted: in ``dropped`` of the data set, with
+                an augmentation in ``dropped`` of the pass.
             generator: CPU generator for the order and the augmentation; None keeps the order.
             augment: changes the events of every batch before binning.
             unit_shape: shape of the input units, default (nb_units,).
@@ -401,7 +396,10 @@ Augmentation = Callable[[EventDataset, torch.Generator], EventDataset]
 
 
 class Batches(Iterator[EventBatch]):
-    """One pass over a data set; see `EventDataset.batches`."""
+    """One pass over a data set; see `EventDataset.batches`.
+
+    ``dropped`` counts the events of augmented batches that fell outside the window so far.
+    """
 
     def __init__(
         self,
@@ -415,7 +413,7 @@ class Batches(Iterator[EventBatch]):
     ) -> None:
         self.dataset, self.groups, self.dt, self.nb_steps = dataset, groups, dt, nb_steps
         self.unit_shape, self.augment, self.seed = unit_shape, augment, seed
-        self.position = 0
+        self.position = self.dropped = 0
 
     def __len__(self) -> int:
         """Number of batches of the whole pass."""
@@ -453,6 +451,7 @@ class Batches(Iterator[EventBatch]):
             nb_steps=self.nb_steps,
             nb_units=part.nb_units,
         )
+        self.dropped += binned.dropped
         return binned.steps, binned.units, binned.offsets
 
 
