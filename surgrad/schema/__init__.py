@@ -1,0 +1,260 @@
+"""The door of every experiment script: composes, checks and converts its configuration, opens its run folder."""
+
+import functools
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.conf import HydraConf
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from surgrad import run_files as files
+from surgrad.errors import UserError
+from surgrad.runs import NOT_IDENTITY, REPO, Run, RunDone, open_run, run_id
+from surgrad.schema.build import build
+from surgrad.schema.common import CommonConfig, WandbConfig, resolve_device, use_threads
+from surgrad.schema.explain import CONFIG_ERRORS, explain, unknown_key, unknown_option
+
+__all__ = ["CommonConfig", "WandbConfig", "build", "check", "entry", "resolve_device", "unknown_option"]
+
+log = logging.getLogger(__name__)
+
+
+def _run_id(_root_: DictConfig) -> str:
+    """`${run_id:}` in hydra.run.dir: a run with any other setting gets another folder, the same command the same."""
+    keys = [key for key in _root_ if key not in NOT_IDENTITY]
+    return run_id({str(key): _resolved(_root_, str(key)) for key in keys})
+
+
+def _resolved(config: DictConfig, key: str) -> Any:
+    if OmegaConf.is_missing(config, key):
+        return "???"
+    value = config[key]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+# process-wide, as Hydra's own resolvers are; importing this module again (in a sweep's workers) changes nothing
+OmegaConf.register_new_resolver("run_id", _run_id, replace=True)
+OmegaConf.register_new_resolver("repo", lambda: str(REPO), replace=True)
+
+
+class JobFailed(Exception):
+    """A job of a sweep failed and has said why: tells the launcher."""
+
+
+def entry(
+    suite: str, schema: type, *, run_name: str = "${hydra.job.config_name}", config_path: Path | None = None
+) -> Callable[[Callable[[Any, Run], Any]], Callable[..., Any]]:
+    """Make `main(cfg, run)` the command of a script, configured by Hydra from configs/<suite>.
+
+    `schema` is the dataclass that `cfg` will be; YAML files take it in as the first of their defaults, `- schema`, and
+    are checked against it either way. The run folder is <script's folder>/Runs/<run_name>-<run id>, swept or not, so
+    that the same command finds its run again; hydra.run.dir and hydra.sweep.* override that. `${repo:}` is the
+    repository's folder. What main returns is what a sweeper optimises; it is kept as summary["returned"].
+
+    The decorated function takes the command line as a list (default: sys.argv), returns what main returned (None
+    under -m), and raises SystemExit(1) after a mistake in configuration or data (one line) or a failure (traceback).
+    """
+
+    def decorate(main: Callable[[Any, Run], Any]) -> Callable[..., Any]:
+        folder = Path(main.__code__.co_filename).resolve().parent
+        configs = config_path or REPO / "configs" / suite
+
+        @functools.wraps(main)
+        def command(arguments: Sequence[str] | None = None) -> Any:
+            outcome: list[Any] = []
+            task = _task(main, schema, outcome)
+            try:
+                if not configs.is_dir():
+                    raise UserError(f"{configs} is missing: install the repository with `pip install -e .`")
+                _store(schema, folder / "Runs", run_name)
+                with _command_line(arguments), _errors_as_raised() as user_wants_tracebacks:
+                    hydra.main(version_base="1.3", config_path=str(configs), config_name="config")(task)()
+            except JobFailed:
+                raise SystemExit(1) from None
+            except KeyboardInterrupt:
+                raise SystemExit(130) from None
+            except (UserError, *CONFIG_ERRORS) as error:
+                if user_wants_tracebacks:
+                    raise
+                sys.stderr.write(f"error: {explain(error)}\n")
+                raise SystemExit(1) from None
+            if any(isinstance(result, JobFailed) for result in outcome):
+                raise SystemExit(1)
+            return outcome[0] if len(outcome) == 1 else None
+
+        return command
+
+    return decorate
+
+
+def check(composed: DictConfig, schema: type) -> Any:
+    """The composed configuration as an object of the dataclass `schema`.
+
+    Raises UserError naming the key for an unknown key, a wrong type, a missing value or a bad interpolation.
+    """
+    return _convert(_checked(composed, schema))
+
+
+def _checked(composed: DictConfig, schema: type) -> DictConfig:
+    blank = OmegaConf.structured(schema)
+    _refuse_unknown(OmegaConf.to_container(composed, resolve=False), blank)
+    try:
+        checked = OmegaConf.merge(blank, composed)
+        OmegaConf.resolve(checked)
+        missing = sorted(OmegaConf.missing_keys(checked))
+    except CONFIG_ERRORS as error:
+        raise UserError(explain(error)) from error
+    if missing:
+        raise UserError(f"{missing[0]}: has no value; give one, e.g. {missing[0]}=…")
+    return checked
+
+
+def _refuse_unknown(content: Any, allowed: Any, prefix: str = "") -> None:
+    """`+key=value` adds to a composed configuration what its schema does not know."""
+    if not isinstance(content, dict) or not isinstance(allowed, DictConfig) or OmegaConf.get_type(allowed) is dict:
+        return
+    for key, value in content.items():
+        if key not in allowed.keys():  # noqa: SIM118  `in allowed` is false for keys that have no value yet
+            raise UserError(unknown_key(f"{prefix}{key}", allowed.keys()))
+        _refuse_unknown(value, allowed._get_node(key), f"{prefix}{key}.")
+
+
+def _convert(checked: DictConfig) -> Any:
+    try:
+        return OmegaConf.to_object(checked)
+    except CONFIG_ERRORS as error:
+        raise UserError(explain(error)) from error
+    except ValueError as error:  # a dataclass refused its values
+        raise error if isinstance(error, UserError) else UserError(str(error)) from error
+
+
+def _task(main: Callable[[Any, Run], Any], schema: type, outcome: list[Any]) -> Callable[[DictConfig], Any]:
+    """What Hydra calls, once per job: says at once what went wrong, and lets the other jobs of a sweep go on."""
+
+    @functools.wraps(main)
+    def task(composed: DictConfig) -> Any:
+        started = time.monotonic()
+        try:
+            result = _run(main, schema, composed)
+        except UserError as error:
+            log.error("error: %s", error)
+            result = JobFailed(str(error))
+        except Exception as error:
+            log.exception("failed after %.0f s", time.monotonic() - started)
+            result = JobFailed(f"{type(error).__name__}: {error}")
+        if isinstance(result, JobFailed) and HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise result
+        outcome.append(result)
+        return result
+
+    return task
+
+
+def _run(main: Callable[[Any, Run], Any], schema: type, composed: DictConfig) -> Any:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        checked = _checked(composed, schema)
+        cfg = _convert(checked)
+        device = resolve_device(str(getattr(cfg, "device", "auto")))
+        use_threads(getattr(cfg, "num_threads", None))
+    except UserError:
+        _remove_empty(folder)
+        raise
+    settings = OmegaConf.to_container(checked, enum_to_str=True)
+    try:
+        with open_run(folder, settings, getattr(cfg, "wandb", None), rerun=getattr(cfg, "rerun", False)) as run:
+            _write_hydra(folder, composed)
+            run.summary["device"] = _device_name(device)
+            result = main(cfg, run)
+            run.summary["returned"] = result
+            return result
+    except RunDone as done:
+        log.info("%s", done)
+        return done.summary.get("returned")
+
+
+def _write_hydra(folder: Path, composed: DictConfig) -> None:
+    """Hydra's own record; written here, because Hydra would overwrite that of another run before it can be checked."""
+    job = HydraConfig.get()
+    (folder / ".hydra").mkdir(exist_ok=True)
+    record = {"config": composed, "hydra": OmegaConf.create({"hydra": job}), "overrides": job.overrides.task}
+    for name, content in record.items():
+        files.write_text(folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(content))
+
+
+def _device_name(device: Any) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Hydra makes the folder before the configuration can be looked at: leave none behind for a mistyped command."""
+    above = [path for path in folder.parents if "Runs" in path.parts]
+    for path in (folder, *above):
+        try:
+            path.rmdir()
+        except OSError:  # not empty
+            return
+
+
+def _store(schema: type, runs: Path, run_name: str) -> None:
+    """Hand Hydra the schema and the house's defaults for its own settings."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=schema)
+    name = f"{run_name}-${{run_id:}}"
+    output = {"run": {"dir": f"{runs}/{name}"}, "sweep": {"dir": str(runs), "subdir": name}}
+    store.store(group="hydra/output", name="surgrad", node=output, package="hydra")
+    logging_config = {
+        "version": 1,
+        "formatters": {"short": {"format": "%(asctime)s %(message)s", "datefmt": "%H:%M:%S"}},
+        "handlers": {"console": {"class": "surgrad.run_log.ConsoleHandler", "formatter": "short"}},
+        "root": {"level": "INFO", "handlers": ["console"]},
+        "disable_existing_loggers": False,
+    }
+    for group in ("job_logging", "hydra_logging"):
+        store.store(group=f"hydra/{group}", name="surgrad", node=logging_config, package=f"hydra.{group}")
+    ours = {"output": "surgrad", "job_logging": "surgrad", "hydra_logging": "surgrad"}
+    house = HydraConf(output_subdir=None)
+    house.defaults = [{k: ours.get(k, v) for k, v in group.items()} for group in house.defaults]
+    store.store(group="hydra", name="config", node=house, provider="surgrad")
+
+
+@contextmanager
+def _command_line(arguments: Sequence[str] | None) -> Iterator[None]:
+    """The command line as Hydra will see it; a relative --config-path that exists here is meant from here."""
+    before = sys.argv
+    given = [str(a) for a in (before[1:] if arguments is None else arguments)]
+    for i, argument in enumerate(given):
+        option, equals, value = argument.partition("=")
+        if option in ("--config-path", "-cp") and equals and os.path.isdir(value):
+            given[i] = f"{option}={os.path.abspath(value)}"
+        elif i and given[i - 1] in ("--config-path", "-cp") and os.path.isdir(argument):
+            given[i] = os.path.abspath(argument)
+    sys.argv = [before[0], *given]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextmanager
+def _errors_as_raised() -> Iterator[bool]:
+    """Hydra prints errors itself and exits, unless this variable is set: the door says them in one line instead."""
+    name = "HYDRA_FULL_ERROR"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield before not in (None, "", "0")
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
