@@ -104,17 +104,17 @@ class TimeConstant(nn.Module):
 
     def __init__(self, tau: float | Tensor, trainable: bool = False, bounds: tuple[float, float] | None = None):
         super().__init__()
-        tau = torch.as_tensor(tau, dtype=torch.get_default_dtype())
+        tau = torch.as_tensor(tau, dtype=torch.float64)
         if not bool(((tau > 0) & tau.isfinite()).all()):
             raise UserError(f"time constant {tau.min().item()} s is not allowed: it must be positive and finite")
         if bounds is not None and not 0 < bounds[0] < bounds[1]:
             raise UserError(f"bounds={bounds} of a time constant must be 0 < low < high, in seconds")
-        self.log_tau = nn.Parameter(tau.log(), requires_grad=trainable)
+        self.log_tau = nn.Parameter(tau.log().to(torch.get_default_dtype()), requires_grad=trainable)
         self.bounds = bounds
 
     def decay(self, dt: float) -> Tensor:
-        """exp(-dt / tau), in the shape of tau."""
-        return torch.exp(-dt * torch.exp(-self.log_tau))
+        """exp(-dt / tau), in the shape of tau; computed in float64, for one ulp moves spikes near threshold."""
+        return torch.exp(-dt * torch.exp(-self.log_tau.double())).to(self.log_tau.dtype)
 
     @property
     def tau(self) -> Tensor:
