@@ -1,0 +1,134 @@
+"""Trains a deep (recurrent) convolutional spiking network to classify spike trains; keys: configs/classification.
+
+python3 Classification/deep_convSNN.py --config-name=config
+python3 Classification/deep_convSNN.py method=superspike dataset=randman seed=3 nb_epochs=40
+python3 Classification/deep_convSNN.py -m method=superspike,stochasticsuperspike seed=1,2,3
+"""
+
+import logging
+
+import torch
+
+from surgrad import figures
+from surgrad.initializers import Distribution, FluctuationDrivenCentered
+from surgrad.losses import build_loss
+from surgrad.models import conv_snn, method_neuron, set_neuron
+from surgrad.monitoring import Monitor
+from surgrad.optimizers import build_optimizer
+from surgrad.runs import RunRecord
+from surgrad.schema import entry, resolve_device
+from surgrad.schema.classification import ClassificationConfig
+from surgrad.training import BatchGrid, Fit, Objective, annealed, evaluate_repeatedly
+
+log = logging.getLogger(__name__)
+
+
+@entry(
+    "classification",
+    ClassificationConfig,
+    run_name="${method.name}/dataset=${dataset.name}/seed=${seed}+lr=${method.lr}",
+)
+def main(cfg: ClassificationConfig, run) -> float:
+    device = resolve_device(cfg.device)
+    torch.backends.cudnn.deterministic = True  # the same command gives the same run
+    data = cfg.dataset
+    train, valid, test = data.splits()
+    log.info("%s: %d training, %d validation, %d test samples", data.name, len(train), len(valid or ()), len(test))
+
+    def neuron(method: str, epoch: int):
+        """The neuron of a method with the slope beta that it has in an epoch."""
+        beta = cfg.beta
+        if cfg.anneal:
+            beta = annealed(beta, epoch, start=cfg.anneal_start, step=cfg.anneal_step, interval=cfg.anneal_interval)
+        return method_neuron(method, cfg.spike_parameters(beta))
+
+    network = conv_snn(
+        data.stack(),
+        nb_inputs=train.nb_units,
+        nb_classes=train.nb_classes,
+        neuron=neuron(cfg.method.name, 1),
+        dt=data.time_step,
+        tau_mem=cfg.tau_mem,
+        tau_syn=cfg.tau_syn,
+        tau_readout=cfg.tau_readout,
+    )
+    initialize = FluctuationDrivenCentered(cfg.method.target_sigma_u, data.nu, data.alpha, readout=Distribution())
+    initialize(network, torch.Generator().manual_seed(cfg.seed))
+    network.to(device)
+    log.info("layers of %s units", [layer.unit_shape for layer in network.layers])
+
+    grid = BatchGrid(cfg.batch_size, data.time_step, data.nb_steps, (1, train.nb_units), str(device))
+    objective = Objective(build_loss(cfg.loss_type), cfg.regularizer.build())
+    monitor = Monitor(
+        network,
+        dataset=valid or train,
+        grid=grid,
+        run=run,
+        nb_samples=cfg.plotting.nb_samples,
+        window=cfg.fano_window,
+        binned=cfg.binned,
+        nb_repeats=cfg.fano.repeats,
+        nb_trials=cfg.plotting.nb_samples_trials,
+        idx_layer=cfg.plotting.idx_layer,
+        idx_neuron=cfg.plotting.idx_neuron,
+        sample_seed=cfg.plotting.sample_seed,
+        seed=cfg.seed,
+        kernel=cfg.kernel,
+        plot=cfg.plot == "plot",
+        alpha=cfg.plotting.point_alpha,
+        alpha_trials=cfg.plotting.point_alpha_trials,
+    )
+
+    def look(epoch: int) -> dict[str, float]:
+        """Monitor before training, every epoch_chunk epochs, and after."""
+        if epoch in (0, cfg.nb_epochs):
+            return monitor("before" if epoch == 0 else "after")
+        return monitor(f"epoch_{epoch}") if cfg.monitor_chunks and epoch % cfg.epoch_chunk == 0 else {}
+
+    best = Fit(
+        network,
+        optimizer=build_optimizer(cfg.optimizer, network.parameters(), cfg.method.lr),
+        train=train,
+        valid=valid,
+        grid=grid,
+        objective=objective,
+        run=run,
+        nb_epochs=cfg.nb_epochs,
+        seed=cfg.seed,
+        augment=data.augmentation(),
+        kernel=cfg.kernel,
+        before_epoch=lambda epoch: set_neuron(network, neuron(cfg.method.name, epoch)),
+        after_epoch=look,
+        monitor_spikes=cfg.monitor_spikes,
+        logging_freq=cfg.logging_freq,
+    )()
+
+    # The test set is looked at once, here: last and best validation epoch, own and swapped spikes.
+    last = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    for suffix, weights, epoch in (("", last, cfg.nb_epochs), ("_best_valid", best.weights, best.epoch)):
+        network.load_state_dict(weights)
+        for other, method in (("", cfg.method.name), ("_other", cfg.method.other)):
+            set_neuron(network, neuron(method, epoch))
+            for part, dataset in (("valid", valid), ("test", test)):
+                if dataset is not None:
+                    found = evaluate_repeatedly(
+                        network, dataset, grid, objective, nb_draws=cfg.test_draws, seed=cfg.seed, kernel=cfg.kernel
+                    )
+                    names = {key: f"{part}_{key}{other}{suffix}" for key in found._fields}
+                    run.summary.update({names[key]: value for key, value in found._asdict().items()})
+    run.summary.update(epochs=cfg.nb_epochs, best_epoch=best.epoch, nb_weights=sum(w.numel() for w in last.values()))
+
+    network.load_state_dict(last)
+    set_neuron(network, neuron(cfg.method.other, cfg.nb_epochs))
+    run.summary.update({name.replace("fano", "fano_other"): value for name, value in monitor("after_other").items()})
+    if cfg.plot == "plot":
+        metrics = RunRecord(run.folder).metrics
+        run.figure("training", figures.training_curves(metrics, chance=1 / train.nb_classes))
+    log.info(
+        "test accuracy %.3f, with %s %.3f", run.summary["test_acc"], cfg.method.other, run.summary["test_acc_other"]
+    )
+    return run.summary.get("valid_acc_best_valid", run.summary["test_acc"])
+
+
+if __name__ == "__main__":
+    main()

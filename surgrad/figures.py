@@ -1,0 +1,210 @@
+"""Every figure of the suite, in one style: functions take arrays and return a figure, neither shown nor saved."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+#: One style for the suite, also for notebooks: `with figures.style(): …`.
+STYLE: dict[str, Any] = {
+    "figure.dpi": 150,
+    "figure.constrained_layout.use": True,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.prop_cycle": mpl.cycler(
+        color=["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#000000"]
+    ),
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.1,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+}
+
+#: Colour of each method, the same in every figure; others take the cycle's.
+METHOD_COLORS = {
+    "superspike": "#333333",
+    "stochasticsuperspike": "#d55e00",
+    "multilayerspiker": "#009e73",
+    "scaled_sigmoid": "#cc79a7",
+    "exponentialstochasticsuperspike": "#56b4e9",
+    "exponential": "#e69f00",
+}
+TWO_CLASSES = ("#d55e00", "#0072b2")
+
+
+def style() -> AbstractContextManager:
+    """The style of the suite as a context."""
+    return mpl.rc_context(STYLE)
+
+
+def class_color(label: int) -> tuple[float, ...]:
+    """Colour of a class."""
+    return plt.get_cmap("tab20")((2 * label + label // 10) % 20)
+
+
+def raster(ax: Axes, spikes: np.ndarray, dt: float, *, color: Any = "black", alpha: float = 0.3, size: float = 1.0):
+    """Dots at the spikes of one sample against time in ms. Args: spikes (T, *units); dt in s."""
+    step, unit = np.nonzero(spikes.reshape(len(spikes), -1))
+    ax.plot(step * dt * 1e3, unit, ".", color=color, alpha=alpha, markersize=size, markeredgewidth=0, rasterized=True)
+
+
+def _stack(nb_layers: int, nb_columns: int, width: float) -> tuple[Figure, np.ndarray]:
+    """Axes from the readout at the top down to the input, one column per sample."""
+    heights = [1.2] + [1.0] * nb_layers + [1.2]
+    figure, axes = plt.subplots(
+        len(heights),
+        nb_columns,
+        figsize=(width, 1.0 + 0.85 * len(heights)),
+        height_ratios=heights,
+        sharex=True,
+        sharey="row",
+        squeeze=False,
+    )
+    return figure, axes
+
+
+def _finish(axes: np.ndarray, populations: Sequence[np.ndarray], duration: float) -> None:
+    """Labels of a stack whose rows are readout, top hidden layer, …, input."""
+    names = ["readout $u$", *(f"hidden {k}" for k in reversed(range(len(populations) - 1))), "input"]
+    for row, name in enumerate(names):
+        axes[row, 0].set_ylabel(name)
+        if row:
+            size = int(np.prod(populations[len(names) - 1 - row].shape[2:]))
+            axes[row, 0].set_ylim(-0.02 * size, 1.02 * size)
+            axes[row, 0].set_yticks([0, size])
+    for ax in axes[-1]:
+        ax.set_xlabel("time (ms)")
+        ax.set_xlim(0, duration * 1e3)
+
+
+def activity(
+    populations: Sequence[np.ndarray], readout: np.ndarray, labels: Sequence[int], dt: float, *, alpha: float = 0.3
+) -> Figure:
+    """Snapshot of the activity of all layers, one column per sample.
+
+    Args:
+        populations: spikes of the input and of every hidden layer, bottom to top, each (T, B, *units).
+        readout: (T, B, classes); the true class is drawn in colour, the others in grey.
+        labels: (B,) class of each sample.
+        dt: time step (s).
+        alpha: opacity of a spike.
+    """
+    with style():
+        figure, axes = _stack(len(populations) - 1, len(labels), 1.1 + 1.25 * len(labels))
+        time = (np.arange(len(readout)) + 1) * dt * 1e3
+        for column, label in enumerate(labels):
+            others = [c for c in range(readout.shape[2]) if c != label]
+            axes[0, column].plot(time, readout[:, column, others], color="0.75", linewidth=0.6)
+            axes[0, column].plot(time, readout[:, column, label], color=class_color(label), linewidth=1.4)
+            axes[0, column].set_title(f"class {label}")
+            for row, spikes in enumerate(reversed(populations), start=1):
+                raster(axes[row, column], spikes[:, column], dt, color=class_color(label), alpha=alpha)
+        _finish(axes, populations, len(readout) * dt)
+    return figure
+
+
+def two_classes(
+    populations: Sequence[np.ndarray], readout: np.ndarray, labels: Sequence[int], dt: float, *, alpha: float = 0.3
+) -> Figure:
+    """Two samples of different classes, drawn over each other in all layers.
+
+    Args: as in `activity`, with two samples. The readout shows the units of the two classes: thick for the sample of
+        that class, thin and dashed for the other sample.
+    """
+    with style():
+        figure, axes = _stack(len(populations) - 1, 1, 3.4)
+        time = (np.arange(len(readout)) + 1) * dt * 1e3
+        for sample, (label, color) in enumerate(zip(labels, TWO_CLASSES, strict=True)):
+            for unit in labels:
+                own = {"linewidth": 1.4, "label": f"class {label}"} if unit == label else {"linewidth": 0.7, "ls": "--"}
+                axes[0, 0].plot(time, readout[:, sample, unit], color=color, **own)
+            for row, spikes in enumerate(reversed(populations), start=1):
+                raster(axes[row, 0], spikes[:, sample], dt, color=color, alpha=alpha, size=1.5)
+        axes[0, 0].legend(loc="best")
+        _finish(axes, populations, len(readout) * dt)
+    return figure
+
+
+def trials(spikes: np.ndarray, neurons: Sequence[int], dt: float, *, alpha: float = 0.75, title: str = "") -> Figure:
+    """Rasters of single neurons over repeated presentations of one stimulus.
+
+    Args: spikes (T, trials, neurons); numbers of the neurons; dt in s; opacity of a spike; title.
+    """
+    with style():
+        figure, axes = plt.subplots(
+            1, len(neurons), figsize=(0.6 + 1.5 * len(neurons), 1.9), sharex=True, sharey=True, squeeze=False
+        )
+        for k, neuron in enumerate(neurons):
+            raster(axes[0, k], spikes[:, :, k], dt, alpha=alpha, size=2.0)
+            axes[0, k].set_title(f"neuron {neuron}")
+            axes[0, k].set_xlabel("time (ms)")
+        axes[0, 0].set_xlim(0, len(spikes) * dt * 1e3)
+        axes[0, 0].set_ylim(-1, spikes.shape[1])
+        axes[0, 0].set_ylabel("trial")
+        if title:
+            figure.suptitle(title, fontsize=8)
+    return figure
+
+
+def training_curves(metrics: Mapping[str, np.ndarray], *, chance: float | None = None) -> Figure:
+    """Loss and accuracy over epochs, training and validation, and the firing rates of the layers if they are there.
+
+    Args: columns of metrics.csv; accuracy expected by chance, drawn as a line.
+    """
+    rates = [name for name in metrics if name.startswith("firing_rate-hid_")]
+    with style():
+        figure, axes = plt.subplots(1, 3 if rates else 2, figsize=(2.3 * (3 if rates else 2), 2.0), squeeze=False)
+        for ax, quantity, name in zip(axes[0], ("loss", "acc"), ("loss", "accuracy"), strict=False):
+            for part, color in (("train", "0.5"), ("valid", "#d55e00")):
+                if f"{part}_{quantity}" in metrics:
+                    label = {"train": "training", "valid": "validation"}[part]
+                    ax.plot(*_defined(metrics["epoch"], metrics[f"{part}_{quantity}"]), color=color, label=label)
+            ax.set(xlabel="epoch", ylabel=name)
+        if chance is not None:
+            axes[0, 1].axhline(chance, color="0.8", linewidth=0.6, zorder=0)
+        axes[0, 0].set_ylim(bottom=0)
+        axes[0, 1].set_ylim(0, 1.02)
+        axes[0, 1].legend(loc="lower right")
+        for k, name in enumerate(rates):
+            axes[0, 2].plot(*_defined(metrics["epoch"], metrics[name]), color=str(0.7 - 0.3 * k), label=f"hidden {k}")
+        if rates:
+            axes[0, 2].set(xlabel="epoch", ylabel="firing rate (Hz)")
+            axes[0, 2].set_ylim(bottom=0)
+            axes[0, 2].legend()
+    return figure
+
+
+def _defined(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Only the points at which y is a number, so that gaps do not break a curve."""
+    there = ~np.isnan(y)
+    return x[there], y[there]
+
+
+def band(ax: Axes, x: np.ndarray, mean: np.ndarray, low: np.ndarray, high: np.ndarray, *, color: Any, label: str):
+    """A mean with its interval as a band."""
+    ax.plot(x, mean, color=color, label=label)
+    ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def interval_points(
+    ax: Axes, position: float, values: np.ndarray, interval: tuple[float, float, float], *, color: Any, label: str = ""
+):
+    """Single runs as faint dots beside their mean and interval. Args: interval (mean, low, high)."""
+    mean, low, high = interval
+    ax.plot(np.full(len(values), position + 0.12), values, ".", color=color, alpha=0.45, markersize=4)
+    error = np.array([[mean - low], [high - mean]])
+    ax.errorbar(position, mean, error, fmt="o", color=color, markersize=4, capsize=2, linewidth=1, label=label or None)

@@ -1,0 +1,164 @@
+"""The deep convolutional network of Gygax & Zenke (2025) and the spiking methods it is trained with."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surgrad import escape_noise, surrogate
+from surgrad.errors import UserError
+from surgrad.layers import Conv, Dense, Readout, SpikingLayer
+from surgrad.network import Network
+from surgrad.neurons import LIF
+
+
+@dataclass(frozen=True)
+class ScaledSigmoidPrime:
+    """h(x) = sigma(beta x) (1 - sigma(beta x)): sigmoid' without its factor beta, peak 1/4 whatever the slope."""
+
+    beta: float = 10.0
+
+    def __call__(self, x: Tensor, s: Tensor) -> Tensor:
+        p = torch.sigmoid(self.beta * x)
+        return p * (1 - p)
+
+
+@dataclass(frozen=True)
+class SpikeParameters:
+    """What a method may use to build its neuron.
+
+    Args:
+        beta: slope of the sigmoidal escape noise and of the surrogate.
+        p0: exponential escape noise at threshold, a probability per step.
+        delta_u: width of the exponential escape noise, in units of threshold.
+        sigm: take sigmoid' instead of SuperSpike as the surrogate (multilayerspiker: sigmoidal instead of exponential
+            noise).
+        diff_reset: let gradients flow through the reset.
+    """
+
+    beta: float = 10.0
+    p0: float = 2 / 3
+    delta_u: float = 0.133
+    sigm: bool = False
+    diff_reset: bool = False
+
+    def surrogate(self) -> surrogate.Surrogate:
+        """SuperSpike, or sigmoid' with ``sigm``, of slope beta."""
+        return (surrogate.SigmoidPrime if self.sigm else surrogate.SuperSpike)(self.beta)
+
+    def exponential(self) -> escape_noise.Exponential:
+        return escape_noise.Exponential(self.p0, self.delta_u)
+
+
+def _superspike(p: SpikeParameters) -> tuple[surrogate.Surrogate, escape_noise.EscapeNoise]:
+    return p.surrogate(), escape_noise.Step()
+
+
+def _stochasticsuperspike(p: SpikeParameters) -> tuple[surrogate.Surrogate, escape_noise.EscapeNoise]:
+    return p.surrogate(), escape_noise.Sigmoid(p.beta)
+
+
+def _multilayerspiker(p: SpikeParameters) -> tuple[surrogate.Surrogate, escape_noise.EscapeNoise]:
+    return surrogate.MultilayerSpiker(), escape_noise.Sigmoid(p.beta) if p.sigm else p.exponential()
+
+
+def _scaled_sigmoid(p: SpikeParameters) -> tuple[surrogate.Surrogate, escape_noise.EscapeNoise]:
+    return ScaledSigmoidPrime(p.beta), escape_noise.Sigmoid(p.beta)
+
+
+def _exponentialstochasticsuperspike(p: SpikeParameters) -> tuple[surrogate.Surrogate, escape_noise.EscapeNoise]:
+    return p.surrogate(), p.exponential()
+
+
+def _exponential(p: SpikeParameters) -> tuple[surrogate.Surrogate, escape_noise.EscapeNoise]:
+    return surrogate.Exponential(p.p0, p.delta_u), p.exponential()
+
+
+#: The published methods by name, and `exponential`: exponential noise with its own slope as the surrogate.
+METHODS: dict[str, Callable[[SpikeParameters], tuple[surrogate.Surrogate, escape_noise.EscapeNoise]]] = {
+    "superspike": _superspike,
+    "stochasticsuperspike": _stochasticsuperspike,
+    "multilayerspiker": _multilayerspiker,
+    "scaled_sigmoid": _scaled_sigmoid,
+    "exponentialstochasticsuperspike": _exponentialstochasticsuperspike,
+    "exponential": _exponential,
+}
+
+
+def method_neuron(method: str, parameters: SpikeParameters) -> LIF:
+    """The neuron of a method: its escape noise forward, its surrogate backward. Raises: UserError if unknown."""
+    if method not in METHODS:
+        raise UserError(f"method {method!r} is unknown; allowed: {', '.join(METHODS)}")
+    h, noise = METHODS[method](parameters)
+    return LIF(surrogate=h, escape_noise=noise, diff_reset=parameters.diff_reset)
+
+
+def set_neuron(network: Network, neuron: LIF) -> None:
+    """Let every spiking layer of the network emit and differentiate its spikes as ``neuron`` does."""
+    for layer in network.layers:
+        layer.neuron = neuron
+
+
+@dataclass(frozen=True)
+class ConvStack:
+    """Shapes of a stack of 1-D convolutional layers, bottom to top; one entry per layer, or more than are used.
+
+    Args:
+        nb_filters, kernel_size, stride, padding: of the feed-forward convolutions.
+        rec: whether every layer is recurrently connected to itself.
+        rec_kernel_size, rec_stride, rec_padding: of the recurrent convolutions.
+
+    Raises: UserError if a list is shorter than ``nb_hidden_layers``.
+    """
+
+    nb_hidden_layers: int = 3
+    nb_filters: Sequence[int] = (16, 32, 64)
+    kernel_size: Sequence[int] = (21, 7, 7)
+    stride: Sequence[int] = (10, 3, 3)
+    padding: Sequence[int] = (0, 0, 0)
+    rec: bool = True
+    rec_kernel_size: int = 5
+    rec_stride: int = 1
+    rec_padding: int = 2
+
+    def __post_init__(self):
+        if self.nb_hidden_layers < 1:
+            raise UserError(f"nb_hidden_layers={self.nb_hidden_layers}: at least one layer is needed")
+        for name in ("nb_filters", "kernel_size", "stride", "padding"):
+            value = getattr(self, name)
+            if len(value) < self.nb_hidden_layers:
+                raise UserError(
+                    f"{name}={list(value)} has {len(value)} entries, nb_hidden_layers={self.nb_hidden_layers} needs "
+                    "one for each layer"
+                )
+
+
+def conv_snn(
+    stack: ConvStack,
+    *,
+    nb_inputs: int,
+    nb_classes: int,
+    neuron: LIF,
+    dt: float,
+    tau_mem: float,
+    tau_syn: float,
+    tau_readout: float,
+) -> Network:
+    """A stack of (recurrent) 1-D convolutional LIF layers under a leaky readout, all weights still zero.
+
+    Args: shapes of the layers; number of input units and classes; the spiking neuron; time step, membrane, synaptic
+        and readout time constants in s.
+    Raises: UserError where a kernel is larger than its input.
+    """
+    layers, shape = [], (1, nb_inputs)
+    for k in range(stack.nb_hidden_layers):
+        try:
+            feedforward = Conv(shape, stack.nb_filters[k], stack.kernel_size[k], stack.stride[k], stack.padding[k])
+            shape, recurrent = feedforward.out_shape, None
+            if stack.rec:
+                recurrent = Conv(shape, shape[0], stack.rec_kernel_size, stack.rec_stride, stack.rec_padding)
+            layers.append(SpikingLayer(feedforward, neuron, tau_mem, tau_syn, recurrent))
+        except UserError as error:
+            raise UserError(f"hidden layer {k}: {error}") from error
+    return Network(layers, Readout(Dense(shape, nb_classes), tau_readout, tau_syn), dt)
