@@ -1,0 +1,93 @@
+"""Compile the CPU kernel once, at first use, and load it.
+
+The library is cached under the user's cache folder, by source, compiler, flags and CPU. Many processes may start at
+once: each builds in a file of its own, one at a time, and moves it into place.
+"""
+
+import ctypes
+import fcntl
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).parent / "lif.cpp"
+FLAGS = (
+    *("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"),
+    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),
+)
+
+
+def cache_folder() -> Path:
+    """$SURGRAD_CACHE, or surgrad/ under the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "surgrad"
+    return Path(os.environ.get("SURGRAD_CACHE", default))
+
+
+def _compiler() -> str | None:
+    names = [os.environ.get("CXX"), "c++", "g++", "clang++"]
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def _cpu() -> str:
+    """What -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernel, or None (with one warning) where there is no C++ compiler or it fails."""
+    compiler = _compiler()
+    if compiler is None:
+        logger.warning("no C++ compiler found: the slow reference kernel runs. Install g++ or clang++, or set CXX")
+        return None
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    parts = [p.read_text() for p in sorted((SOURCE, *SOURCE.parent.glob("*.h")))]
+    key = hashlib.sha256("\0".join([*parts, version, *FLAGS, platform.machine(), _cpu()]).encode()).hexdigest()[:16]
+    try:
+        return _load(_build(compiler, cache_folder() / f"lif-{key}.so"))
+    except (OSError, subprocess.CalledProcessError) as error:
+        detail = getattr(error, "stderr", None) or str(error)
+        logger.warning("the CPU kernel could not be built (%s): the slow reference kernel runs", detail.strip()[:500])
+        return None
+
+
+def _build(compiler: str, target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            handle, name = tempfile.mkstemp(suffix=".so", dir=target.parent)
+            os.close(handle)
+            try:
+                command = [compiler, *FLAGS, "-o", name, str(SOURCE)]
+                subprocess.run(command, check=True, capture_output=True, text=True)
+                os.replace(name, target)
+            finally:
+                Path(name).unlink(missing_ok=True)
+    return target
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    lib = ctypes.CDLL(str(path))
+    pointer, integer = ctypes.c_void_p, ctypes.c_int64
+    lib.surgrad_forward.argtypes = lib.surgrad_backward.argtypes = [pointer]
+    lib.surgrad_forward.restype = lib.surgrad_backward.restype = None
+    lib.surgrad_pack_events.argtypes = [pointer] * 4 + [integer] * 3 + [pointer]
+    lib.surgrad_pack_events.restype = None
+    lib.surgrad_pack_dense.argtypes = [pointer] * 2 + [integer] * 4 + [pointer]
+    lib.surgrad_advise_huge.argtypes = [pointer, integer]
+    lib.surgrad_advise_huge.restype = None
+    lib.surgrad_layer_size.restype = lib.surgrad_network_size.restype = integer
+    return lib

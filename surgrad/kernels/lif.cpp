@@ -1,0 +1,535 @@
+// The network over time on the CPU: forward and adjoint, fused over layers and steps.
+//
+// Threads take samples, not time: a small group of samples walks through all layers and all steps while its state stays in the
+// cache. Time goes in blocks of S steps. The forward pass keeps spikes as bits and (i, u) at the start of each block; the backward
+// pass walks the blocks in reverse, computes the membranes of a block again from the known spikes, and runs the adjoint.
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+#include <sys/mman.h>
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+#include "connection.h"
+#include "neuron.h"
+
+extern "C" {
+struct LayerDesc {
+    ConnectionDesc feedforward, recurrent;
+    int64_t channels, positions, stride;  // n = positions * channels neurons, positions * stride places
+    int64_t is_readout, reset, diff_reset, surrogate, noise, unit_gain, index;
+    float surrogate_p[2], noise_p[2];
+    float u0;
+    int32_t trained_tau;
+    const float *a, *b;     // decays (places)
+    const float* current;   // (T, B, n) external input, or null
+    uint64_t* bits;         // (B, T, words) spikes
+    float* checkpoints;     // (blocks, B, 2, places) i, u at the start of each block, or null
+    float* counts;          // (B, places) or null
+    float* out;             // (T, B, n): spikes, or y of a readout; or null
+    float* membranes;       // (T, B, n) u[t]; or null
+    const float *i_first, *u_first;  // (B, places) or null
+    const uint64_t* bits_before;     // (B, words) spikes of the step before, or null
+    float *i_last, *u_last;          // (B, places) or null
+    const float *g_counts, *g_out;   // gradients of counts (B, places) and out (T, B, n), or null
+    float* g_current;                // (T, B, n) or null
+    float *g_feedforward, *g_recurrent;  // (threads, weights), zeroed
+    float *g_a, *g_b;                    // (threads, places), zeroed
+};
+struct NetworkDesc {
+    int64_t nb_layers, T, B, delay, block, group, threads, first_step, truncate;
+    int64_t in_words;
+    const uint64_t* input;         // (B, T, in_words) bits, or null with an external current
+    const uint64_t* input_before;  // (B, in_words) or null
+    const int64_t* ids;            // (B,)
+    uint32_t seed, draw;
+    float dense_above;             // fraction of active units above which products take the dense path
+    LayerDesc* layers;
+};
+}
+
+namespace {
+
+// Scratch memory is kept between calls: fresh pages are slow.
+class Scratch {
+  public:
+    explicit Scratch(size_t floats) {
+        std::lock_guard<std::mutex> lock(mutex());
+        auto fits = [=](const auto& kept) { return kept->size >= floats; };
+        auto found = std::find_if(pool().begin(), pool().end(), fits);
+        if (found == pool().end()) {
+            mine = std::make_unique<Memory>(floats);
+        } else {
+            mine = std::move(*found);
+            pool().erase(found);
+        }
+    }
+    ~Scratch() {
+        std::lock_guard<std::mutex> lock(mutex());
+        pool().insert(pool().begin(), std::move(mine));
+        if (pool().size() > 16) pool().pop_back();
+    }
+    float* take(size_t floats) {  // aligned, not cleared
+        float* p = mine->data + used;
+        used += (floats + LANES - 1) / LANES * LANES;
+        if (used > mine->size) std::abort();
+        return p;
+    }
+
+  private:
+    struct Memory {
+        float* data;
+        size_t size;
+        explicit Memory(size_t floats) : size(floats) {
+            const size_t huge = 1 << 21;
+            size_t bytes = (floats * sizeof(float) + huge - 1) / huge * huge;
+            if (posix_memalign((void**)&data, huge, bytes)) std::abort();
+            madvise(data, bytes, MADV_HUGEPAGE);
+        }
+        ~Memory() { free(data); }
+    };
+    static std::mutex& mutex() { static std::mutex m; return m; }
+    static std::vector<std::unique_ptr<Memory>>& pool() { static std::vector<std::unique_ptr<Memory>> kept; return kept; }
+    std::unique_ptr<Memory> mine;
+    size_t used = 0;
+};
+
+// Denormals cost a hundred cycles each and decaying traces make many: flush them to zero in this scope.
+struct FlushDenormals {
+#if defined(__x86_64__)
+    unsigned saved = _mm_getcsr();
+    FlushDenormals() { _mm_setcsr(saved | 0x8040); }
+    ~FlushDenormals() { _mm_setcsr(saved); }
+#endif
+};
+
+struct Layer {
+    const LayerDesc& d;
+    Connection ff, rec;
+    long n, places, words;
+    std::vector<float> c;
+    Row row;
+    explicit Layer(const LayerDesc& d)
+        : d(d), ff(d.feedforward), rec(d.recurrent), n(d.positions * d.channels), places(d.positions * d.stride),
+          words((places + 63) / 64), c(places) {
+        for (long k = 0; k < places; k++) c[k] = d.unit_gain ? 1.0f - d.b[k] : 1.0f;
+        row = {d.a, d.b, c.data(), places};
+    }
+    bool padded() const { return d.channels != d.stride; }
+    // copy between (n) unpadded and (places) padded rows
+    void pad(const float* from, float* to) const {
+        if (!padded()) { std::memcpy(to, from, n * sizeof(float)); return; }
+        for (long x = 0; x < d.positions; x++) {
+            std::memcpy(to + x * d.stride, from + x * d.channels, d.channels * sizeof(float));
+            std::memset(to + x * d.stride + d.channels, 0, (d.stride - d.channels) * sizeof(float));
+        }
+    }
+    void unpad(const float* from, float* to) const {
+        for (long x = 0; x < d.positions; x++) std::memcpy(to + x * d.channels, from + x * d.stride, d.channels * sizeof(float));
+    }
+};
+
+struct Run {
+    const NetworkDesc& net;
+    std::vector<Layer> layers;
+    long S, G, places = 0, halo = 0, in_places = 0, events = 0;
+    explicit Run(const NetworkDesc& net) : net(net), S(net.block), G(net.group) {
+        for (long l = 0; l < net.nb_layers; l++) {
+            layers.emplace_back(net.layers[l]);
+            const Layer& y = layers.back();
+            places = std::max(places, y.places);
+            if (y.ff.exists) in_places = std::max(in_places, y.ff.in_units());
+            if (y.rec.exists && !y.rec.single()) halo = std::max(halo, (long)((y.rec.width + y.rec.kernel_w) * y.rec.stride));
+        }
+        events = std::max(places, in_places);
+    }
+    // spikes below layer l at step t of sample b; null if none
+    const uint16_t* below(long l, long b, long t) const {
+        long w = l ? layers[l - 1].words : net.in_words;
+        const uint64_t* now = l ? layers[l - 1].d.bits : net.input;
+        const uint64_t* before = l ? layers[l - 1].d.bits_before : net.input_before;
+        if (t >= 0) return (const uint16_t*)(now + (b * net.T + t) * w);
+        return before ? (const uint16_t*)(before + b * w) : nullptr;
+    }
+    const uint16_t* own(long l, long b, long t) const { return below(l + 1, b, t); }
+    long below_words(long l) const { return l ? layers[l - 1].words : net.in_words; }
+
+    template <class F>
+    void in_parallel(F f) const {
+        long groups = (net.B + G - 1) / G, n = std::min((long)net.threads, groups);
+        auto work = [&](long k) {
+            FlushDenormals scope;
+            for (long g = groups * k / n; g < groups * (k + 1) / n; g++) f(k, g * G, std::min(G, net.B - g * G));
+        };
+        std::vector<std::thread> others;
+        for (long k = 1; k < n; k++) others.emplace_back(work, k);
+        work(0);
+        for (auto& thread : others) thread.join();
+    }
+};
+
+long decode(const uint16_t* bits, long words, int32_t* events) {
+    if (!bits) return 0;
+    const uint64_t* w = (const uint64_t*)bits;
+    long count = 0;
+    for (long k = 0; k < words; k++)
+        for (uint64_t left = w[k]; left; left &= left - 1) events[count++] = k * 64 + __builtin_ctzll(left);
+    return count;
+}
+long count_bits(const uint16_t* bits, long words) {
+    if (!bits) return 0;
+    const uint64_t* w = (const uint64_t*)bits;
+    long count = 0;
+    for (long k = 0; k < words; k++) count += __builtin_popcountll(w[k]);
+    return count;
+}
+void expand(const uint16_t* bits, long n, float* out) {  // writes multiples of LANES
+    for (long k = 0; k < n; k += LANES) store(out + k, bits ? zero_or_one(bits[k / LANES]) : vf{});
+}
+
+using ForwardRow = void (*)(const Row&, const float*, const float*, float*, float*, uint16_t*);
+using ReplayRow = void (*)(const Row&, const float*, const uint16_t*, float*, float*, float*, float*);
+using Adjoint = void (*)(const Row&, const AdjointRow&);
+const ForwardRow forward_rows[] = {forward_row<0>, forward_row<1>, forward_row<2>};
+const ReplayRow replay_rows[] = {replay_row<0>, replay_row<1>, replay_row<2>};
+const Adjoint adjoint_rows[3][2][2] = {
+    {{adjoint_row<0, false, false>, adjoint_row<0, false, true>}, {adjoint_row<0, true, false>, adjoint_row<0, true, true>}},
+    {{adjoint_row<1, false, false>, adjoint_row<1, false, true>}, {adjoint_row<1, true, false>, adjoint_row<1, true, true>}},
+    {{adjoint_row<2, false, false>, adjoint_row<2, false, true>}, {adjoint_row<2, true, false>, adjoint_row<2, true, true>}}};
+
+// Input currents of one layer for the steps [t0, t1) of a group: (steps, group, places)
+struct Currents {
+    const Run& run;
+    int32_t* events;
+    float* dense;  // (S, in_places) spikes as floats
+    Currents(const Run& run, Scratch& scratch)
+        : run(run), events((int32_t*)scratch.take(run.events + 64)), dense(scratch.take(run.S * (run.in_places + LANES))) {}
+    static size_t floats(const Run& run) { return run.events + 64 + run.S * (run.in_places + LANES) + 3 * LANES; }
+
+    void fill(long l, long b0, long nb, long t0, long t1, float* I) {
+        const Layer& y = run.layers[l];
+        const NetworkDesc& net = run.net;
+        if (y.d.current) {
+            for (long t = t0; t < t1; t++)
+                for (long g = 0; g < nb; g++)
+                    y.pad(y.d.current + (t * net.B + b0 + g) * y.n, I + ((t - t0) * run.G + g) * y.places);
+            return;
+        }
+        std::memset(I, 0, (t1 - t0) * run.G * y.places * sizeof(float));
+        long units = y.ff.in_units(), words = run.below_words(l);
+        for (long g = 0; g < nb; g++) {
+            long active = 0;
+            for (long t = t0; t < t1; t++) active += count_bits(run.below(l, b0 + g, t - net.delay), words);
+            if (active > net.dense_above * units * (t1 - t0)) {
+                long lds = (units + LANES - 1) / LANES * LANES;
+                for (long t = t0; t < t1; t++) expand(run.below(l, b0 + g, t - net.delay), units, dense + (t - t0) * lds);
+                y.ff.dense_forward(t1 - t0, dense, lds, I + g * y.places, run.G * y.places);
+            } else {
+                for (long t = t0; t < t1; t++)
+                    y.ff.gather(events, decode(run.below(l, b0 + g, t - net.delay), words, events), I + ((t - t0) * run.G + g) * y.places);
+            }
+        }
+    }
+    void recur(long l, long b, long t, float* I) {
+        const Layer& y = run.layers[l];
+        y.rec.gather(events, decode(run.own(l, b, t - 1), y.words, events), I);
+    }
+};
+
+void initial_state(const Layer& y, long b0, long nb, float* i, float* u) {
+    for (long g = 0; g < nb; g++) {
+        long size = y.places * sizeof(float);
+        if (y.d.i_first) std::memcpy(i + g * y.places, y.d.i_first + (b0 + g) * y.places, size);
+        else std::memset(i + g * y.places, 0, size);
+        if (y.d.u_first) std::memcpy(u + g * y.places, y.d.u_first + (b0 + g) * y.places, size);
+        else std::fill_n(u + g * y.places, y.places, y.d.is_readout ? y.d.u0 : 0.0f);
+    }
+}
+void keep_checkpoint(const Layer& y, const NetworkDesc& net, long block, long b0, long nb, const float* i, const float* u) {
+    if (!y.d.checkpoints) return;
+    for (long g = 0; g < nb; g++) {
+        float* to = y.d.checkpoints + (block * net.B + b0 + g) * 2 * y.places;
+        std::memcpy(to, i + g * y.places, y.places * sizeof(float));
+        std::memcpy(to + y.places, u + g * y.places, y.places * sizeof(float));
+    }
+}
+
+void forward_group(const Run& run, long b0, long nb) {
+    const NetworkDesc& net = run.net;
+    const long S = run.S, G = run.G, L = run.layers.size();
+    Scratch scratch(Currents::floats(run) + S * G * run.places + 2 * L * G * (run.places + LANES) + 4 * (run.places + 64));
+    Currents currents(run, scratch);
+    float* I = scratch.take(S * G * run.places);
+    float* plain = scratch.take(run.places + 64);
+    float* threshold = scratch.take(run.places + 64);
+    std::vector<float*> i(L), u(L);
+    for (long l = 0; l < L; l++) {
+        i[l] = scratch.take(G * run.layers[l].places), u[l] = scratch.take(G * run.layers[l].places);
+        initial_state(run.layers[l], b0, nb, i[l], u[l]);
+        if (run.layers[l].d.counts) std::memset(run.layers[l].d.counts + b0 * run.layers[l].places, 0, nb * run.layers[l].places * 4);
+    }
+    for (long t0 = 0; t0 < net.T; t0 += S) {
+        long t1 = std::min(t0 + S, (long)net.T);
+        for (long l = 0; l < L; l++) {
+            const Layer& y = run.layers[l];
+            const LayerDesc& d = y.d;
+            keep_checkpoint(y, net, t0 / S, b0, nb, i[l], u[l]);
+            currents.fill(l, b0, nb, t0, t1, I);
+            for (long t = t0; t < t1; t++)
+                for (long g = 0; g < nb; g++) {
+                    long b = b0 + g;
+                    float* In = I + ((t - t0) * G + g) * y.places;
+                    float *ig = i[l] + g * y.places, *ug = u[l] + g * y.places;
+                    long at = (t * net.B + b) * y.n;
+                    if (d.is_readout) {
+                        for (long n = 0; n < y.places; n += LANES) {
+                            vf in = load(ig + n);
+                            store(ug + n, load(d.b + n) * load(ug + n) + load(y.row.c + n) * in);
+                            store(ig + n, load(d.a + n) * in + load(In + n));
+                        }
+                        y.unpad(ug, d.out + at);
+                        continue;
+                    }
+                    if (y.rec.exists) currents.recur(l, b, t, In);
+                    if (d.membranes) y.unpad(ug, d.membranes + at);
+                    const float* th = nullptr;
+                    if (d.noise != STEP) {
+                        draw_thresholds(d.noise, d.noise_p, net.seed, net.draw, d.index, (uint32_t)net.ids[b], net.first_step + t, y.n,
+                                        y.padded() ? plain : threshold);
+                        if (y.padded()) {
+                            y.pad(plain, threshold);
+                            for (long x = 0; x < d.positions; x++)
+                                std::fill(threshold + x * d.stride + d.channels, threshold + (x + 1) * d.stride, 1e30f);
+                        }
+                        th = threshold;
+                    }
+                    uint64_t* bits = d.bits + (b * net.T + t) * y.words;
+                    bits[y.words - 1] = 0;
+                    forward_rows[d.reset](y.row, In, th, ig, ug, (uint16_t*)bits);
+                    if (d.counts)
+                        for (long n = 0; n < y.places; n += LANES) {
+                            float* c = d.counts + b * y.places + n;
+                            uint32_t s = ((uint16_t*)bits)[n / LANES];
+                            if (s) store(c, load(c) + zero_or_one(s));
+                        }
+                    if (d.out) {
+                        expand((uint16_t*)bits, y.places, plain);
+                        y.unpad(plain, d.out + at);
+                    }
+                }
+        }
+    }
+    for (long l = 0; l < L; l++) {
+        const Layer& y = run.layers[l];
+        if (y.d.i_last) std::memcpy(y.d.i_last + b0 * y.places, i[l], nb * y.places * sizeof(float));
+        if (y.d.u_last) std::memcpy(y.d.u_last + b0 * y.places, u[l], nb * y.places * sizeof(float));
+    }
+}
+
+// The adjoint of one group of samples, block by block from the last, layer by layer from the top.
+struct Backward {
+    const Run& run;
+    const NetworkDesc& net;
+    const long S, G, thread, b0, nb;
+    Scratch scratch;
+    Currents currents;
+    float *I, *h, *keep_u, *keep_i, *dI, *gs, *g_in, *i, *u, *halo;
+    std::vector<float*> lu, li, carry;
+
+    static size_t floats(const Run& run) {
+        long P = run.places + LANES, L = run.layers.size();
+        return Currents::floats(run) + (7 * run.S + 1) * run.G * P + (2 + 3 * L) * run.G * P + run.halo + 64 * LANES;
+    }
+    Backward(const Run& run, long thread, long b0, long nb)
+        : run(run), net(run.net), S(run.S), G(run.G), thread(thread), b0(b0), nb(nb), scratch(floats(run)), currents(run, scratch) {
+        long row = G * run.places;
+        for (float** p : {&I, &h, &keep_u, &keep_i, &gs, &g_in}) *p = scratch.take(S * row);
+        dI = scratch.take((S + 1) * row);
+        i = scratch.take(row), u = scratch.take(row), halo = scratch.take(run.halo);
+        for (const Layer& y : run.layers)
+            for (auto* v : {&lu, &li, &carry}) {
+                v->push_back(scratch.take(G * y.places));
+                std::memset(v->back(), 0, G * y.places * sizeof(float));
+            }
+    }
+    void go() {
+        long L = run.layers.size();
+        for (long block = (net.T - 1) / S; block >= 0; block--) {
+            long t0 = block * S, t1 = std::min(t0 + S, (long)net.T);
+            bool cut = net.truncate && t1 < net.T && t1 % net.truncate == 0;
+            for (long l = L - 1; l >= 0; l--) {
+                const Layer& y = run.layers[l];
+                long row = G * y.places;
+                if (cut)
+                    for (auto* v : {&lu, &li, &carry}) std::memset((*v)[l], 0, row * sizeof(float));
+                incoming(l, t0, t1, l == L - 1);
+                if (y.d.is_readout) readout(l, t0, t1);
+                else spiking(l, block, t0, t1);
+                std::memcpy(dI + (t1 - t0) * row, carry[l], row * sizeof(float));
+                weight_gradients(l, t0, t1);
+                if (l > 0) {  // gradient of the spikes below: (W^T dI)[t + d]
+                    long r = G * run.layers[l - 1].places;
+                    std::memset(g_in, 0, (t1 - t0) * r * sizeof(float));
+                    y.ff.dense_adjoint((t1 - t0) * G, dI + net.delay * row, y.places, g_in, run.layers[l - 1].places);
+                }
+                std::memcpy(carry[l], dI, row * sizeof(float));
+            }
+        }
+    }
+    // gs[t] = what reaches s[t] (or y[t]) from above and from the loss
+    void incoming(long l, long t0, long t1, bool top) {
+        const Layer& y = run.layers[l];
+        long row = G * y.places;
+        if (top) std::memset(gs, 0, (t1 - t0) * row * sizeof(float));
+        else std::swap(gs, g_in);
+        for (long t = t0; t < t1; t++)
+            for (long g = 0; g < nb; g++) {
+                float* to = gs + (t - t0) * row + g * y.places;
+                if (y.d.g_counts) {
+                    const float* from = y.d.g_counts + (b0 + g) * y.places;
+                    for (long n = 0; n < y.places; n += LANES) store(to + n, load(to + n) + load(from + n));
+                }
+                if (y.d.g_out) {
+                    const float* from = y.d.g_out + (t * net.B + b0 + g) * y.n;
+                    for (long x = 0; x < y.d.positions; x++)
+                        for (long c = 0; c < y.d.channels; c++) to[x * y.d.stride + c] += from[x * y.d.channels + c];
+                }
+            }
+    }
+    void load_checkpoint(const Layer& y, long block) {
+        for (long g = 0; g < nb; g++) {
+            const float* from = y.d.checkpoints + (block * net.B + b0 + g) * 2 * y.places;
+            std::memcpy(i + g * y.places, from, y.places * sizeof(float));
+            std::memcpy(u + g * y.places, from + y.places, y.places * sizeof(float));
+        }
+    }
+    float* partial(float* all, long size) const { return all ? all + thread * size : nullptr; }
+
+    void readout(long l, long t0, long t1) {
+        const Layer& y = run.layers[l];
+        long row = G * y.places;
+        float *ga = partial(y.d.g_a, y.places), *gb = partial(y.d.g_b, y.places);
+        if (y.d.trained_tau) {
+            load_checkpoint(y, t0 / S);
+            currents.fill(l, b0, nb, t0, t1, I);
+            for (long t = t0; t < t1; t++)
+                for (long k = 0; k < nb * y.places; k++) {
+                    long n = k % y.places, at = (t - t0) * row + k;
+                    keep_i[at] = i[k], keep_u[at] = u[k];
+                    u[k] = y.d.b[n] * u[k] + y.c[n] * i[k];
+                    i[k] = y.d.a[n] * i[k] + I[at];
+                }
+        }
+        for (long t = t1 - 1; t >= t0; t--)
+            for (long g = 0; g < nb; g++)
+                for (long n = 0; n < y.places; n += LANES) {
+                    long k = g * y.places + n, at = (t - t0) * row + k;
+                    vf mu = load(lu[l] + k) + load(gs + at), mi = load(li[l] + k);  // y[t] = u[t+1]
+                    if (y.d.trained_tau) {
+                        vf i_t = load(keep_i + at), u_t = load(keep_u + at);
+                        store(ga + n, load(ga + n) + mi * i_t);
+                        store(gb + n, load(gb + n) + mu * (u_t - (y.d.unit_gain ? i_t : vf{})));
+                    }
+                    store(dI + at, mi);
+                    store(li[l] + k, load(y.d.a + n) * mi + load(y.row.c + n) * mu);
+                    store(lu[l] + k, load(y.d.b + n) * mu);
+                }
+    }
+    void spiking(long l, long block, long t0, long t1) {
+        const Layer& y = run.layers[l];
+        const LayerDesc& d = y.d;
+        long row = G * y.places;
+        bool states = d.diff_reset || d.trained_tau;
+        load_checkpoint(y, block);
+        currents.fill(l, b0, nb, t0, t1, I);
+        for (long t = t0; t < t1; t++)
+            for (long g = 0; g < nb; g++) {
+                long at = (t - t0) * row + g * y.places;
+                if (y.rec.exists) currents.recur(l, b0 + g, t, I + at);
+                float* keep = states ? keep_u : h;
+                const uint16_t* bits = run.own(l, b0 + g, t);
+                replay_rows[d.reset](y.row, I + at, bits, i + g * y.places, u + g * y.places, keep + at, states ? keep_i + at : nullptr);
+                surrogate_row(d.surrogate, d.surrogate_p, keep + at, bits, h + at, y.places);
+            }
+        auto adjoint = adjoint_rows[d.reset][d.diff_reset != 0][d.trained_tau != 0];
+        for (long t = t1 - 1; t >= t0; t--) {
+            if (y.rec.exists) {  // s[t] enters I[t+1]
+                const float* next = t + 1 < t1 ? dI + (t + 1 - t0) * row : carry[l];
+                if (y.rec.single()) y.rec.dense_adjoint(nb, next, y.places, gs + (t - t0) * row, y.places);
+                else
+                    for (long g = 0; g < nb; g++) y.rec.recurrent_adjoint(next + g * y.places, gs + (t - t0) * row + g * y.places, halo);
+            }
+            for (long g = 0; g < nb; g++) {
+                long at = (t - t0) * row + g * y.places;
+                adjoint(y.row, {h + at, gs + at, keep_u + at, keep_i + at, run.own(l, b0 + g, t), lu[l] + g * y.places,
+                                li[l] + g * y.places, dI + at, partial(d.g_a, y.places), partial(d.g_b, y.places),
+                                d.unit_gain ? -1.0f : 0.0f});
+                if (d.g_current) y.unpad(dI + at, d.g_current + (t * net.B + b0 + g) * y.n);
+            }
+        }
+    }
+    void weight_gradients(long l, long t0, long t1) {
+        const Layer& y = run.layers[l];
+        for (long t = t0; t < t1; t++)
+            for (long g = 0; g < nb; g++) {
+                const float* at = dI + ((t - t0) * G + g) * y.places;
+                if (y.d.g_feedforward)
+                    y.ff.scatter(currents.events, decode(run.below(l, b0 + g, t - net.delay), run.below_words(l), currents.events), at,
+                                 partial(y.d.g_feedforward, y.ff.weights()));
+                if (y.d.g_recurrent)
+                    y.rec.scatter(currents.events, decode(run.own(l, b0 + g, t - 1), y.words, currents.events), at,
+                                  partial(y.d.g_recurrent, y.rec.weights()));
+            }
+    }
+};
+
+}  // namespace
+
+extern "C" {
+
+void surgrad_forward(const NetworkDesc* net) {
+    Run run(*net);
+    run.in_parallel([&](long, long b0, long nb) { forward_group(run, b0, nb); });
+}
+void surgrad_backward(const NetworkDesc* net) {
+    Run run(*net);
+    run.in_parallel([&](long thread, long b0, long nb) { Backward(run, thread, b0, nb).go(); });
+}
+
+// Spikes to bits (B, T, words). `place` maps a flat unit to its place in the layout (channels last).
+void surgrad_pack_events(const int32_t* steps, const int32_t* units, const int64_t* offsets, const int32_t* place, int64_t B, int64_t T,
+                         int64_t words, uint64_t* bits) {
+    std::memset(bits, 0, B * T * words * sizeof(uint64_t));
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t e = offsets[b]; e < offsets[b + 1]; e++) {
+            int32_t p = place[units[e]];
+            bits[(b * T + steps[e]) * words + p / 64] |= 1ull << (p % 64);
+        }
+}
+// From a dense (T, B, n) array of floats; returns 0 if an entry is neither 0 nor 1.
+int surgrad_pack_dense(const float* x, const int32_t* place, int64_t B, int64_t T, int64_t n, int64_t words, uint64_t* bits) {
+    std::memset(bits, 0, B * T * words * sizeof(uint64_t));
+    float strange = 0;
+    for (int64_t t = 0; t < T; t++)
+        for (int64_t b = 0; b < B; b++) {
+            const float* row = x + (t * B + b) * n;
+            uint64_t* to = bits + (b * T + t) * words;
+            for (int64_t k = 0; k < n; k++) {
+                strange += row[k] * (row[k] - 1.0f) != 0.0f;
+                if (row[k] != 0.0f) to[place[k] / 64] |= 1ull << (place[k] % 64);
+            }
+        }
+    return strange == 0;
+}
+void surgrad_advise_huge(void* p, int64_t bytes) {
+    const uintptr_t page = 1 << 21, begin = ((uintptr_t)p + page - 1) / page * page, end = ((uintptr_t)p + bytes) / page * page;
+    if (end > begin) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
+}
+int64_t surgrad_layer_size() { return sizeof(LayerDesc); }
+int64_t surgrad_network_size() { return sizeof(NetworkDesc); }
+}
