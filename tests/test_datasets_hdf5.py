@@ -227,6 +227,24 @@ def test_not_hdf5(tmp_path, content):
         read_shd(tmp_path)
 
 
+def test_flipped_bytes_never_raise_anything_else(tmp_path):
+    path = tmp_path / "a.h5"
+    write_shd(path, make_dataset())
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refusals = []
+    for _ in range(150):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[rng.integers(0, min(4000, len(whole)), 8)] = rng.integers(0, 256, 8)
+        path.write_bytes(damaged.tobytes())
+        try:
+            read_shd(path)
+        except UserError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 10
+    assert not any("\n" in message for message in refusals)
+
+
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.9, 0.999])
 def test_truncated_file(tmp_path, share):
     path = tmp_path / "a.h5"

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 _SAMPLES_AT_ONCE = 512  # rows read in one go: bounds the memory of variable-length rows
 _PUBLISHED = ("shd", "ssc")
+# What h5py was seen to raise on files with flipped bytes or a missing end.
+_HDF5_ERRORS = (OSError, RuntimeError, LookupError, TypeError, ValueError, MemoryError)
 
 
 def read_shd(path: str | Path, *, nb_units: int | None = None, nb_classes: int | None = None) -> EventDataset:
@@ -113,7 +115,9 @@ def _open(path: Path) -> Iterator[h5py.File]:
         # Reading takes no lock: files are only ever replaced whole, and network folders often cannot lock.
         with h5py.File(path, "r", locking=False) as file:
             yield file
-    except (OSError, RuntimeError) as error:
+    except UserError:
+        raise
+    except _HDF5_ERRORS as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: damaged or truncated HDF5 file ({reason}){_hint(path)}") from error
 
@@ -130,7 +134,7 @@ def _require(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
     if not isinstance(found, h5py.Dataset):
         present: list[str] = []
         file.visit(present.append)
-        raise UserError(f"{path}: has no data set {key!r}, only {', '.join(sorted(present)) or 'nothing'}")
+        raise UserError(f"{path}: has no data set {key!r}, only {', '.join(sorted(map(str, present))) or 'nothing'}")
     if found.ndim != 1:
         raise UserError(f"{path}: {key} has shape {found.shape}, need one entry per sample")
     return found
