@@ -28,6 +28,10 @@ class WandbConfig:
     notes: str | None = None
     tags: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UserError(f"wandb.mode={self.mode}: unknown; allowed: {', '.join(MODES)}")
+
 
 class Mirror(Protocol):
     """What a run tells its mirror."""
@@ -88,14 +92,12 @@ def mirror(
 ) -> Iterator[Mirror]:
     """Open the mirror that `config` asks for and finish it whatever happens.
 
-    `run_id` is the id of an earlier attempt at the same run. Raises UserError for an unknown mode, and for
-    online without a key.
+    `run_id` is the id of an earlier attempt at the same run. Raises UserError for mode online without a
+    key.
     """
     if config is None or config.mode == "disabled":
         yield NoMirror()
         return
-    if config.mode not in MODES:
-        raise UserError(f"wandb.mode={config.mode}: unknown; allowed: offline, online, disabled")
     import wandb  # only here: a run with wandb disabled must not need it
 
     def start(mode: str) -> Any:

@@ -57,9 +57,10 @@ def entry(
     """Make `main(cfg, run)` the command of a script, configured by Hydra from configs/<suite>.
 
     `schema` is the dataclass that `cfg` will be; YAML files take it in as the first of their defaults, `- schema`, and
-    are checked against it either way. The run folder is <script's folder>/Runs/<run_name>-<run id>, swept or not, so
-    that the same command finds its run again; hydra.run.dir and hydra.sweep.* override that. `${repo:}` is the
-    repository's folder. What main returns is what a sweeper optimises; it is kept as summary["returned"].
+    are checked against it either way. It lives in a module of its own, which the workers of a parallel sweep import.
+    The run folder is <script's folder>/Runs/<run_name>-<run id>, swept or not, so that the same command finds its run
+    again; hydra.run.dir and hydra.sweep.* override that. `${repo:}` is the repository's folder. What main returns is
+    what a sweeper optimises; it is kept as summary["returned"].
 
     The decorated function takes the command line as a list (default: sys.argv), returns what main returned (None
     under -m), and raises SystemExit(1) after a mistake in configuration or data (one line) or a failure (traceback).
@@ -147,8 +148,9 @@ def _task(main: Callable[[Any, Run], Any], schema: type, outcome: list[Any]) -> 
         try:
             result = _run(main, schema, composed)
         except UserError as error:
-            log.error("error: %s", error)
-            result = JobFailed(str(error))
+            message = " ".join(str(error).split())
+            log.error("error: %s", message)
+            result = JobFailed(message)
         except Exception as error:
             log.exception("failed after %.0f s", time.monotonic() - started)
             result = JobFailed(f"{type(error).__name__}: {error}")

@@ -3,40 +3,16 @@
 import logging
 import os
 import signal
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
+from door_suite_schema import Config
 
 from surgrad.errors import UserError
 from surgrad.runs import Run
-from surgrad.schema import CommonConfig, entry
+from surgrad.schema import entry
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class MethodConfig:
-    name: str = "superspike"
-    beta: float = 10.0  # slope of the surrogate, 1/threshold
-    surrogate: Any = None
-
-
-@dataclass
-class Config(CommonConfig):
-    nb_epochs: int = 2
-    tau_mem: float = 20e-3  # s
-    nb_filters: list[int] = field(default_factory=lambda: [16, 32])
-    duration: float = 0.7  # s
-    tau_readout: float = 0.7  # s
-    dataset: Any = None
-    method: MethodConfig = field(default_factory=MethodConfig)
-    fail: str | None = None  # user | bug | kill
-
-    def __post_init__(self) -> None:
-        if self.nb_epochs < 1:
-            raise UserError(f"nb_epochs={self.nb_epochs}: wanted 1 or more")
 
 
 def user() -> None:
@@ -49,6 +25,10 @@ def bug() -> None:
 
 def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def term() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @entry(
@@ -65,7 +45,7 @@ def main(cfg: Config, run: Run) -> float:
         run.log({"epoch": epoch, "train_loss": cfg.method.beta / (epoch + 1)})
         run.checkpoint({"epoch": epoch, "w": torch.zeros(1)})
         if cfg.fail and saved is None:
-            {"user": user, "bug": bug, "kill": kill}[cfg.fail]()
+            {"user": user, "bug": bug, "kill": kill, "term": term}[cfg.fail]()
     run.summary["test_acc"] = 0.5
     log.info("results in %s", run.folder)
     return float(cfg.seed)
