@@ -121,9 +121,9 @@ def mirror(
     try:
         run = start(config.mode)
     except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
+        reason = _line(error).split(". ")[0].rstrip(".")
         raise UserError(
-            f"wandb.mode={config.mode}: {_line(error).split('. ')[0].rstrip('.')}; run `wandb login`, set WANDB_API_KEY, "
-            "or take wandb.mode=offline"
+            f"wandb.mode={config.mode}: {reason}; run `wandb login`, set WANDB_API_KEY, or take wandb.mode=offline"
         ) from error
     except Exception as error:  # no network must not keep a run from starting
         log.warning("wandb could not start (%s); the run goes on, its folder holds everything", _line(error))

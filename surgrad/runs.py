@@ -44,7 +44,7 @@ REPO = Path(__file__).resolve().parents[1]
 
 #: Top-level keys that say where and how a run is computed, shown or logged, not what it computes.
 NOT_IDENTITY = frozenset(
-    {"wandb", "plotting", "plot", "device", "num_threads", "kernel", "memory", "logging", "logging_freq"}
+    {"wandb", "using_wandb", "plotting", "plot", "device", "num_threads", "kernel", "memory", "logging", "logging_freq"}
     | {"data_dir", "rerun", "hydra"}
 )
 
