@@ -50,6 +50,7 @@ class Network(nn.Module):
         state: NetworkState | None = None,
         record: bool = False,
         return_state: bool = False,
+        truncate: int = 0,
         kernel: str = "auto",
     ) -> NetworkOutput:
         """Run the network over all time steps of ``x``.
@@ -61,9 +62,11 @@ class Network(nn.Module):
             state: of an earlier call, to go on from; zeros if None.
             record: also return the spikes of every layer.
             return_state: also return the state after the last step.
+            truncate: if not 0, cut gradients at every multiple of this many steps (truncated backpropagation).
             kernel: "auto", "reference", "cpu" or "cuda".
         """
         if ids is None:
             ids = x.ids if isinstance(x, EventBatch) else torch.arange(x.shape[1], device=x.device)
         run = kernels.select(kernel, self, x)
-        return run(self, x, NoiseKey(seed, draw), ids, state=state, record=record, return_state=return_state)
+        options = {"state": state, "record": record, "return_state": return_state, "truncate": truncate}
+        return run(self, x, NoiseKey(seed, draw), ids, **options)

@@ -300,10 +300,9 @@ class _Call:
 
 
 class _Scan(torch.autograd.Function):
-    """All layers, all steps. Inputs: the plan and five tensors per layer (W, R, a, b, current), any of W, R, current None.
+    """All layers, all steps. Inputs: the plan and five tensors per layer (W, R, a, b, current), which may be None.
 
-    Output per layer: spike counts (B, places); of a readout y (T, B, n); with ``plan.spikes_as_floats`` spikes (T,
-    B, n).
+    One output per layer: spike counts (B, places); y (T, B, n) of a readout; spikes (T, B, n) if ``spikes_as_floats``.
     """
 
     @staticmethod
@@ -354,7 +353,8 @@ class _Scan(torch.autograd.Function):
         returned: list[Tensor | None] = []
         for k, (stage, gradient) in enumerate(zip(plan.stages, gradients, strict=True)):
             wanted = ctx.needs_input_grad[1 + 5 * k : 6 + 5 * k]
-            gradient = None if gradient is None else gradient.contiguous()
+            if gradient is not None and not gradient.is_contiguous():
+                gradient = _empty(*gradient.shape).copy_(gradient)
             as_out = stage.neuron is None or plan.spikes_as_floats
             if as_out and gradient is None:
                 gradient = torch.zeros(plan.T, plan.B, math.prod(stage.layout.unit_shape))
@@ -516,6 +516,7 @@ def run(
     state: NetworkState | None = None,
     record: bool = False,
     return_state: bool = False,
+    truncate: int = 0,
 ) -> NetworkOutput:
     """Run a whole network (arguments as in `surgrad.network.Network.forward`)."""
     events = isinstance(x, EventBatch)
@@ -523,7 +524,7 @@ def run(
     T, B = (x.nb_steps, len(x)) if events else x.shape[:2]
     binary = events or bool(((x == 0) | (x == 1)).all())
     stages = _stages(network, input_shape, state, from_current=not binary)
-    plan = Plan(stages, T, B, network.delay, noise, ids.contiguous(), state.step if state else 0)
+    plan = Plan(stages, T, B, network.delay, noise, ids.contiguous(), state.step if state else 0, truncate)
     layout = Layout(tuple(input_shape), input_shape[0])
     current = None
     if binary:

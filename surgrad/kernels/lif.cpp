@@ -385,19 +385,19 @@ struct Backward {
     void incoming(long l, long t0, long t1, bool top) {
         const Layer& y = run.layers[l];
         long row = G * y.places;
-        if (top) std::memset(gs, 0, (t1 - t0) * row * sizeof(float));
-        else std::swap(gs, g_in);
+        if (!top) std::swap(gs, g_in);
         for (long t = t0; t < t1; t++)
             for (long g = 0; g < nb; g++) {
                 float* to = gs + (t - t0) * row + g * y.places;
+                const float* loss = y.d.g_out ? y.d.g_out + (t * net.B + b0 + g) * y.n : nullptr;
+                if (top && loss) y.pad(loss, to);
+                else if (top) std::memset(to, 0, y.places * sizeof(float));
+                else if (loss)
+                    for (long x = 0; x < y.d.positions; x++)
+                        for (long c = 0; c < y.d.channels; c++) to[x * y.d.stride + c] += loss[x * y.d.channels + c];
                 if (y.d.g_counts) {
                     const float* from = y.d.g_counts + (b0 + g) * y.places;
                     for (long n = 0; n < y.places; n += LANES) store(to + n, load(to + n) + load(from + n));
-                }
-                if (y.d.g_out) {
-                    const float* from = y.d.g_out + (t * net.B + b0 + g) * y.n;
-                    for (long x = 0; x < y.d.positions; x++)
-                        for (long c = 0; c < y.d.channels; c++) to[x * y.d.stride + c] += from[x * y.d.channels + c];
                 }
             }
     }
@@ -426,7 +426,7 @@ struct Backward {
                 }
         }
         for (long t = t1 - 1; t >= t0; t--)
-            for (long g = 0; g < nb; g++)
+            for (long g = 0; g < nb; g++) {
                 for (long n = 0; n < y.places; n += LANES) {
                     long k = g * y.places + n, at = (t - t0) * row + k;
                     vf mu = load(lu[l] + k) + load(gs + at), mi = load(li[l] + k);  // y[t] = u[t+1]
@@ -439,6 +439,8 @@ struct Backward {
                     store(li[l] + k, load(y.d.a + n) * mi + load(y.row.c + n) * mu);
                     store(lu[l] + k, load(y.d.b + n) * mu);
                 }
+                if (y.d.g_current) y.unpad(dI + (t - t0) * row + g * y.places, y.d.g_current + (t * net.B + b0 + g) * y.n);
+            }
     }
     void spiking(long l, long block, long t0, long t1) {
         const Layer& y = run.layers[l];

@@ -104,8 +104,11 @@ def run(
     state: NetworkState | None = None,
     record: bool = False,
     return_state: bool = False,
+    truncate: int = 0,
 ) -> NetworkOutput:
     """Run a whole network, layer by layer (arguments as in `surgrad.network.Network.forward`)."""
+    if truncate:
+        return _run_truncated(network, x, noise, ids, truncate, state, record, return_state)
     dtype = next(network.parameters()).dtype
     x = x.dense(dtype) if isinstance(x, EventBatch) else x.to(dtype)
     first_step = state.step if state else 0
@@ -141,3 +144,34 @@ def run(
         )
     end = NetworkState(tuple(layer_states), readout_state, x[-1], first_step + len(x)) if return_state else None
     return NetworkOutput(y, counts, all_spikes if record else None, end)
+
+
+def _run_truncated(
+    network: "Network",
+    x: Tensor | EventBatch,
+    noise: NoiseKey,
+    ids: Tensor,
+    truncate: int,
+    state: NetworkState | None,
+    record: bool,
+    return_state: bool,
+) -> NetworkOutput:
+    """Truncated backpropagation through time: no gradient crosses a multiple of ``truncate`` steps."""
+    x = x.dense(next(network.parameters()).dtype) if isinstance(x, EventBatch) else x
+    parts = []
+    for chunk in x.split(truncate):
+        part = run(network, chunk, noise, ids, state=state, record=record, return_state=True)
+        state = _detached(part.state)
+        parts.append(part)
+    return NetworkOutput(
+        torch.cat([part.readout for part in parts]) if network.readout is not None else None,
+        [sum(counts) for counts in zip(*(part.counts for part in parts), strict=True)],
+        [torch.cat(spikes) for spikes in zip(*(part.spikes for part in parts), strict=True)] if record else None,
+        state if return_state else None,
+    )
+
+
+def _detached(state: NetworkState) -> NetworkState:
+    layers = tuple(LayerState(*(x.detach() for x in layer)) for layer in state.layers)
+    readout_state = LIFState(*(x.detach() for x in state.readout)) if state.readout is not None else None
+    return NetworkState(layers, readout_state, state.last_input, state.step)
