@@ -10,8 +10,9 @@ computed block by block as one matrix product each, so its cost is linear in T a
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-BLOCK = 32  # steps per matrix product: long enough to amortise a call, short enough to keep the product small
+BLOCK = 64  # steps per matrix product: long enough to amortise a call, short enough to keep the product small
 
 
 def impulse_response(a: float, b: float, nb_steps: int) -> Tensor:
@@ -36,31 +37,29 @@ class LeakyFilter:
 
     def __init__(self, a: float, b: float, gain: float, like: Tensor):
         k = gain * impulse_response(a, b, BLOCK + 1)
-        steps = torch.arange(BLOCK)
-        lags = steps[:, None] - steps[None, :]
+        powers = torch.arange(BLOCK + 1, dtype=torch.float64)
+        decay_a, decay_b = a**powers, b**powers
+        lags = torch.arange(BLOCK)[:, None] - torch.arange(BLOCK)[None, :]
         within = torch.where(lags >= 0, k[lags.clamp(min=0)], 0.0)
-        decay_a = torch.tensor(a, dtype=torch.float64) ** torch.arange(BLOCK + 1)
-        decay_b = torch.tensor(b, dtype=torch.float64) ** torch.arange(BLOCK + 1)
-        self._within = within.to(like)  # (L, L): x of the block -> y of the block
-        self._carried = torch.stack([k[1:], decay_b[1:]], 1).to(like)  # (L, 2): (i, u) at the start -> y
-        self._charge = decay_a.flip(0)[1:].to(like)  # (L,): x of the block -> i at its end
-        self._decay_a = decay_a.to(like)
+        charge = decay_a[:-1].flip(0)[None]
+        self._within = torch.cat([within, charge]).to(like)  # (L+1, L): x of a block -> its y, and i at its end
+        self._carried = torch.stack([decay_b[1:], k[1:]], 1).to(like)  # (L, 2): (y, i) before the block -> its y
+        end = torch.stack([torch.stack([decay_b[-1], k[-1]]), torch.stack([torch.zeros_like(k[0]), decay_a[-1]])])
+        self._end = end.to(like)  # (2, 2): (y, i) before the block -> at its end
 
     def __call__(self, x: Tensor) -> Tensor:
         """(T, ...) -> (T, ...), causal: y[t] depends on x[0..t-1]."""
         flat = x.reshape(len(x), -1)
-        outputs = []
-        i = u = None
-        for block in flat.split(BLOCK):
-            steps = len(block)
-            y = self._within[:steps, :steps] @ block
-            charge = self._charge[BLOCK - steps :] @ block
-            if i is not None:
-                y = y + self._carried[:steps] @ torch.stack([i, u])
-                charge = charge + self._decay_a[steps] * i
-            outputs.append(y)
-            i, u = charge, y[-1]
-        return torch.cat(outputs).view_as(x)
+        if len(x) <= BLOCK:
+            return (self._within[: len(x), : len(x)] @ flat).view_as(x)
+        nb_blocks = -(-len(x) // BLOCK)
+        blocks = F.pad(flat, (0, 0, 0, nb_blocks * BLOCK - len(x))).view(nb_blocks, BLOCK, -1)
+        own = self._within @ blocks  # (blocks, L+1, n): as if every block began at rest
+        ends = [own[0, -2:]]
+        for k in range(1, nb_blocks - 1):
+            ends.append(torch.addmm(own[k, -2:], self._end, ends[-1]))
+        y = torch.baddbmm(own[1:, :-1], self._carried.expand(nb_blocks - 1, -1, -1), torch.stack(ends))
+        return torch.cat([own[0, :-1], y.flatten(0, 1)])[: len(x)].view_as(x)
 
     def adjoint(self, x: Tensor) -> Tensor:
         """The transposed filter, time reversed: sum_t' k[t' - t] x[t'], (T, ...) -> (T, ...)."""

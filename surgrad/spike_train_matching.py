@@ -27,9 +27,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from surgrad import kernels
 from surgrad.errors import UserError
 from surgrad.escape_noise import EscapeNoise, Exponential, Sigmoid, Step
-from surgrad.kernels import reference
 from surgrad.leaky_filter import LeakyFilter
 from surgrad.neurons import LIF
 from surgrad.philox import NoiseKey
@@ -43,7 +43,7 @@ class Weights(NamedTuple):
     output: Tensor
 
     def isfinite(self) -> bool:
-        return bool(torch.isfinite(self.hidden).all() and torch.isfinite(self.output).all())
+        return bool(torch.isfinite(self.hidden.sum() + self.output.sum()))
 
 
 class Activity(NamedTuple):
@@ -161,15 +161,16 @@ class Task:
         target: (T, P, N_out), 0/1.
         neurons: constants.
         first_pair: global index of the first pair, which addresses its noise.
+        kernel: "auto", or "reference".
     """
 
-    def __init__(self, x: Tensor, target: Tensor, neurons: Neurons, first_pair: int = 0):
+    def __init__(self, x: Tensor, target: Tensor, neurons: Neurons, first_pair: int = 0, kernel: str = "auto"):
         if x.shape[:2] != target.shape[:2]:
             raise UserError(
                 f"input {tuple(x.shape)} and target {tuple(target.shape)} differ in steps or pairs (T, P, N)"
             )
         self.x, self.target = x, target.to(x.dtype)
-        self.neurons, self.first_pair = neurons, first_pair
+        self.neurons, self.first_pair, self.kernel = neurons, first_pair, kernel
         self.nb_steps, self.nb_pairs = x.shape[:2]
         a, b = math.exp(-neurons.dt / neurons.tau_syn), math.exp(-neurons.dt / neurons.tau_mem)
         self.a, self.b = (torch.tensor(value, dtype=x.dtype, device=x.device) for value in (a, b))
@@ -188,14 +189,11 @@ class Task:
         """PSPs of the frozen input, (T, P, N_in)."""
         return self.psp(self.x)
 
-    @cached_property
-    def filtered_target(self) -> Tensor:
-        """eps * z, (T, P, N_out)."""
-        return self.eps(self.target)
-
     def pairs(self, first: int, last: int) -> "Task":
         """The task of some of the pairs."""
-        return Task(self.x[:, first:last], self.target[:, first:last], self.neurons, self.first_pair + first)
+        return Task(
+            self.x[:, first:last], self.target[:, first:last], self.neurons, self.first_pair + first, self.kernel
+        )
 
     def hidden_current(self, weights: Weights) -> Tensor:
         """W_h x for all steps, one product, the same for every trial: (T, P, N_hid)."""
@@ -232,35 +230,51 @@ class Task:
                 current = layers[0] @ weights.output
             neuron = LIF(escape_noise=self._unit_threshold(noise), reset=self.neurons.reset)
             if surrogates is not None:
-                neuron = replace(neuron, surrogate=_Rescaled(surrogates[layer], self.neurons.theta), diff_reset=True)
-            spikes, membrane = self._scan(current / self.neurons.theta, neuron, replace(key, layer=layer), ids)
-            layers += [spikes, membrane * self.neurons.theta]
+                neuron = replace(neuron, surrogate=self._unit_surrogate(surrogates[layer]), diff_reset=True)
+            layers += self._scan(current, neuron, replace(key, layer=layer), ids)
         return Activity(*(x.unflatten(1, shape[1:]) for x in layers))
 
     def _scan(self, current: Tensor, neuron: LIF, noise: NoiseKey, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The one door to the kernels: current (T, B, N) in units of threshold -> spikes, membrane."""
-        return reference.lif(current, self.a, self.b, neuron, noise=noise, ids=ids)[:2]
+        """The one door to the kernels, whose threshold is 1: current (T, B, N) -> spikes, membrane."""
+        theta = self.neurons.theta
+        if theta != 1:
+            current = current / theta
+        spikes, membrane, _ = kernels.lif(
+            current, self.a, self.b, neuron, noise=noise, ids=ids, kernel=self.kernel, return_membrane=True
+        )
+        return spikes, membrane if theta == 1 else membrane * theta
 
     def _unit_threshold(self, noise: EscapeNoise) -> EscapeNoise:
         """The same escape noise for a membrane divided by theta."""
         scale = {"beta": lambda v: v * self.neurons.theta, "delta_u": lambda v: v / self.neurons.theta}
         return replace(noise, **{name: f(getattr(noise, name)) for name, f in scale.items() if hasattr(noise, name)})
 
+    def _unit_surrogate(self, surrogate: Surrogate) -> Surrogate:
+        return surrogate if self.neurons.theta == 1 else _Rescaled(surrogate, self.neurons.theta)
+
     def surrogate_hidden(self, activity: Activity, surrogate: Surrogate) -> Tensor:
         """g_h at u - theta, (T, K, P, N_hid)."""
         return surrogate(activity.membrane_hidden - self.neurons.theta, activity.spikes_hidden)
 
-    def output_error(self, spikes_output: Tensor) -> Tensor:
-        """delta_o = (z - s_o) / delta_uo, (T, K, P, N_out)."""
-        return (self.target[:, None] - spikes_output) / self.neurons.delta_uo
+    def difference(self, spikes_output: Tensor) -> Tensor:
+        """z - s_o, (T, K, P, N_out): the output error without its factor 1 / delta_uo."""
+        return self.target[:, None] - spikes_output
+
+    def distances(self, difference: Tensor) -> tuple[Tensor, Tensor]:
+        """Van Rossum and L2 distance of z - s_o (T, K, P, N_out), mean over outputs: two of (K, P)."""
+        return tuple(_half_square(x) for x in (self.eps(difference), difference))
 
     def van_rossum(self, spikes_output: Tensor) -> Tensor:
         """1/2 sum_t (eps * z - eps * s)^2, mean over outputs: (T, K, P, N_out) -> (K, P) (van Rossum 2001)."""
-        return (self.eps(spikes_output) - self.filtered_target[:, None]).square().sum(0).mean(-1) / 2
+        return _half_square(self.eps(self.difference(spikes_output)))
 
     def l2(self, spikes_output: Tensor) -> Tensor:
         """1/2 sum_t (z - s)^2, mean over outputs: (T, K, P, N_out) -> (K, P)."""
-        return (spikes_output - self.target[:, None]).square().sum(0).mean(-1) / 2
+        return _half_square(self.difference(spikes_output))
+
+
+def _half_square(x: Tensor) -> Tensor:
+    return x.square().sum((0, -1)) / (2 * x.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -296,13 +310,12 @@ class Episode:
 def three_factor(episode: Episode) -> Weights:
     """The rule by its adjoint (equations at the top); before the learning rate, averaged over trials and pairs."""
     task, weights, activity = episode.task, episode.weights, episode.activity
-    error = task.output_error(activity.spikes_output)
-    psp_hidden = task.psp(activity.spikes_hidden)
-    d_output = psp_hidden.flatten(0, 2).T @ error.flatten(0, 2)
-    back = task.eps.adjoint(error @ weights.output.T) * task.surrogate_hidden(activity, episode.surrogate)
+    difference = task.difference(activity.spikes_output)
+    d_output = task.psp(activity.spikes_hidden).flatten(0, 2).T @ difference.flatten(0, 2)
+    back = task.eps.adjoint(difference @ weights.output.T) * task.surrogate_hidden(activity, episode.surrogate)
     d_hidden = task.psp_input.flatten(0, 1).T @ back.sum(1).flatten(0, 1)
-    nb_samples = error.shape[1] * error.shape[2]
-    return Weights(d_hidden / nb_samples, d_output / nb_samples)
+    scale = 1 / (task.neurons.delta_uo * difference.shape[1] * difference.shape[2])
+    return Weights(d_hidden * scale, d_output * scale)
 
 
 class _GivenSpikes(torch.autograd.Function):
@@ -328,7 +341,7 @@ def autograd_three_factor(episode: Episode) -> Weights:
     """
     task, activity = episode.task, episode.activity
     w_hidden, w_output = (w.detach().requires_grad_() for w in episode.weights)
-    error = task.output_error(activity.spikes_output).detach()
+    error = task.difference(activity.spikes_output).detach() / task.neurons.delta_uo
     free = (task.psp_input @ w_hidden)[:, None].expand_as(activity.spikes_hidden)
     spikes = _GivenSpikes.apply(free, activity.spikes_hidden, task.surrogate_hidden(activity, episode.surrogate))
     membrane = task.psp(spikes.detach()) @ w_output + task.eps(spikes) @ w_output.detach()
@@ -443,7 +456,7 @@ def train(task: Task, weights: Weights, training: Training, epochs: range) -> It
             if not weights.isfinite():
                 raise Diverged(number, before)
             current = alone.hidden_current(weights) if alone else None  # serves the evaluation and the next epoch
-            seen.append((activity, batch.van_rossum(activity.spikes_output), batch.l2(activity.spikes_output)))
+            seen.append((activity, *batch.distances(batch.difference(activity.spikes_output))))
             total = step if total is None else Weights(total.hidden + step.hidden, total.output + step.output)
         activity, van_rossum, l2 = _joined(seen)
         swapped = (None, None, None)
@@ -463,7 +476,7 @@ def evaluate(
 ) -> tuple[Activity, Tensor, Tensor]:
     """Activity in a spike mode, van Rossum and L2 distance of each trial and pair, (K, P)."""
     activity = task.forward(weights, mode, key, nb_trials, hidden_current=hidden_current)
-    return activity, task.van_rossum(activity.spikes_output), task.l2(activity.spikes_output)
+    return activity, *task.distances(task.difference(activity.spikes_output))
 
 
 def _joined(parts: list[tuple[Activity, Tensor, Tensor]]) -> tuple[Activity, Tensor, Tensor]:
