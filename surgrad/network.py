@@ -51,6 +51,7 @@ class Network(nn.Module):
         record: bool = False,
         return_state: bool = False,
         truncate: int = 0,
+        memory: str = "full",
         kernel: str = "auto",
     ) -> NetworkOutput:
         """Run the network over all time steps of ``x``.
@@ -63,10 +64,19 @@ class Network(nn.Module):
             record: also return the spikes of every layer.
             return_state: also return the state after the last step.
             truncate: if not 0, cut gradients at every multiple of this many steps (truncated backpropagation).
+            memory: "full", or "recompute" to keep less for the backward pass, for long T; the gradients are the same.
             kernel: "auto", "reference", "cpu" or "cuda".
         """
+        if memory not in ("full", "recompute"):
+            raise UserError(f"memory={memory!r} is unknown; allowed: full, recompute")
         if ids is None:
             ids = x.ids if isinstance(x, EventBatch) else torch.arange(x.shape[1], device=x.device)
         run = kernels.select(kernel, self, x)
-        options = {"state": state, "record": record, "return_state": return_state, "truncate": truncate}
+        options = {
+            "state": state,
+            "record": record,
+            "return_state": return_state,
+            "truncate": truncate,
+            "memory": memory,
+        }
         return run(self, x, NoiseKey(seed, draw), ids, **options)

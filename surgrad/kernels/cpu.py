@@ -159,6 +159,7 @@ class Plan:
     ids: Tensor
     first_step: int = 0
     truncate: int = 0
+    memory: str = "full"
     input_bits: Tensor | None = None
     input_before: Tensor | None = None
     input_words: int = 0
@@ -171,9 +172,9 @@ class Plan:
 
     @property
     def block(self) -> int:
-        """Steps per block; where gradients are truncated, a divisor of that length."""
+        """Steps per block: about sqrt(T) where memory counts, a divisor of the length of truncated gradients."""
         if not self.truncate:
-            return BLOCK
+            return max(BLOCK, math.ceil(math.sqrt(self.T))) if self.memory == "recompute" else BLOCK
         return max(s for s in range(1, min(BLOCK, self.truncate) + 1) if self.truncate % s == 0)
 
     @property
@@ -517,6 +518,7 @@ def run(
     record: bool = False,
     return_state: bool = False,
     truncate: int = 0,
+    memory: str = "full",
 ) -> NetworkOutput:
     """Run a whole network (arguments as in `surgrad.network.Network.forward`)."""
     events = isinstance(x, EventBatch)
@@ -524,7 +526,7 @@ def run(
     T, B = (x.nb_steps, len(x)) if events else x.shape[:2]
     binary = events or bool(((x == 0) | (x == 1)).all())
     stages = _stages(network, input_shape, state, from_current=not binary)
-    plan = Plan(stages, T, B, network.delay, noise, ids.contiguous(), state.step if state else 0, truncate)
+    plan = Plan(stages, T, B, network.delay, noise, ids.contiguous(), state.step if state else 0, truncate, memory)
     layout = Layout(tuple(input_shape), input_shape[0])
     current = None
     if binary:

@@ -3,12 +3,14 @@
 Every other kernel computes the same forward and the same adjoint.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from surgrad.datasets.events import EventBatch
 from surgrad.neurons import LIF, LIFState, lif_step, readout_step, spike
@@ -31,6 +33,7 @@ def lif(
     noise: NoiseKey | None = None,
     ids: Tensor | None = None,
     first_step: int = 0,
+    memory: str = "full",
 ) -> tuple[Tensor, Tensor, LIFState]:
     """Scan one LIF layer over time (equations in `surgrad.neurons`).
 
@@ -43,6 +46,8 @@ def lif(
         previous: spikes of the step before the first, (B, *units); zeros if None.
         noise, ids: address of the random numbers and the (B,) global sample indices; needed by stochastic neurons.
         first_step: time index of the first step, which addresses the random numbers.
+        memory: "full" keeps every intermediate for the backward pass; "recompute" keeps the states between segments of
+            about sqrt(T) steps and computes each segment again, so that memory grows with sqrt(T). Same gradients.
     Returns: spikes (T, B, *units) as 0/1, membrane u[t] at which each was drawn (T, B, *units), state after the
     last step.
     """
@@ -50,14 +55,50 @@ def lif(
     if state is None:
         state = LIFState(current.new_zeros(shape), current.new_zeros(shape))
     s = current.new_zeros(shape) if previous is None else previous
+    length = math.ceil(math.sqrt(len(current))) if memory == "recompute" else len(current)
+    spikes, membranes = [], []
+    for start in range(0, len(current), length):
+        arguments = (
+            current[start : start + length],
+            a,
+            b,
+            neuron,
+            recurrence,
+            state,
+            s,
+            noise,
+            ids,
+            first_step + start,
+        )
+        if memory == "recompute":
+            segment = checkpoint(_lif_segment, *arguments, use_reentrant=False, preserve_rng_state=False)
+        else:
+            segment = _lif_segment(*arguments)
+        spikes.append(segment[0])
+        membranes.append(segment[1])
+        state, s = segment[2], segment[0][-1]
+    return torch.cat(spikes), torch.cat(membranes), state
+
+
+def _lif_segment(
+    current: Tensor,
+    a: Tensor,
+    b: Tensor,
+    neuron: LIF,
+    recurrence: Callable[[Tensor], Tensor] | None,
+    state: LIFState,
+    s: Tensor,
+    noise: NoiseKey | None,
+    ids: Tensor | None,
+    first_step: int,
+) -> tuple[Tensor, Tensor, LIFState]:
+    """The loop over the steps of ``current``, with ``s`` the spikes of the step before."""
     stochastic = neuron.escape_noise.stochastic
     spikes, membranes = [], []
     for t, drive in enumerate(current.unbind(0)):
         if recurrence is not None:
             drive = drive + recurrence(s)
-        r = None
-        if stochastic:
-            r = uniform(noise, first_step + t, ids, shape[1:], current.dtype)
+        r = uniform(noise, first_step + t, ids, current.shape[2:], current.dtype) if stochastic else None
         s = spike(state.u, neuron, r)
         spikes.append(s)
         membranes.append(state.u)
@@ -105,10 +146,11 @@ def run(
     record: bool = False,
     return_state: bool = False,
     truncate: int = 0,
+    memory: str = "full",
 ) -> NetworkOutput:
     """Run a whole network, layer by layer (arguments as in `surgrad.network.Network.forward`)."""
     if truncate:
-        return _run_truncated(network, x, noise, ids, truncate, state, record, return_state)
+        return _run_truncated(network, x, noise, ids, truncate, state, record, return_state, memory)
     dtype = next(network.parameters()).dtype
     x = x.dense(dtype) if isinstance(x, EventBatch) else x.to(dtype)
     first_step = state.step if state else 0
@@ -127,6 +169,7 @@ def run(
             noise=replace(noise, layer=index),
             ids=ids,
             first_step=first_step,
+            memory=memory,
         )
         counts.append(spikes.sum(0))
         all_spikes.append(spikes.detach())
@@ -155,12 +198,13 @@ def _run_truncated(
     state: NetworkState | None,
     record: bool,
     return_state: bool,
+    memory: str,
 ) -> NetworkOutput:
     """Truncated backpropagation through time: no gradient crosses a multiple of ``truncate`` steps."""
     x = x.dense(next(network.parameters()).dtype) if isinstance(x, EventBatch) else x
     parts = []
     for chunk in x.split(truncate):
-        part = run(network, chunk, noise, ids, state=state, record=record, return_state=True)
+        part = run(network, chunk, noise, ids, state=state, record=record, return_state=True, memory=memory)
         state = _detached(part.state)
         parts.append(part)
     return NetworkOutput(
