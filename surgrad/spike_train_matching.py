@@ -444,12 +444,11 @@ def train(task: Task, weights: Weights, training: Training, epochs: range) -> It
     current = alone.hidden_current(weights) if alone else None
     for number in epochs:
         key = NoiseKey(training.seed, number)
-        seen, total = [], None
+        seen, total, before = [], None, weights
         for batch in batches:
             activity = batch.forward(weights, training.mode, key, training.nb_trials, hidden_current=current)
             episode = Episode(batch, weights, activity, training.mode, key, training.surrogate, training.beta_o)
             step = update(episode)
-            before = weights
             weights = Weights(
                 weights.hidden + training.lr_h * step.hidden, weights.output + training.lr_o * step.output
             )
