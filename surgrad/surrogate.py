@@ -67,6 +67,20 @@ class SigmoidPrime:
 
 
 @dataclass(frozen=True)
+class ScaledSigmoidPrime:
+    """h(x) = sigma(beta x) (1 - sigma(beta x)): sigmoid' without its factor beta, peak 1/4 whatever the slope."""
+
+    beta: float = 10.0
+
+    def __post_init__(self):
+        _require_positive(self, beta=self.beta)
+
+    def __call__(self, x: Tensor, s: Tensor) -> Tensor:
+        p = torch.sigmoid(self.beta * x)
+        return p * (1 - p)
+
+
+@dataclass(frozen=True)
 class Esser:
     """h(x) = max(0, 1 - beta |x|), the triangle of Esser et al. (2016)."""
 

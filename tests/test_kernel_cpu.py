@@ -24,6 +24,7 @@ SURROGATES = [
     surrogate.SuperSpike(10.0),
     surrogate.AsymptoticSuperSpike(4.0),
     surrogate.SigmoidPrime(8.0),
+    surrogate.ScaledSigmoidPrime(8.0),
     surrogate.Esser(0.7),
     surrogate.Exponential(2 / 3, 0.4),
     surrogate.MultilayerSpiker(),
@@ -213,7 +214,7 @@ def test_recomputed_membranes_give_identical_gradients(kind):
     (_, reference_full), (_, cpu_full) = both(network, x, memory="full")
     (_, reference_less), (_, cpu_less) = both(network, x, memory="recompute")
     for name in cpu_full:
-        assert_close(cpu_full[name], cpu_less[name], 1e-6)  # blocks of other lengths sum in another order
+        assert_close(cpu_full[name], cpu_less[name], 1e-5)  # blocks of other lengths sum in another order
         assert_close(reference_full[name], reference_less[name], 1e-6)
         assert_close(reference_full[name], cpu_less[name], 1e-4)
 

@@ -36,7 +36,8 @@ DENSE_ABOVE = 0.15  # share of active units above which a product is computed de
 SURROGATES = {
     surrogate.SuperSpike: lambda h: (0, (h.beta, 0.0)),
     surrogate.AsymptoticSuperSpike: lambda h: (1, (h.beta, 0.0)),
-    surrogate.SigmoidPrime: lambda h: (2, (h.beta, 0.0)),
+    surrogate.SigmoidPrime: lambda h: (2, (h.beta, h.beta)),
+    surrogate.ScaledSigmoidPrime: lambda h: (2, (h.beta, 1.0)),
     surrogate.Esser: lambda h: (3, (h.beta, 0.0)),
     surrogate.Exponential: lambda h: (4, (h.p0, h.delta_u)),
     surrogate.MultilayerSpiker: lambda h: (5, (0.0, 0.0)),

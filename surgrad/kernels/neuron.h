@@ -67,7 +67,7 @@ static void map_row(float* u, const uint16_t* bits, long n, F f) {
 }
 static void surrogate_row(int surrogate, const float* p, const float* u, const uint16_t* bits, float* h, long n) {
     if (h != u) std::memcpy(h, u, n * sizeof(float));
-    const float beta = p[0], p0 = p[0], delta = p[1];
+    const float beta = p[0], scale = p[1], p0 = p[0], delta = p[1];
     switch (surrogate) {
         case SUPERSPIKE:
             return map_row(h, bits, n, [=](vf x, uint32_t) { vf d = beta * vabs(x) + 1.0f; return 1.0f / (d * d); });
@@ -76,7 +76,7 @@ static void surrogate_row(int surrogate, const float* p, const float* u, const u
         case SIGMOID_PRIME:
             return map_row(h, bits, n, [=](vf x, uint32_t) {
                 vf e = vexp(-beta * vabs(x)), d = 1.0f + e;
-                return beta * e / (d * d);
+                return scale * e / (d * d);
             });
         case ESSER:
             return map_row(h, bits, n, [=](vf x, uint32_t) { return vmax(1.0f - beta * vabs(x), vf{}); });
