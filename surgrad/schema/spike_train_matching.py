@@ -148,6 +148,8 @@ class SpikeTrainMatchingConfig(CommonConfig):
         if self.kernel not in ("auto", "reference"):
             raise UserError(unknown_option("kernel", self.kernel, ("auto", "reference")))
         _positive(self, "", "logging_freq", "checkpoint_seconds", "beta_h", "beta_o", "p0", "delta_uh")
+        if not self.fi > 0:
+            raise UserError(f"fi={self.fi} Hz is not allowed: rates must be positive")
         if self.nb_epochs < 0:
             raise UserError(f"nb_epochs={self.nb_epochs}: must not be negative")
         for key in ("mV", "ms", "k0"):
