@@ -52,13 +52,14 @@ from surgrad.spike_train_matching import (
     build_surrogate,
     three_factor,
 )
-from surgrad.surrogate import AsymptoticSuperSpike, Esser, SigmoidPrime, SuperSpike, Surrogate
+from surgrad.surrogate import AsymptoticSuperSpike, Esser, ScaledSigmoidPrime, SigmoidPrime, SuperSpike, Surrogate
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 TOLERANCE = {"float32": 1e-4, "float64": 1e-6}
 SURROGATES: dict[str, Callable[[float], Surrogate]] = {
     "superspike": SuperSpike,
     "sigmoid": SigmoidPrime,
+    "scaled_sigmoid": ScaledSigmoidPrime,
     "asymptotic_superspike": AsymptoticSuperSpike,
     "esser": Esser,
 }

@@ -11,6 +11,7 @@ from surgrad.surrogate import (
     Esser,
     Exponential,
     MultilayerSpiker,
+    ScaledSigmoidPrime,
     SigmoidPrime,
     SuperSpike,
     TrueGradient,
@@ -28,6 +29,7 @@ PRIMITIVES = {
     SuperSpike: lambda x, beta: x / (1 + beta * x.abs()),
     AsymptoticSuperSpike: lambda x, beta: beta * x / (1 + beta * x.abs()),
     SigmoidPrime: lambda x, beta: 1 / (1 + torch.exp(-beta * x)),
+    ScaledSigmoidPrime: lambda x, beta: 1 / (1 + torch.exp(-beta * x)) / beta,
     Esser: esser_primitive,
 }
 
@@ -75,7 +77,13 @@ def test_finite_non_negative_and_of_the_same_dtype(surrogate, dtype):
 
 @pytest.mark.parametrize(
     ("surrogate", "peak"),
-    [(SuperSpike(7.0), 1), (AsymptoticSuperSpike(7.0), 7), (SigmoidPrime(8.0), 2), (Esser(3.0), 1)],
+    [
+        (SuperSpike(7.0), 1),
+        (AsymptoticSuperSpike(7.0), 7),
+        (SigmoidPrime(8.0), 2),
+        (ScaledSigmoidPrime(8.0), 0.25),
+        (Esser(3.0), 1),
+    ],
 )
 def test_peak_at_threshold_and_symmetry(surrogate, peak):
     x = torch.linspace(0, 4, 100, dtype=torch.float64)
