@@ -33,7 +33,7 @@ def main(cfg: ClassificationConfig, run) -> float:
     torch.backends.cudnn.deterministic = True  # the same command gives the same run
     data = cfg.dataset
     train, valid, test = data.splits()
-    log.info("%s: %d training, %d validation, %d test samples", data.name, len(train), len(valid or ()), len(test))
+    log.info("%s: %d training, %d validation, %d test samples", data.name, len(train), len(valid or []), len(test))
 
     def neuron(method: str, epoch: int):
         """The neuron of a method with the slope beta that it has in an epoch."""
@@ -61,7 +61,7 @@ def main(cfg: ClassificationConfig, run) -> float:
     objective = Objective(build_loss(cfg.loss_type), cfg.regularizer.build())
     monitor = Monitor(
         network,
-        dataset=valid or train,
+        dataset=train if valid is None else valid,
         grid=grid,
         run=run,
         nb_samples=cfg.plotting.nb_samples,

@@ -52,13 +52,20 @@ def style() -> AbstractContextManager:
 
 
 def class_color(label: int) -> tuple[float, ...]:
-    """Colour of a class."""
-    return plt.get_cmap("tab20")((2 * label + label // 10) % 20)
+    """Colour of a class: ten hues, in darker shades for the next ten, and so on."""
+    shade = 0.75 ** (label // 10)
+    return tuple(shade * channel for channel in plt.get_cmap("tab10")(label % 10)[:3])
 
 
 def raster(ax: Axes, spikes: np.ndarray, dt: float, *, color: Any = "black", alpha: float = 0.3, size: float = 1.0):
-    """Dots at the spikes of one sample against time in ms. Args: spikes (T, *units); dt in s."""
+    """Dots at the spikes of one sample against time in ms, larger where there are few units.
+
+    Args: spikes (T, *units); dt in s; colour, opacity and relative size of the dots.
+    """
     step, unit = np.nonzero(spikes.reshape(len(spikes), -1))
+    nb_units = max(1, spikes[0].size)
+    size *= max(1.2, min(4.0, 16 / nb_units**0.4))
+    alpha = min(1.0, alpha * max(1.0, 30 / nb_units**0.5))
     ax.plot(step * dt * 1e3, unit, ".", color=color, alpha=alpha, markersize=size, markeredgewidth=0, rasterized=True)
 
 
@@ -133,7 +140,7 @@ def two_classes(
                 own = {"linewidth": 1.4, "label": f"class {label}"} if unit == label else {"linewidth": 0.7, "ls": "--"}
                 axes[0, 0].plot(time, readout[:, sample, unit], color=color, **own)
             for row, spikes in enumerate(reversed(populations), start=1):
-                raster(axes[row, 0], spikes[:, sample], dt, color=color, alpha=alpha, size=1.5)
+                raster(axes[row, 0], spikes[:, sample], dt, color=color, alpha=alpha)
         axes[0, 0].legend(loc="best")
         _finish(axes, populations, len(readout) * dt)
     return figure
@@ -149,7 +156,7 @@ def trials(spikes: np.ndarray, neurons: Sequence[int], dt: float, *, alpha: floa
             1, len(neurons), figsize=(0.6 + 1.5 * len(neurons), 1.9), sharex=True, sharey=True, squeeze=False
         )
         for k, neuron in enumerate(neurons):
-            raster(axes[0, k], spikes[:, :, k], dt, alpha=alpha, size=2.0)
+            raster(axes[0, k], spikes[:, :, k], dt, alpha=alpha)
             axes[0, k].set_title(f"neuron {neuron}")
             axes[0, k].set_xlabel("time (ms)")
         axes[0, 0].set_xlim(0, len(spikes) * dt * 1e3)
@@ -176,9 +183,9 @@ def training_curves(metrics: Mapping[str, np.ndarray], *, chance: float | None =
             ax.set(xlabel="epoch", ylabel=name)
         if chance is not None:
             axes[0, 1].axhline(chance, color="0.8", linewidth=0.6, zorder=0)
-        axes[0, 0].set_ylim(bottom=0)
+        axes[0, 0].set_ylim(0, 1.05 * axes[0, 0].get_ylim()[1])
         axes[0, 1].set_ylim(0, 1.02)
-        axes[0, 1].legend(loc="lower right")
+        axes[0, 0].legend(loc="best")
         for k, name in enumerate(rates):
             axes[0, 2].plot(*_defined(metrics["epoch"], metrics[name]), color=str(0.7 - 0.3 * k), label=f"hidden {k}")
         if rates:
@@ -208,3 +215,80 @@ def interval_points(
     ax.plot(np.full(len(values), position + 0.12), values, ".", color=color, alpha=0.45, markersize=4)
     error = np.array([[mean - low], [high - mean]])
     ax.errorbar(position, mean, error, fmt="o", color=color, markersize=4, capsize=2, linewidth=1, label=label or None)
+
+
+def learning_curves(curves: Mapping[str, Mapping[str, Sequence[np.ndarray]]], *, chance: float | None = None) -> Figure:
+    """Loss and accuracy over epochs, one colour per method: validation as a line with its band, training dashed.
+
+    Args: for each method its curves by column of metrics.csv, each (epochs, mean, low, high); accuracy by chance.
+    """
+    with style():
+        figure, axes = plt.subplots(1, 2, figsize=(5.6, 2.2))
+        for k, (method, columns) in enumerate(curves.items()):
+            color = method_color(method, k)
+            for ax, quantity in zip(axes, ("loss", "acc"), strict=True):
+                if f"train_{quantity}" in columns:
+                    epochs, mean, *_ = columns[f"train_{quantity}"]
+                    ax.plot(epochs, mean, color=color, linestyle=":", linewidth=0.9)
+                if f"valid_{quantity}" in columns:
+                    band(ax, *columns[f"valid_{quantity}"], color=color, label=method)
+        axes[0].set(xlabel="epoch", ylabel="loss")
+        axes[1].set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
+        if chance is not None:
+            axes[1].axhline(chance, color="0.8", linewidth=0.6, zorder=0)
+        axes[1].legend(loc="lower right", title="validation (dotted: training)", title_fontsize=6)
+    return figure
+
+
+def by_layer(
+    values: Mapping[str, Sequence[tuple[np.ndarray, tuple[float, float, float]]]],
+    ylabel: str,
+    *,
+    line: float | None = None,
+) -> Figure:
+    """A quantity per hidden layer and method: dots are runs, marks with bars mean and interval.
+
+    Args: for each method and layer the values of the runs and their (mean, low, high); label; a line to compare with.
+    """
+    with style():
+        figure, ax = plt.subplots(figsize=(3.0, 2.2))
+        if line is not None:
+            ax.axhline(line, color="0.8", linewidth=0.6, zorder=0)
+        for k, (method, layers) in enumerate(values.items()):
+            for layer, (runs, interval) in enumerate(layers):
+                position = layer + 0.25 * (k - (len(values) - 1) / 2)
+                label = method if layer == 0 else ""
+                interval_points(ax, position, runs, interval, color=method_color(method, k), label=label)
+        nb_layers = max(len(layers) for layers in values.values())
+        ax.set(xticks=range(nb_layers), xticklabels=[f"hidden {k}" for k in range(nb_layers)], ylabel=ylabel)
+        ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
+        ax.legend()
+    return figure
+
+
+def swapped(values: Mapping[str, tuple[tuple, tuple]], *, chance: float | None = None) -> Figure:
+    """Test accuracy with the spikes a network was trained with and with those of the other method.
+
+    Args: for each training method the pair (own, swapped) of (values of the runs, (mean, low, high)); chance level.
+    """
+    with style():
+        figure, ax = plt.subplots(figsize=(0.9 + 1.3 * len(values), 2.2))
+        for k, (method, pair) in enumerate(values.items()):
+            color = method_color(method, k)
+            for side, (runs, interval) in enumerate(pair):
+                interval_points(ax, 2.2 * k + side, runs, interval, color=color)
+            ax.plot([2.2 * k, 2.2 * k + 1], [interval[0] for _, interval in pair], color=color, linewidth=0.7)
+        if chance is not None:
+            ax.axhline(chance, color="0.8", linewidth=0.6, zorder=0)
+        ticks = [2.2 * k + side for k in range(len(values)) for side in (0, 1)]
+        ax.set_xticks(ticks, ["own", "swapped"] * len(values))
+        for k, method in enumerate(values):
+            ax.text(2.2 * k + 0.5, 1.03, method, ha="center", fontsize=7, color=method_color(method, k))
+        ax.set(ylabel="test accuracy", ylim=(0, 1.02), xlim=(-0.6, 2.2 * len(values) - 0.6))
+    return figure
+
+
+def method_color(method: str, index: int = 0) -> str:
+    """The method's colour, or the one of the cycle at ``index``."""
+    cycle = STYLE["axes.prop_cycle"].by_key()["color"]
+    return METHOD_COLORS.get(method, cycle[index % len(cycle)])

@@ -169,7 +169,6 @@ class Repeated(NamedTuple):
     loss: float
     acc: float
     acc_std: float
-    accs: list[float]
 
 
 def evaluate_repeatedly(
@@ -183,7 +182,7 @@ def evaluate_repeatedly(
     draws = [TEST_DRAW + k for k in range(nb_draws if stochastic else 1)]
     scores = [evaluate(network, dataset, grid, objective, draw=draw, **options) for draw in draws]
     loss, acc = (torch.tensor([getattr(s, name) for s in scores], dtype=torch.float64) for name in ("loss", "acc"))
-    return Repeated(float(loss.mean()), float(acc.mean()), float(acc.std()) if len(acc) > 1 else 0.0, acc.tolist())
+    return Repeated(float(loss.mean()), float(acc.mean()), float(acc.std()) if len(acc) > 1 else 0.0)
 
 
 class Best(NamedTuple):
@@ -245,7 +244,8 @@ class Fit:
         done = self._restore()
         if done is None:
             done = 0
-            self.run.log({"epoch": 0, **self._validate(0, 0.0), **self.after_epoch(0)})
+            untrained = dict.fromkeys(("train_loss", "train_acc"))  # empty cells keep the columns in order
+            self.run.log({"epoch": 0, **untrained, **self._validate(0, math.inf), **self.after_epoch(0)})
             self._checkpoint(0)
         nb_batches = math.ceil(len(self.train) / self.grid.batch_size)
         with progress(total=self.nb_epochs * nb_batches, initial=done * nb_batches, unit="batch") as bar:
@@ -280,8 +280,8 @@ class Fit:
                 f"epoch {epoch}: {error}; training stopped, the checkpoint in {self.run.folder} keeps epoch "
                 f"{epoch - 1}; try a smaller method.lr"
             ) from error
-        row = {"train_loss": scores.loss, "train_acc": scores.acc, "reg_loss": scores.penalty}
-        row |= self._validate(epoch, scores.loss, scores)
+        row = {"train_loss": scores.loss, "train_acc": scores.acc}
+        row |= self._validate(epoch, scores.loss, scores) | {"reg_loss": scores.penalty}
         seconds = time.perf_counter() - started
         self._report(epoch, row, seconds)
         self.run.log({"epoch": epoch, **row, **self.after_epoch(epoch), "seconds": round(seconds, 4)})

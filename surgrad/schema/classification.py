@@ -151,7 +151,7 @@ class RandmanConfig(DatasetConfig):
     def splits(self) -> Splits:
         """Generates the data; the same for the same numbers."""
         try:
-            return Randman(
+            train, valid, test = Randman(
                 dim_manifold=self.dim_manifold,
                 nb_classes=self.nb_classes,
                 nb_units=self.nb_inputs,
@@ -164,6 +164,7 @@ class RandmanConfig(DatasetConfig):
                 seed=self.randmanseed,
                 fractions=tuple(self.fractions),
             ).splits()
+            return train, valid if len(valid) else None, test
         except ValueError as error:
             raise UserError(f"dataset: {error}") from error
 
