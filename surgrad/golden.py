@@ -112,13 +112,18 @@ def settle(run: Run, decays: Sequence[Decay], golden: Sequence[Tensor]) -> tuple
         # only the first difference of a sample is a cause, all later ones may be its consequence
         first = torch.stack([_first_step(w) for w in wrong]).amin(0)
         causes = [w & (_steps_like(w) == first.view(1, -1, *[1] * (w.dim() - 2))) for w in wrong]
-        distance = [(layer.membranes.detach() - 1).abs() for layer in layers]
-        if nb_wrong == 0 or any(bool((d[c] >= NEAR_THRESHOLD).any()) for c, d in zip(causes, distance, strict=True)):
+        real = [c & ~near_threshold(layer) for c, layer in zip(causes, layers, strict=True)]
+        if nb_wrong == 0 or any(bool(r.any()) for r in real):
             break
         for nudge, cause, layer, decay in zip(nudges, causes, layers, decays, strict=True):
             flips += int(cause.sum())
             cross(nudge, cause, layer, decay)
     return layers, nb_wrong, flips
+
+
+def near_threshold(layer: Layer) -> Tensor:
+    """Where |u - 1| < 1e-6, so that rounding decides about a spike."""
+    return (layer.membranes.detach() - 1).abs() < NEAR_THRESHOLD
 
 
 def _steps_like(x: Tensor) -> Tensor:

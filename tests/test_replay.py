@@ -14,6 +14,7 @@ from surgrad.errors import UserError
 from surgrad.golden import NEAR_THRESHOLD, Decay, Layer, settle
 from surgrad.kernels import reference
 from surgrad.kernels.build import library
+from surgrad.losses import build_loss
 from surgrad.neurons import LIF
 from surgrad.replay import replay
 
@@ -199,6 +200,23 @@ def test_decisions_of_rounding_in_a_network_are_followed(tmp_path, monkeypatch):
     packed = {f"spikes{k}": lambda _, s=s: np.packbits(s.reshape(len(s), -1), axis=1) for k, s in enumerate(spikes)}
     line = replay(changed("dense_recurrent.npz", tmp_path, **packed))
     assert line["spike_mismatches"] == 0
+    assert line["near_threshold_flips"] == 1
+
+
+def test_a_decision_of_rounding_after_the_step_is_tried_both_ways(tmp_path, monkeypatch):
+    monkeypatch.setattr(golden, "NEAR_THRESHOLD", 5e-3)
+    trace = golden.read_trace(GOLDEN / "dense_recurrent.npz")
+    x = replay_module._unpack(trace["X"], trace["X_shape"], torch.float32)
+    network, parameters = replay_module._build_network(
+        trace, json.loads(str(trace["meta"])), (x.shape[2],), torch.float32
+    )
+    replay_module._load(parameters, {name: trace[f"after1_{name}"] for name in parameters})
+    labels = torch.tensor(trace["y"])
+    losses = [float(build_loss("mot_ce")(y, labels)) for y in replay_module._readouts_within_rounding(network, x)]
+    own, others = losses[0], [loss for loss in losses[1:] if abs(loss / losses[0] - 1) > 1e-4]
+    assert own == pytest.approx(float(trace["step2_out_loss"]), rel=1e-5)
+    line = replay(changed("dense_recurrent.npz", tmp_path, step2_out_loss=lambda _: others[0]))
+    assert line["max_rel_error"]["step2_out_loss"] < 1e-5
     assert line["near_threshold_flips"] == 1
 
 
