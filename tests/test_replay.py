@@ -212,7 +212,9 @@ def test_a_decision_of_rounding_after_the_step_is_tried_both_ways(tmp_path, monk
     )
     replay_module._load(parameters, {name: trace[f"after1_{name}"] for name in parameters})
     labels = torch.tensor(trace["y"])
-    losses = [float(build_loss("mot_ce")(y, labels)) for y in replay_module._readouts_within_rounding(network, x)]
+    losses = [
+        float(build_loss("mot_ce")(y, labels).detach()) for y in replay_module._readouts_within_rounding(network, x)
+    ]
     own, others = losses[0], [loss for loss in losses[1:] if abs(loss / losses[0] - 1) > 1e-4]
     assert own == pytest.approx(float(trace["step2_out_loss"]), rel=1e-5)
     line = replay(changed("dense_recurrent.npz", tmp_path, step2_out_loss=lambda _: others[0]))
