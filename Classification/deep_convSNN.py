@@ -116,7 +116,8 @@ def main(cfg: ClassificationConfig, run) -> float:
                     )
                     names = {key: f"{part}_{key}{other}{suffix}" for key in found._fields}
                     run.summary.update({names[key]: value for key, value in found._asdict().items()})
-    run.summary.update(epochs=cfg.nb_epochs, best_epoch=best.epoch, nb_weights=sum(w.numel() for w in last.values()))
+    sizes = {"nb_classes": train.nb_classes, "nb_weights": sum(weight.numel() for weight in network.parameters())}
+    run.summary.update(best_epoch=best.epoch, **sizes)
 
     network.load_state_dict(last)
     set_neuron(network, neuron(cfg.method.other, cfg.nb_epochs))

@@ -6,7 +6,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -51,10 +50,16 @@ def style() -> AbstractContextManager:
     return mpl.rc_context(STYLE)
 
 
+def panels(nb_rows: int, nb_columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, np.ndarray]:
+    """A figure that no window or notebook holds on to, and its axes (rows, columns). Args: numbers; size in inches."""
+    figure = Figure(figsize=size)
+    return figure, figure.subplots(nb_rows, nb_columns, squeeze=False, **options)
+
+
 def class_color(label: int) -> tuple[float, ...]:
     """Colour of a class: ten hues, in darker shades for the next ten, and so on."""
     shade = 0.75 ** (label // 10)
-    return tuple(shade * channel for channel in plt.get_cmap("tab10")(label % 10)[:3])
+    return tuple(shade * channel for channel in mpl.colormaps["tab10"](label % 10)[:3])
 
 
 def raster(ax: Axes, spikes: np.ndarray, dt: float, *, color: Any = "black", alpha: float = 0.3, size: float = 1.0):
@@ -72,15 +77,8 @@ def raster(ax: Axes, spikes: np.ndarray, dt: float, *, color: Any = "black", alp
 def _stack(nb_layers: int, nb_columns: int, width: float) -> tuple[Figure, np.ndarray]:
     """Axes from the readout at the top down to the input, one column per sample."""
     heights = [1.2] + [1.0] * nb_layers + [1.2]
-    figure, axes = plt.subplots(
-        len(heights),
-        nb_columns,
-        figsize=(width, 1.0 + 0.85 * len(heights)),
-        height_ratios=heights,
-        sharex=True,
-        sharey="row",
-        squeeze=False,
-    )
+    size = (width, 1.0 + 0.85 * len(heights))
+    figure, axes = panels(len(heights), nb_columns, size, height_ratios=heights, sharex=True, sharey="row")
     return figure, axes
 
 
@@ -152,9 +150,7 @@ def trials(spikes: np.ndarray, neurons: Sequence[int], dt: float, *, alpha: floa
     Args: spikes (T, trials, neurons); numbers of the neurons; dt in s; opacity of a spike; title.
     """
     with style():
-        figure, axes = plt.subplots(
-            1, len(neurons), figsize=(0.6 + 1.5 * len(neurons), 1.9), sharex=True, sharey=True, squeeze=False
-        )
+        figure, axes = panels(1, len(neurons), (0.6 + 1.5 * len(neurons), 1.9), sharex=True, sharey=True)
         for k, neuron in enumerate(neurons):
             raster(axes[0, k], spikes[:, :, k], dt, alpha=alpha)
             axes[0, k].set_title(f"neuron {neuron}")
@@ -174,7 +170,7 @@ def training_curves(metrics: Mapping[str, np.ndarray], *, chance: float | None =
     """
     rates = [name for name in metrics if name.startswith("firing_rate-hid_")]
     with style():
-        figure, axes = plt.subplots(1, 3 if rates else 2, figsize=(2.3 * (3 if rates else 2), 2.0), squeeze=False)
+        figure, axes = panels(1, 3 if rates else 2, (2.3 * (3 if rates else 2), 2.0))
         for ax, quantity, name in zip(axes[0], ("loss", "acc"), ("loss", "accuracy"), strict=False):
             for part, color in (("train", "0.5"), ("valid", "#d55e00")):
                 if f"{part}_{quantity}" in metrics:
@@ -210,8 +206,8 @@ def band(ax: Axes, x: np.ndarray, mean: np.ndarray, low: np.ndarray, high: np.nd
 def interval_points(
     ax: Axes, position: float, values: np.ndarray, interval: tuple[float, float, float], *, color: Any, label: str = ""
 ):
-    """Single runs as faint dots beside their mean and interval. Args: interval (mean, low, high)."""
-    mean, low, high = interval
+    """Single runs as faint dots beside their mean and interval. Args: interval (mean, low, high, …)."""
+    mean, low, high, *_ = interval
     ax.plot(np.full(len(values), position + 0.12), values, ".", color=color, alpha=0.45, markersize=4)
     error = np.array([[mean - low], [high - mean]])
     ax.errorbar(position, mean, error, fmt="o", color=color, markersize=4, capsize=2, linewidth=1, label=label or None)
@@ -223,7 +219,7 @@ def learning_curves(curves: Mapping[str, Mapping[str, Sequence[np.ndarray]]], *,
     Args: for each method its curves by column of metrics.csv, each (epochs, mean, low, high); accuracy by chance.
     """
     with style():
-        figure, axes = plt.subplots(1, 2, figsize=(5.6, 2.2))
+        figure, ((*axes,),) = panels(1, 2, (5.6, 2.2))
         for k, (method, columns) in enumerate(curves.items()):
             color = method_color(method, k)
             for ax, quantity in zip(axes, ("loss", "acc"), strict=True):
@@ -251,7 +247,7 @@ def by_layer(
     Args: for each method and layer the values of the runs and their (mean, low, high); label; a line to compare with.
     """
     with style():
-        figure, ax = plt.subplots(figsize=(3.0, 2.2))
+        figure, ((ax,),) = panels(1, 1, (3.0, 2.2))
         if line is not None:
             ax.axhline(line, color="0.8", linewidth=0.6, zorder=0)
         for k, (method, layers) in enumerate(values.items()):
@@ -272,7 +268,7 @@ def swapped(values: Mapping[str, tuple[tuple, tuple]], *, chance: float | None =
     Args: for each training method the pair (own, swapped) of (values of the runs, (mean, low, high)); chance level.
     """
     with style():
-        figure, ax = plt.subplots(figsize=(0.9 + 1.3 * len(values), 2.2))
+        figure, ((ax,),) = panels(1, 1, (0.9 + 1.3 * len(values), 2.2))
         for k, (method, pair) in enumerate(values.items()):
             color = method_color(method, k)
             for side, (runs, interval) in enumerate(pair):
@@ -292,3 +288,41 @@ def method_color(method: str, index: int = 0) -> str:
     """The method's colour, or the one of the cycle at ``index``."""
     cycle = STYLE["axes.prop_cycle"].by_key()["color"]
     return METHOD_COLORS.get(method, cycle[index % len(cycle)])
+
+
+def curves_by_layer(curves: Mapping[str, Sequence[Sequence[np.ndarray]]], ylabel: str) -> Figure:
+    """A quantity over epochs, one panel per layer, one colour per method.
+
+    Args: for each method and layer (epochs, mean, low, high); label.
+    """
+    nb_layers = max(len(layers) for layers in curves.values())
+    with style():
+        figure, axes = panels(1, nb_layers, (0.6 + 1.7 * nb_layers, 1.9), sharey=True)
+        for k, (method, layers) in enumerate(curves.items()):
+            for layer, values in enumerate(layers):
+                band(axes[0, layer], *values, color=method_color(method, k), label=method)
+        for layer, ax in enumerate(axes[0]):
+            ax.set(xlabel="epoch", title=f"hidden {layer}")
+        axes[0, 0].set(ylabel=ylabel)
+        axes[0, 0].set_ylim(bottom=0)
+        axes[0, -1].legend()
+    return figure
+
+
+def rate_histograms(rates: Mapping[str, Sequence[np.ndarray]], nb_bins: int = 30) -> Figure:
+    """Distribution of firing rates over the neurons of each layer, one panel per layer, one colour per method.
+
+    Args: for each method and layer the rate of every neuron (Hz); number of bins.
+    """
+    nb_layers = max(len(layers) for layers in rates.values())
+    with style():
+        figure, axes = panels(1, nb_layers, (0.6 + 1.7 * nb_layers, 1.9))
+        for layer, ax in enumerate(axes[0]):
+            there = {method: layers[layer].ravel() for method, layers in rates.items() if layer < len(layers)}
+            bins = np.linspace(0, max(1.0, *(float(values.max()) for values in there.values())), nb_bins + 1)
+            for k, (method, values) in enumerate(there.items()):
+                ax.hist(values, bins, histtype="step", color=method_color(method, k), label=method, density=True)
+            ax.set(xlabel="firing rate (Hz)", title=f"hidden {layer}", yticks=[])
+        axes[0, 0].set_ylabel("share of neurons")
+        axes[0, -1].legend()
+    return figure

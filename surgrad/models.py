@@ -3,25 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from surgrad import escape_noise, surrogate
 from surgrad.errors import UserError
 from surgrad.layers import Conv, Dense, Readout, SpikingLayer
 from surgrad.network import Network
 from surgrad.neurons import LIF
-
-
-@dataclass(frozen=True)
-class ScaledSigmoidPrime:
-    """h(x) = sigma(beta x) (1 - sigma(beta x)): sigmoid' without its factor beta, peak 1/4 whatever the slope."""
-
-    beta: float = 10.0
-
-    def __call__(self, x: Tensor, s: Tensor) -> Tensor:
-        p = torch.sigmoid(self.beta * x)
-        return p * (1 - p)
 
 
 @dataclass(frozen=True)
@@ -64,7 +50,7 @@ def _multilayerspiker(p: SpikeParameters) -> tuple[surrogate.Surrogate, escape_n
 
 
 def _scaled_sigmoid(p: SpikeParameters) -> tuple[surrogate.Surrogate, escape_noise.EscapeNoise]:
-    return ScaledSigmoidPrime(p.beta), escape_noise.Sigmoid(p.beta)
+    return surrogate.ScaledSigmoidPrime(p.beta), escape_noise.Sigmoid(p.beta)
 
 
 def _exponentialstochasticsuperspike(p: SpikeParameters) -> tuple[surrogate.Surrogate, escape_noise.EscapeNoise]:

@@ -107,3 +107,36 @@ def table(groups: dict[tuple, list[RunRecord]], columns: dict[str, Callable[[Run
         cells = [str(interval(value(run) for run in runs)) for value in columns.values()]
         lines.append(f"| {', '.join(map(str, key))} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def only_data_set(runs: Runs, name: str | None = None) -> list[RunRecord]:
+    """The runs on one data set: ``name``, or the one that most runs used.
+
+    Raises: ValueError naming those there are if none is on ``name``.
+    """
+    groups = {key[0]: group for key, group in grouped(runs, "dataset.name").items()}
+    name = name or max(groups, key=lambda key: len(groups[key]))
+    if name not in groups:
+        raise ValueError(f"no run on the data set {name!r}; there are: {', '.join(map(str, groups))}")
+    return groups[name]
+
+
+def chance(runs: Runs) -> float:
+    """Accuracy expected by chance: one over the number of readout units."""
+    return 1 / runs[0].summary["nb_classes"]
+
+
+def last_values(runs: Runs, column: str) -> np.ndarray:
+    """`last_value` of every run."""
+    return np.array([last_value(run, column) for run in runs])
+
+
+def median_value(run: RunRecord, column: str) -> float:
+    """Median over epochs of a column of metrics.csv, NaN without one."""
+    values = run.metrics.get(column, np.array([math.nan])).astype(float)
+    return float(np.nanmedian(values)) if not np.isnan(values).all() else math.nan
+
+
+def runs_and_interval(values: np.ndarray) -> tuple[np.ndarray, Interval]:
+    """What a figure of runs shows: the values and their interval."""
+    return values, interval(values)
