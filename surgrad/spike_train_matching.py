@@ -172,6 +172,7 @@ class Task:
         self.x, self.target = x, target.to(x.dtype)
         self.neurons, self.first_pair, self.kernel = neurons, first_pair, kernel
         self.nb_steps, self.nb_pairs = x.shape[:2]
+        self._known_ids: dict[int, Tensor] = {}
         a, b = math.exp(-neurons.dt / neurons.tau_syn), math.exp(-neurons.dt / neurons.tau_mem)
         self.a, self.b = (torch.tensor(value, dtype=x.dtype, device=x.device) for value in (a, b))
         self._membrane = LeakyFilter(a, b, 1 - b, like=x)
@@ -220,8 +221,7 @@ class Task:
         """
         current = self.hidden_current(weights) if hidden_current is None else hidden_current
         shape = (self.nb_steps, nb_trials, self.nb_pairs)
-        ids = torch.arange(nb_trials)[:, None] * 2**16 + self.first_pair + torch.arange(self.nb_pairs)
-        ids = ids.flatten().to(current.device)
+        ids = self._ids(nb_trials)
         layers = []
         for layer, noise in enumerate((mode.hidden, mode.output)):
             if layer == 0:
@@ -233,6 +233,13 @@ class Task:
                 neuron = replace(neuron, surrogate=self._unit_surrogate(surrogates[layer]), diff_reset=True)
             layers += self._scan(current, neuron, replace(key, layer=layer), ids)
         return Activity(*(x.unflatten(1, shape[1:]) for x in layers))
+
+    def _ids(self, nb_trials: int) -> Tensor:
+        """(K P,) global indices of trials and pairs, which address their noise."""
+        if nb_trials not in self._known_ids:
+            ids = torch.arange(nb_trials)[:, None] * 2**16 + self.first_pair + torch.arange(self.nb_pairs)
+            self._known_ids[nb_trials] = ids.flatten().to(self.x.device)
+        return self._known_ids[nb_trials]
 
     def _scan(self, current: Tensor, neuron: LIF, noise: NoiseKey, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The one door to the kernels, whose threshold is 1: current (T, B, N) -> spikes, membrane."""
