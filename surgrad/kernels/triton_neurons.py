@@ -71,6 +71,12 @@ def sigmoid_prime(x, s, p, q):
 
 
 @triton.jit
+def scaled_sigmoid_prime(x, s, p, q):
+    e = tl.exp(-tl.abs(p * x))
+    return e / ((1.0 + e) * (1.0 + e))
+
+
+@triton.jit
 def esser(x, s, p, q):
     return tl.maximum(1.0 - p * tl.abs(x), 0.0)
 
@@ -142,6 +148,7 @@ SURROGATES = {
     surrogate.SuperSpike: (super_spike, ("beta",)),
     surrogate.AsymptoticSuperSpike: (asymptotic_super_spike, ("beta",)),
     surrogate.SigmoidPrime: (sigmoid_prime, ("beta",)),
+    surrogate.ScaledSigmoidPrime: (scaled_sigmoid_prime, ("beta",)),
     surrogate.Esser: (esser, ("beta",)),
     surrogate.Exponential: (exponential_slope, ("p0", "delta_u")),
     surrogate.MultilayerSpiker: (the_spike, ()),

@@ -84,13 +84,13 @@ def _recurrent(source, taps, sample, position, used, CHANNELS: tl.constexpr, POS
         weight = tl.load(
             taps + (tap * CHANNELS + out) * CHANNELS + column, mask=(out < CHANNELS) & (column < CHANNELS), other=0.0
         )
-        value = tl.load(
-            source + sample * (CHANNELS * POSITIONS) + row * POSITIONS + y * WIDTH + x, mask=there, other=0
-        )
+        value = tl.load(source + sample * (CHANNELS * POSITIONS) + row * POSITIONS + y * WIDTH + x, mask=there, other=0)
+        value = value.to(tl.float32)
         if PRECISION == "bf16":
-            product = tl.dot(weight.to(tl.bfloat16), value.to(tl.bfloat16), product)
-        else:
-            product = tl.dot(weight, value.to(tl.float32), product, input_precision=PRECISION)
+            # Numbers of bf16 are exact in tf32, whose products are as good here and known to the interpreter.
+            weight = weight.to(tl.bfloat16).to(tl.float32)
+            value = value.to(tl.bfloat16).to(tl.float32)
+        product = tl.dot(weight, value, product, input_precision="tf32" if PRECISION == "bf16" else PRECISION)
     return product
 
 

@@ -1,0 +1,239 @@
+"""The network over time on an NVIDIA GPU: fused scans in Triton, products by cuBLAS and cuDNN.
+
+Same contract, spikes and gradients as `surgrad.kernels.reference`. Triton comes with PyTorch's CUDA builds and is
+imported only when a network runs here. With TRITON_INTERPRET=1 in the environment the kernels run on CPU tensors in
+Triton's interpreter: slow, made for the tests.
+"""
+
+import importlib.util
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from surgrad.datasets.events import EventBatch
+from surgrad.errors import UserError
+from surgrad.kernels.reference import delayed
+from surgrad.layers import Conv, Readout, SpikingLayer
+from surgrad.neurons import LIF, LIFState
+from surgrad.philox import NoiseKey
+from surgrad.state import LayerState, NetworkOutput, NetworkState
+
+if TYPE_CHECKING:
+    from surgrad.kernels.triton_network import LayerTensors, Stage
+    from surgrad.network import Network
+
+_MASK = 0xFFFFFFFF
+# The most images that all of cuDNN's algorithms take at once; a step of a sample is an image.
+_MOST_IMAGES = 65535
+PRECISIONS = ("float32", "bf16")
+
+
+def interpreted() -> bool:
+    """Whether Triton kernels run in its interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
+
+
+def available() -> bool:
+    """Whether Triton is installed and there is a CUDA device, or Triton's interpreter is asked for."""
+    return importlib.util.find_spec("triton") is not None and (interpreted() or torch.cuda.is_available())
+
+
+def obstacle(neurons: Sequence[LIF], dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why this kernel cannot run these neurons in ``dtype`` on ``device``, or None."""
+    if device.type != "cuda" and not (device.type == "cpu" and interpreted()):
+        return f"the data is on {device}"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; pip install triton"
+    if dtype != torch.float32:
+        return f"it computes in float32, not {dtype}"
+    from surgrad.kernels.triton_neurons import NOISES, SURROGATES
+
+    for neuron in neurons:
+        if type(neuron.surrogate) not in SURROGATES or type(neuron.escape_noise) not in NOISES:
+            return f"it does not know {neuron.surrogate} with {neuron.escape_noise}"
+    return None
+
+
+def run(
+    network: "Network",
+    x: Tensor | EventBatch,
+    noise: NoiseKey,
+    ids: Tensor,
+    *,
+    state: NetworkState | None = None,
+    record: bool = False,
+    return_state: bool = False,
+    truncate: int = 0,
+    memory: str = "full",
+    precision: str = "float32",
+    chunk_bytes: int = 1 << 28,
+) -> NetworkOutput:
+    """Run a whole network (arguments as in `surgrad.network.Network.forward`).
+
+    Args:
+        noise: its ``draw`` may be a 0-d int64 tensor on the device, so that a captured step draws anew at each replay.
+        memory: "full" keeps the input currents for the backward pass, 4 bytes per neuron and step; "recompute"
+            computes them again. Spikes take one byte, states are kept at about sqrt(T) steps, either way.
+        precision: "float32", or "bf16": weights and gradients inside products; state is always float32.
+        chunk_bytes: size at which arrays over time are cut into chunks of time.
+
+    Raises: UserError if this kernel cannot run the network where its input lies, or an argument is unknown.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f"precision={precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
+    x = x.dense(torch.uint8) if isinstance(x, EventBatch) else x
+    weight = next(network.parameters())
+    reason = obstacle([layer.neuron for layer in network.layers], weight.dtype, x.device)
+    if reason is not None:
+        raise UserError(f"kernel='cuda' cannot run this network: {reason}; use kernel=auto")
+    # Triton is loaded on first use: a run on the CPU never pays for it.
+    from surgrad.kernels.triton_network import NetworkScan, Plan, chunks
+
+    tensors: list[Tensor | None] = []
+    stages = []
+    nb_samples = x.shape[1]
+    for index, layer in enumerate(_stack(network)):
+        stage, layer_tensors = _stage(network, index, layer, nb_samples, x.device, state, precision)
+        stages.append(stage)
+        tensors += layer_tensors
+    first_step = state.step if state else 0
+    widest = max(x[0].numel(), *(nb_samples * math.prod(stage.population.unit_shape) for stage in stages))
+    longest = chunk_bytes // (4 * widest)
+    if any(isinstance(stage.feedforward, Conv) for stage in stages):
+        longest = min(longest, _MOST_IMAGES // nb_samples)
+    plan = Plan(
+        stages=stages,
+        delay=network.delay,
+        key=_key(noise, x.device),
+        ids=ids.to(x.device, torch.int64).contiguous(),
+        first_step=first_step,
+        chunks=chunks(len(x), max(longest, 1), truncate),
+        keep_currents=memory == "full",
+        differentiable=torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *tensors)),
+    )
+    inputs = delayed(x, network.delay, state.last_input if state else None).contiguous()
+    results = NetworkScan.apply(plan, inputs, *tensors)
+    nb_layers = len(network.layers)
+    counts, y = list(results[:nb_layers]), results[nb_layers] if network.readout is not None else None
+    spikes = [stage.spikes[1:].to(weight.dtype) for stage in stages[:nb_layers]] if record else None
+    end = _end_state(results[len(stages) :], nb_layers, x[-1], first_step + len(x)) if return_state else None
+    return NetworkOutput(y, counts, spikes, end)
+
+
+def _stack(network: "Network") -> list[SpikingLayer | Readout]:
+    return [*network.layers, *([network.readout] if network.readout is not None else [])]
+
+
+def _stage(
+    network: "Network",
+    index: int,
+    layer: SpikingLayer | Readout,
+    nb_samples: int,
+    device: torch.device,
+    state: NetworkState | None,
+    precision: str,
+) -> "tuple[Stage, LayerTensors]":
+    """One layer as the scan wants it: what it is, and its tensors."""
+    from surgrad.kernels.triton_layer import Population
+    from surgrad.kernels.triton_network import LayerTensors, Stage
+
+    spiking = isinstance(layer, SpikingLayer)
+    shape = (nb_samples, *layer.unit_shape)
+    zeros = torch.zeros(shape, device=device)
+    i, u, before = zeros, zeros if spiking else torch.full(shape, layer.u0, device=device), zeros
+    if state is not None:
+        i, u, *before = state.layers[index] if spiking else state.readout
+        before = before[0] if spiking else None
+    a, b = layer.tau_syn.decay(network.dt), layer.tau_mem.decay(network.dt)
+    if a.numel() > 1 or b.numel() > 1:
+        a, b = (decay.expand(layer.unit_shape) for decay in (a, b))
+    recurrent = layer.recurrent if spiking else None
+    tensors = LayerTensors(
+        weight=layer.feedforward.weight,
+        recurrent=recurrent.weight if recurrent is not None else None,
+        a=a.reshape(-1).contiguous(),
+        b=b.reshape(-1).contiguous(),
+        i=i.contiguous(),
+        u=u.contiguous(),
+        before=before if spiking else None,
+    )
+    neuron = layer.neuron if spiking else None
+    population = Population(layer.unit_shape, neuron, recurrent, index, nb_samples, precision)
+    return Stage(population, layer.feedforward), tensors
+
+
+def _key(noise: NoiseKey, device: torch.device) -> Tensor:
+    """One int64 on the device, seed | draw << 32; filled there, so that nothing is copied from the host."""
+    low = noise.seed & _MASK
+    if isinstance(noise.draw, Tensor):
+        return ((noise.draw.to(device, torch.int64) << 32) | low).reshape(1)
+    word = (noise.draw & _MASK) << 32 | low
+    return torch.full((1,), word - (1 << 64) if word >= 1 << 63 else word, dtype=torch.int64, device=device)
+
+
+def _end_state(ends: Sequence[Tensor], nb_layers: int, last_input: Tensor, step: int) -> NetworkState:
+    layers = tuple(LayerState(*ends[3 * k : 3 * k + 3]) for k in range(nb_layers))
+    rest = ends[3 * nb_layers :]
+    return NetworkState(layers, LIFState(*rest) if rest else None, last_input, step)
+
+
+class GraphedStep:
+    """A whole training step captured as a CUDA graph and replayed: no launch, no Python per layer or time step.
+
+    The first ``warmup`` calls run as they are, so that kernels are compiled and the optimiser has its state; the next
+    one is captured and replayed, as are all later ones whose tensors have the same shapes and types. Calls with other
+    shapes (a last, smaller batch) and calls with CPU tensors run as they are. Each call is one step of training,
+    captured or not.
+
+    The step must read all that changes from its tensor arguments or from tensors updated in place, never wait for
+    the device (no ``.item()``, no printing), and keep its optimiser's state on the device (``capturable=True``). What
+    it returns is overwritten by the next call. Escape noise is drawn anew only if ``draw`` is a tensor argument.
+
+    Args:
+        step: function of tensors that zeroes gradients, runs the network and its loss, and lets the optimiser step.
+        warmup: number of calls before the capture.
+
+    Raises: UserError if warmup is negative.
+    """
+
+    def __init__(self, step: Callable[..., object], warmup: int = 3):
+        if warmup < 0:
+            raise UserError(f"warmup={warmup} must not be negative")
+        self.step, self.warmup = step, warmup
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.arguments: list[Tensor] = []
+        self.output: object = None
+
+    def __call__(self, *arguments: Tensor) -> object:
+        if not all(x.is_cuda for x in arguments):
+            return self.step(*arguments)
+        if self.graph is None:
+            if self.warmup > 0:
+                self.warmup -= 1
+                return self._aside(*arguments)
+            self._capture(*arguments)
+        if [(x.shape, x.dtype) for x in arguments] != [(x.shape, x.dtype) for x in self.arguments]:
+            return self.step(*arguments)
+        for fixed, x in zip(self.arguments, arguments, strict=True):
+            fixed.copy_(x)
+        self.graph.replay()
+        return self.output
+
+    def _aside(self, *arguments: Tensor) -> object:
+        """Run on a stream of its own, as a capture wants its warm-up."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            output = self.step(*arguments)
+        torch.cuda.current_stream().wait_stream(stream)
+        return output
+
+    def _capture(self, *arguments: Tensor) -> None:
+        self.arguments = [x.clone() for x in arguments]
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.output = self.step(*self.arguments)
