@@ -82,6 +82,17 @@ def expected_backpropagation(stack: BernoulliStack, x: Tensor, f: Objective, fac
     return torch.cat(parts[::-1])
 
 
+def expected_finite_difference(stack: BernoulliStack, x: Tensor, f: Objective, step: float = 0.05) -> Tensor:
+    """Exact E of `surgrad.estimators.finite_difference`, (P,): central differences of the enumerated expectation."""
+    theta, columns = stack.parameters(), []
+    for k in range(len(theta)):
+        change = torch.zeros_like(theta)
+        change[k] = step
+        up, down = (expected_value(stack.with_parameters(theta + sign * change), x, f) for sign in (1, -1))
+        columns.append((up - down) / (2 * step))
+    return torch.stack(columns)
+
+
 @dataclass(frozen=True)
 class Quality:
     """How estimates compare with the exact gradient g, everything relative to |g|.

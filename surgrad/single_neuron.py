@@ -87,18 +87,28 @@ def interval(samples: Tensor) -> Estimate:
     return Estimate(samples.mean(0), 1.96 * samples.std(0) / len(samples) ** 0.5)
 
 
-def perceptron_monte_carlo(
+def perceptron_draws(
     w: Tensor, rates: Tensor, p: EscapeProbability, nb_samples: int, generator: torch.Generator
-) -> tuple[Estimate, Estimate]:
-    """E[S] and dE[S]/dw from drawn inputs and spikes alone (score function), with 95 % intervals; () and (n,)."""
+) -> tuple[Tensor, Tensor]:
+    """Drawn spikes (N,) of drawn inputs, and the score-function estimate of dE[S]/dw of each (N, n).
+
+    Args: w (n,); rates (n,), probability that each input is 1; p.
+    """
     x = (torch.rand(nb_samples, len(w), generator=generator, dtype=w.dtype) < rates).to(w.dtype)
     u = x @ w - 1
     probability, slope = p(u), derivative(p, u)
     s = (torch.rand(nb_samples, generator=generator, dtype=w.dtype) < probability).to(w.dtype)
-    # d log P(s) / du = p' / p for a spike, -p' / (1 - p) for none; a certain outcome carries no score.
-    certainty = torch.where(s > 0, probability, 1 - probability)
-    score = torch.where(certainty > 0, s * slope * (2 * s - 1) / certainty.clamp(min=1e-300), 0.0)
-    return interval(s), interval(score[:, None] * x)
+    # S d log P(S) / du is p' / p for a spike and 0 for none.
+    score = torch.where(s > 0, slope / probability.clamp(min=1e-300), 0.0)
+    return s, score[:, None] * x
+
+
+def perceptron_monte_carlo(
+    w: Tensor, rates: Tensor, p: EscapeProbability, nb_samples: int, generator: torch.Generator
+) -> tuple[Estimate, Estimate]:
+    """E[S] and dE[S]/dw from drawn inputs and spikes alone (`perceptron_draws`), with 95 % intervals; () and (n,)."""
+    s, gradient = perceptron_draws(w, rates, p, nb_samples, generator)
+    return interval(s), interval(gradient)
 
 
 @dataclass(frozen=True)

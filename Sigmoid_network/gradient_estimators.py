@@ -1,0 +1,74 @@
+"""Compares gradient estimators for stochastic binary networks with the exact gradient; keys: configs/sigmoid_network.
+
+python3 Sigmoid_network/gradient_estimators.py
+python3 Sigmoid_network/gradient_estimators.py beta=2 gain=1 depths=[1,2,4] methods=[sg,stochastic_ad,score_loo]
+"""
+
+import logging
+
+import numpy as np
+from tqdm import tqdm
+
+from surgrad import figures_estimators as figures
+from surgrad.estimator_study import chain_curve, coverage, random_problem, sample_curve, study
+from surgrad.estimators import METHODS
+from surgrad.schema import entry
+from surgrad.schema.sigmoid_network import GradientEstimatorsConfig, command_line
+
+log = logging.getLogger(__name__)
+
+
+def networks(cfg: GradientEstimatorsConfig, depth: int, beta: float) -> list:
+    """The random networks of one depth and slope; the same at every slope."""
+    sizes = [cfg.width] * (depth + 1)
+    return [random_problem(sizes, beta=beta, gain=cfg.gain, seed=cfg.seed + k) for k in range(cfg.nb_networks)]
+
+
+@entry("sigmoid_network", GradientEstimatorsConfig)
+def main(cfg: GradientEstimatorsConfig, run) -> None:
+    measure = {"nb_samples": cfg.nb_samples, "nb_averaged": cfg.nb_averaged, "seed": cfg.seed, "progress": tqdm}
+    chain = chain_curve(
+        np.linspace(0, cfg.chain.v_upper, cfg.chain.nb_points),
+        np.array([0.6, 1.2, 2.0]),
+        beta=cfg.chain.beta,
+        theta=cfg.chain.theta,
+        nb_samples=cfg.chain.nb_samples,
+        seed=cfg.seed,
+    )
+    by_depth = study("depth", {d: networks(cfg, d, cfg.beta) for d in cfg.depths}, cfg.methods, **measure)
+    by_slope = study("slope β", {b: networks(cfg, cfg.depth, b) for b in cfg.betas}, cfg.methods, **measure)
+    middle = networks(cfg, cfg.depth, cfg.beta)
+    curve = sample_curve(middle, cfg.methods, cfg.sample_counts, repeats=cfg.sample_repeats, seed=cfg.seed)
+    unbiased = [name for name in METHODS if METHODS[name].unbiased]
+    shares = coverage(
+        middle[0],
+        [*unbiased, "sg"],
+        repetitions=cfg.coverage_repetitions,
+        nb_samples=cfg.coverage_samples,
+        seed=cfg.seed,
+    )
+    for v in (0.6, 1.2, 2.0):
+        run.summary[f"chain/v={v:g}/exact"] = float(np.interp(v, chain.v, chain.exact))
+        run.summary[f"chain/v={v:g}/sg"] = float(np.interp(v, chain.v, chain.sg))
+    run.summary.update({f"coverage/{name}": share for name, share in shares.items()})
+    for result, name in ((by_depth, "depth"), (by_slope, "beta")):
+        for quantity in ("bias", "bias_error", "std", "cosine", "runs", "values"):
+            run.state(f"{name}/{quantity}", getattr(result, quantity), methods=list(result.methods))
+        for v, value in enumerate(result.values):
+            for m, method in enumerate(result.methods):
+                key = f"{name}={value:g}/{method}"
+                run.summary[f"{key}/bias"] = float(np.median(result.bias[v, m]))
+                run.summary[f"{key}/std"] = float(np.median(result.std[v, m]))
+                run.summary[f"{key}/cosine"] = float(np.median(result.cosine[v, m]))
+    run.state("samples/cosine", curve.cosine, methods=list(curve.methods))
+    run.state("samples/nb_samples", curve.nb_samples)
+    for m, method in enumerate(by_depth.methods):
+        bias, std, angle = (np.median(a[:, m], -1) for a in (by_depth.bias, by_depth.std, by_depth.cosine))
+        log.info("%-22s bias %s  s.d. %s  cosine %s", method, bias.round(3), std.round(2), angle.round(3))
+    log.info("coverage %s", shares)
+    run.figure("estimators", figures.estimator_comparison(chain, curve, (by_depth, by_slope)))
+    run.figure("coverage", figures.coverage_bars(shares, cfg.coverage_repetitions))
+
+
+if __name__ == "__main__":
+    main(command_line("gradient_estimators"))

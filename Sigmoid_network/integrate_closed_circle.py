@@ -1,0 +1,88 @@
+"""Integrates the surrogate gradient of a sigmoid network around a closed circle; keys: configs/sigmoid_network.
+
+python3 Sigmoid_network/integrate_closed_circle.py
+python3 Sigmoid_network/integrate_closed_circle.py beta=100 betas_sg=[2,10] radius=1 plane.seed=7
+python3 Sigmoid_network/integrate_closed_circle.py sizes=[2,4,3,1] x=[1,-0.5] tolerance=1e-8
+"""
+
+import logging
+
+import numpy as np
+import torch
+
+from surgrad import figures_sigmoid as figures
+from surgrad.loop_study import loop_study
+from surgrad.schema import entry
+from surgrad.schema.sigmoid_network import ClosedCircleConfig, command_line
+from surgrad.sigmoid import Circle, Plane, SigmoidNet, random_plane
+
+log = logging.getLogger(__name__)
+
+
+def circle(cfg: ClosedCircleConfig, net: SigmoidNet) -> Circle:
+    """The loop that the configuration describes."""
+    plane: Plane = (
+        random_plane(net.nb_weights, cfg.plane.seed, tuple(cfg.plane.rows))
+        if cfg.plane.first is None
+        else Plane(np.array(cfg.plane.first), np.array(cfg.plane.second))
+    )
+    return Circle(plane, cfg.radius, None if cfg.center is None else np.array(cfg.center))
+
+
+@entry("sigmoid_network", ClosedCircleConfig)
+def main(cfg: ClosedCircleConfig, run) -> None:
+    net = SigmoidNet(cfg.beta, tuple(cfg.sizes))
+    result = loop_study(
+        net,
+        circle(cfg, net),
+        torch.tensor(cfg.x, dtype=torch.float64),
+        cfg.betas_sg,
+        nb_points=np.unique(np.geomspace(50, cfg.max_points, cfg.nb_rules).astype(int)),
+        published_points=cfg.published_points,
+        extent=cfg.extent,
+        nb_grid=cfg.nb_grid,
+        nb_radii=cfg.nb_radii,
+        tolerance=cfg.tolerance,
+        max_evaluations=cfg.max_evaluations,
+    )
+    peaks, angle = result.surrogate.peak_to_peak, result.surrogate.position
+    for k, beta_sg in enumerate(result.betas_sg):
+        control = result.controls[k]
+        numbers = {
+            "loop_integral": result.surrogate.value[k],
+            "loop_integral_error": result.surrogate.error[k],
+            "peak_to_peak": peaks[k],
+            "control_true_gradient": control.value[0],
+            "control_error": control.error[0],
+            "curl_in_disc": result.inside[k],
+            "curl_in_disc_error": result.inside_error[k],
+            f"rule_{result.published_points}_points": result.published[k],
+        }
+        run.summary.update({f"beta_sg={beta_sg:g}/{name}": float(value) for name, value in numbers.items()})
+        log.info(
+            "beta_SG %g: loop integral %+.5f (error %.0e), of the true gradient %+.0e, of the curl inside %+.5f,"
+            " by %d points %+.5f",
+            beta_sg,
+            result.surrogate.value[k],
+            result.surrogate.error[k],
+            control.value[0],
+            result.inside[k],
+            result.published_points,
+            result.published[k],
+        )
+    run.summary["nb_evaluations"] = result.surrogate.nb_evaluations
+    run.state("loop/angle", angle, units="rad")
+    run.state("loop/running_integral", result.surrogate.running, betas_sg=result.betas_sg)
+    run.state("loop/output", result.output)
+    run.state("convergence/points", result.nb_points)
+    run.state("convergence/integral", result.rule, betas_sg=result.betas_sg)
+    run.state("plane/axis", result.axis)
+    run.state("plane/output", result.landscapes, betas=(*result.betas_sg, result.beta))
+    run.state("plane/curl", result.curl, betas_sg=result.betas_sg)
+    run.figure("closed_loop", figures.closed_loop(result))
+    run.figure("convergence", figures.loop_convergence(result))
+    run.figure("curl", figures.curl_map(result))
+
+
+if __name__ == "__main__":
+    main(command_line("integrate_closed_circle"))
