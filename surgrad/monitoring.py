@@ -16,6 +16,8 @@ from surgrad.runs import Run
 from surgrad.statistics import defined_mean, fano_over_trials, firing_rates
 from surgrad.training import MONITOR_DRAW, BatchGrid
 
+_RECORDED_AT_ONCE = 64  # repeats whose spikes are held as numbers rather than bytes
+
 
 class Activity(NamedTuple):
     """Recorded samples.
@@ -29,7 +31,9 @@ class Activity(NamedTuple):
 
 
 @torch.no_grad()
-def record(network: Network, batches: Sequence[EventBatch], *, seed: int = 0, draw: int = 0, kernel: str = "auto"):
+def record(
+    network: Network, batches: Sequence[EventBatch], *, seed: int = 0, draw: int = 0, kernel: str = "auto"
+) -> Activity:
     """Spikes and readout of some batches as one `Activity` on the CPU, spikes as bytes.
 
     Args: network; batches on its device; address of the noise; kernel.
@@ -139,7 +143,7 @@ class Monitor:
 
     def _repeats(self, when: str) -> dict[str, float]:
         sample = self._batch(self.samples[:1])
-        batches = repeated(sample, self.nb_repeats, self.grid.batch_size)
+        batches = repeated(sample, self.nb_repeats, min(self.grid.batch_size, _RECORDED_AT_ONCE))
         seen = record(self.network, batches, seed=self.seed, draw=MONITOR_DRAW + 1, kernel=self.kernel)
         columns = {}
         for k, spikes in enumerate(seen.spikes):

@@ -1,9 +1,14 @@
-"""What the tests of the Classification suite share: its script as a module, and overrides that make it tiny."""
+"""What the tests of the Classification suite share: its script, overrides that make it tiny, a tiny network."""
 
 import importlib.util
 import sys
 
+import torch
+
+from surgrad.initializers import FluctuationDrivenCentered
+from surgrad.models import ConvStack, SpikeParameters, conv_snn, method_neuron
 from surgrad.runs import REPO
+from surgrad.training import BatchGrid
 
 SCRIPT = REPO / "Classification" / "deep_convSNN.py"
 
@@ -37,3 +42,17 @@ def load_script():
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+GRID = BatchGrid(batch_size=8, dt=2e-3, nb_steps=40, unit_shape=(1, 12))
+STACK = ConvStack(1, [4], [3], [2], [0], rec=True, rec_kernel_size=3, rec_padding=1)
+
+
+def make_network(method="stochasticsuperspike", seed=0):
+    """A recurrent layer of four channels on twelve inputs."""
+    neuron = method_neuron(method, SpikeParameters())
+    network = conv_snn(
+        STACK, nb_inputs=12, nb_classes=3, neuron=neuron, dt=2e-3, tau_mem=2e-2, tau_syn=1e-2, tau_readout=0.1
+    )
+    FluctuationDrivenCentered(1.3, nu=12.0)(network, torch.Generator().manual_seed(seed))
+    return network

@@ -5,34 +5,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from classification_suite import GRID, make_network
 
 from surgrad.datasets.augment import Drop
 from surgrad.datasets.randman import Randman
 from surgrad.errors import UserError
-from surgrad.initializers import FluctuationDrivenCentered
 from surgrad.losses import MaxOverTimeCrossEntropy
 from surgrad.models import METHODS, ConvStack, SpikeParameters, conv_snn, method_neuron, set_neuron
 from surgrad.regularizers import UpperBoundL2
 from surgrad.runs import load_runs, open_run
-from surgrad.training import BatchGrid, Best, Fit, Objective, Scores, annealed, evaluate, evaluate_repeatedly
+from surgrad.training import Best, Fit, Objective, Scores, annealed, evaluate, evaluate_repeatedly
 
-GRID = BatchGrid(batch_size=8, dt=2e-3, nb_steps=40, unit_shape=(1, 12))
 OBJECTIVE = Objective(MaxOverTimeCrossEntropy(), [UpperBoundL2(0.1, 1.0)])
-STACK = ConvStack(1, [4], [3], [2], [0], rec=True, rec_kernel_size=3, rec_padding=1)
 
 
 @pytest.fixture(scope="module")
 def splits():
     return Randman(nb_classes=3, nb_units=12, nb_steps=40, duration=0.08, nb_samples=20, alpha=2.0).splits()
-
-
-def make_network(method="stochasticsuperspike", seed=0):
-    neuron = method_neuron(method, SpikeParameters())
-    network = conv_snn(
-        STACK, nb_inputs=12, nb_classes=3, neuron=neuron, dt=2e-3, tau_mem=2e-2, tau_syn=1e-2, tau_readout=0.1
-    )
-    FluctuationDrivenCentered(1.3, nu=12.0)(network, torch.Generator().manual_seed(seed))
-    return network
 
 
 def fit(
