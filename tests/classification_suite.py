@@ -21,9 +21,7 @@ TINY_NETWORK = [
     "dataset.padding=[0,0]",
     "dataset.duration=0.04",
 ]
-TINY = [
-    *TINY_DATA,
-    *TINY_NETWORK,
+SHORT = [
     "batch_size=16",
     "nb_epochs=2",
     "fano.repeats=5",
@@ -33,6 +31,7 @@ TINY = [
     "device=cpu",
     "num_threads=1",
 ]
+TINY = [*TINY_DATA, *TINY_NETWORK, *SHORT]
 
 
 def load_script():

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from classification_suite import SCRIPT, TINY, load_script
+from classification_suite import SCRIPT, SHORT, TINY, TINY_NETWORK, load_script
 
 from surgrad.runs import load_runs
 
@@ -218,7 +218,8 @@ def write_file(path, *, labels=(0, 1, 2), unit=5, empty=False):
 
 
 FILES = [
-    *TINY[len(["dataset=randman"]) + 3 :],  # all but the keys of Randman
+    *TINY_NETWORK,
+    *SHORT,
     "dataset=hdf5",
     "dataset.nb_inputs=12",
     "dataset.nb_classes=3",
