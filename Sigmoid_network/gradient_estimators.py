@@ -58,6 +58,7 @@ def main(cfg: GradientEstimatorsConfig, run) -> None:
             for m, method in enumerate(result.methods):
                 key = f"{name}={value:g}/{method}"
                 run.summary[f"{key}/bias"] = float(np.median(result.bias[v, m]))
+                run.summary[f"{key}/bias_error"] = float(np.median(result.bias_error[v, m]))
                 run.summary[f"{key}/std"] = float(np.median(result.std[v, m]))
                 run.summary[f"{key}/cosine"] = float(np.median(result.cosine[v, m]))
     run.state("samples/cosine", curve.cosine, methods=list(curve.methods))
