@@ -87,6 +87,8 @@ def losses(
                 ax.set_yscale("log")
                 ax.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
                 ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+        if reference:
+            axes[0, 0].plot([], [], color="0.4", linestyle=":", linewidth=0.9, label="published code")
         axes[0, 0].legend()
     return figure
 
@@ -128,22 +130,24 @@ def distributions(
 ) -> Figure:
     """Histograms with their means, one panel per quantity: rates, inter-spike intervals, CVs.
 
+    The last bin also holds what lies beyond it, at most 0.5 % of every group.
+
     Args: label of the quantity -> name -> values; name -> colour; number of bins.
     """
     with style():
         figure, axes = plt.subplots(1, len(panels), figsize=(0.3 + 2.2 * len(panels), 2.0), squeeze=False)
         for ax, (label, groups) in zip(axes[0], panels.items(), strict=True):
             groups = {name: values[np.isfinite(values)] for name, values in groups.items()}
-            largest = max((values.max() for values in groups.values() if len(values)), default=1.0)
+            largest = max((np.quantile(values, 0.995) for values in groups.values() if len(values)), default=1.0)
             edges = np.linspace(0, largest or 1.0, nb_bins + 1)
             for k, (name, values) in enumerate(groups.items()):
                 color = (colors or {}).get(name, method_color(name, k))
                 weights = np.full(len(values), 1 / max(len(values), 1))
-                ax.hist(values, edges, weights=weights, histtype="step", color=color, label=name)
+                ax.hist(values.clip(max=edges[-1]), edges, weights=weights, histtype="step", color=color, label=name)
                 if len(values):
                     ax.axvline(values.mean(), color=color, linewidth=0.7, linestyle="--")
             ax.set(xlabel=label, ylabel="share")
-        axes[0, -1].legend()
+        axes[0, 0].legend()
     return figure
 
 

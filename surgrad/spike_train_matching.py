@@ -207,7 +207,7 @@ class Task:
         key: NoiseKey,
         nb_trials: int = 1,
         hidden_current: Tensor | None = None,
-        surrogates: tuple[Surrogate, Surrogate] | None = None,
+        surrogate: Surrogate | None = None,
     ) -> Activity:
         """Run both layers; trials and pairs are one batch for the kernel.
 
@@ -217,7 +217,7 @@ class Task:
             key: seed and draw (the epoch) of the noise.
             nb_trials: K.
             hidden_current: of these weights, if known already.
-            surrogates: of hidden and output layer, to differentiate through spikes and resets.
+            surrogate: of both layers, to differentiate through spikes and resets.
         """
         current = self.hidden_current(weights) if hidden_current is None else hidden_current
         shape = (self.nb_steps, nb_trials, self.nb_pairs)
@@ -229,8 +229,8 @@ class Task:
             else:
                 current = layers[0] @ weights.output
             neuron = LIF(escape_noise=self._unit_threshold(noise), reset=self.neurons.reset)
-            if surrogates is not None:
-                neuron = replace(neuron, surrogate=self._unit_surrogate(surrogates[layer]), diff_reset=True)
+            if surrogate is not None:
+                neuron = replace(neuron, surrogate=self._unit_surrogate(surrogate), diff_reset=True)
             layers += self._scan(current, neuron, replace(key, layer=layer), ids)
         return Activity(*(x.unflatten(1, shape[1:]) for x in layers))
 
@@ -300,8 +300,7 @@ class _Rescaled:
 class Episode:
     """One presentation, as an update sees it.
 
-    Args: task; weights; activity; mode, key of the draws; surrogate of the hidden layer; beta_o, slope of the output's
-    surrogate, which only full backpropagation uses.
+    Args: task; weights; activity; mode, key of the draws; surrogate.
     """
 
     task: Task
@@ -310,7 +309,6 @@ class Episode:
     mode: SpikeMode
     key: NoiseKey
     surrogate: Surrogate
-    beta_o: float = 100.0
 
 
 @torch.no_grad()
@@ -360,13 +358,13 @@ def autograd_three_factor(episode: Episode) -> Weights:
 def full_backpropagation(episode: Episode) -> Weights:
     """Minus the gradient of the van Rossum distance, summed over outputs, through time, resets and output spikes.
 
-    Nothing is cut: surrogates stand for dS/du of both layers (sigmoid'(beta_o) at the output) and in both resets.
+    Nothing is cut: the method's surrogate stands for dS/du in both layers, in spikes and in resets. Through resets and
+    time, surrogates with a large peak (such as sigmoid' of the output's slope) explode (Zenke & Vogels 2021).
     """
     task = episode.task
     weights = Weights(*(w.detach().requires_grad_() for w in episode.weights))
     nb_trials = episode.activity.spikes_output.shape[1]
-    surrogates = (episode.surrogate, SigmoidPrime(episode.beta_o))
-    activity = task.forward(weights, episode.mode, episode.key, nb_trials, surrogates=surrogates)
+    activity = task.forward(weights, episode.mode, episode.key, nb_trials, surrogate=episode.surrogate)
     loss = task.van_rossum(activity.spikes_output).mean() * task.target.shape[-1]
     return Weights(*(-g for g in torch.autograd.grad(loss, weights)))
 
@@ -388,7 +386,7 @@ class Training:
         update: "three_factor", "autograd" or "full".
         lr_h, lr_o: learning rates.
         nb_trials: K, averaged in every update.
-        batch_size: pairs per update. seed: of the noise. beta_o: see `Episode`.
+        batch_size: pairs per update. seed: of the noise.
     """
 
     surrogate: Surrogate
@@ -400,7 +398,6 @@ class Training:
     nb_trials: int = 1
     batch_size: int = 1
     seed: int = 0
-    beta_o: float = 100.0
 
     def __post_init__(self):
         if self.update not in UPDATES:
@@ -454,7 +451,7 @@ def train(task: Task, weights: Weights, training: Training, epochs: range) -> It
         seen, total, before = [], None, weights
         for batch in batches:
             activity = batch.forward(weights, training.mode, key, training.nb_trials, hidden_current=current)
-            episode = Episode(batch, weights, activity, training.mode, key, training.surrogate, training.beta_o)
+            episode = Episode(batch, weights, activity, training.mode, key, training.surrogate)
             step = update(episode)
             weights = Weights(
                 weights.hidden + training.lr_h * step.hidden, weights.output + training.lr_o * step.output

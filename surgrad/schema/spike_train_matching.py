@@ -215,5 +215,4 @@ class SpikeTrainMatchingConfig(CommonConfig):
             nb_trials=self.method.nb_trials,
             batch_size=self.dataset.batch_size,
             seed=self.seed,
-            beta_o=self.beta_o,
         )
