@@ -1,5 +1,6 @@
 """The spike-train matching rule against golden traces, its own adjoint, and differentiation."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,7 @@ def relative(ours: torch.Tensor, reference: np.ndarray) -> float:
     return float(np.abs(ours.numpy() - reference).max() / np.abs(reference).max())
 
 
+@cache
 def random_episode(nb_trials=3, nb_pairs=2, nb_steps=70, dtype=torch.float64, sg_mode="superspike", theta=1.0, **kw):
     generator = torch.Generator().manual_seed(4)
     neurons = Neurons(theta=theta, **kw)
@@ -179,7 +181,7 @@ def test_trials_and_pairs_draw_the_same_spikes_in_any_batch():
 
 
 def test_full_backpropagation_descends_the_van_rossum_distance():
-    episode = random_episode(nb_trials=20, nb_pairs=1)
+    episode = random_episode(nb_trials=20, nb_pairs=1, dtype=torch.float32)
     task = episode.task
     step = full_backpropagation(episode)
     before = task.van_rossum(episode.activity.spikes_output).mean()
