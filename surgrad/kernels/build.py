@@ -1,4 +1,4 @@
-"""Compile the CPU kernel once, at first use, and load it.
+"""Compile the CPU kernels once, at first use, and load them.
 
 The library is cached under the user's cache folder, by source, compiler, flags and CPU. Many processes may start at
 once: each builds in a file of its own, one at a time, and moves it into place.
@@ -16,9 +16,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from surgrad.errors import UserError
+
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).parent / "lif.cpp"
+FOLDER = Path(__file__).parent
+SOURCE = FOLDER / "lif.cpp"
 FLAGS = (
     *("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"),
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),
@@ -52,18 +55,41 @@ def library() -> ctypes.CDLL | None:
     if compiler is None:
         logger.warning("no C++ compiler found: the slow reference kernel runs. Install g++ or clang++, or set CXX")
         return None
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    parts = [p.read_text() for p in sorted((SOURCE, *SOURCE.parent.glob("*.h")))]
-    key = hashlib.sha256("\0".join([*parts, version, *FLAGS, platform.machine(), _cpu()]).encode()).hexdigest()[:16]
     try:
-        return _load(_build(compiler, cache_folder() / f"lif-{key}.so"))
+        return _load(_build(compiler, _target(compiler, SOURCE)))
     except (OSError, subprocess.CalledProcessError) as error:
-        detail = getattr(error, "stderr", None) or str(error)
-        logger.warning("the CPU kernel could not be built (%s): the slow reference kernel runs", detail.strip()[:500])
+        logger.warning("the CPU kernel could not be built (%s): the slow reference kernel runs", _reason(error))
         return None
 
 
-def _build(compiler: str, target: Path) -> Path:
+@functools.cache
+def compiled(name: str) -> ctypes.CDLL:
+    """The library of kernels/<name>.cpp, for algorithms without a slow form. Raises: UserError if that fails."""
+    compiler = _compiler()
+    if compiler is None:
+        raise UserError(
+            f"{name} is compiled at first use, and no C++ compiler was found: install g++ or clang++, or set CXX"
+        )
+    source = FOLDER / f"{name}.cpp"
+    try:
+        return ctypes.CDLL(str(_build(compiler, _target(compiler, source), source)))
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(f"{name} could not be compiled: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "stderr", None) or error).strip()[:500]
+
+
+def _target(compiler: str, source: Path) -> Path:
+    """Where the library of a source goes: the name holds everything that it depends on."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    parts = [p.read_text() for p in sorted((source, *FOLDER.glob("*.h")))]
+    key = hashlib.sha256("\0".join([*parts, version, *FLAGS, platform.machine(), _cpu()]).encode()).hexdigest()[:16]
+    return cache_folder() / f"{source.stem}-{key}.so"
+
+
+def _build(compiler: str, target: Path, source: Path = SOURCE) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(target.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -71,7 +97,7 @@ def _build(compiler: str, target: Path) -> Path:
             handle, name = tempfile.mkstemp(suffix=".so", dir=target.parent)
             os.close(handle)
             try:
-                command = [compiler, *FLAGS, "-o", name, str(SOURCE)]
+                command = [compiler, *FLAGS, "-o", name, str(source)]
                 subprocess.run(command, check=True, capture_output=True, text=True)
                 os.replace(name, target)
             finally:

@@ -1,0 +1,180 @@
+// A leaky membrane behind an exponential synapse, followed from event to event, and its adjoint:
+//
+//   tau_mem dV/dt = -V + I,   tau_syn dI/dt = -I,   I += W[u] at an input spike of u.
+//
+// Over an interval d without an event V(d) = m V + k I and I(d) = s I, with the same m, s, k for all neurons.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <thread>
+#include <vector>
+
+namespace {
+
+template <class R>
+struct Factors {
+    R m, s, k;
+};
+
+template <class R>
+struct Membrane {
+    R tau_mem, tau_syn, delta;  // delta = 1 / tau_syn - 1 / tau_mem
+    Membrane(double mem, double syn) : tau_mem(mem), tau_syn(syn), delta((mem - syn) / (mem * syn)) {}
+
+    // k = tau_syn / (tau_mem - tau_syn) (m - s), written so that it stays accurate up to equal time constants
+    Factors<R> after(R d) const {
+        R m = std::exp(-d / tau_mem), x = d * delta;
+        if (std::abs(x) < R(1e-4)) return {m, std::exp(-d / tau_syn), m * d / tau_mem * (1 - x / 2 + x * x / 6)};
+        R drop = -std::expm1(-x);
+        return {m, m * (1 - drop), m * drop / (delta * tau_mem)};
+    }
+    // Time of the maximum of V when it starts to rise, I > V; negative if it rises for ever
+    R peak(R V, R I) const {
+        R below = V * delta + I / tau_mem;
+        if (!(below > 0)) return -1;
+        R y = (I - V) * delta / below;
+        return (I - V) / below * (std::abs(y) < R(1e-4) ? 1 - y / 2 + y * y / 3 : std::log1p(y) / y);
+    }
+    // First time in [0, D] at which V reaches 1, or -1. V < 1 at the start.
+    R crossing(R V, R I, R D) const {
+        if (!(I > 1) || !(I > V)) return -1;
+        if (V >= 1) return 0;
+        Factors<R> f = after(D);
+        R last = D, V_last = f.m * V + f.k * I;
+        if (V_last < 1) {
+            if (f.s * I >= V_last) return -1;
+            last = peak(V, I);
+            if (!(last >= 0) || last > D) return -1;
+            f = after(last);
+            if (f.m * V + f.k * I < 1) return -1;
+        }
+        R d = tau_mem == 2 * tau_syn ? quadratic(V, I) : delta == 0 ? lambert(V, I) : newton(V, I, last);
+        return std::isfinite(d) ? std::min(std::max(d, R(0)), last) : last;
+    }
+    // tau_mem = 2 tau_syn: with x = exp(-d / tau_mem), (V + I) x - I x^2 = 1
+    R quadratic(R V, R I) const {
+        R P = V + I, root = std::sqrt(std::max(P * P - 4 * I, R(0)));
+        return tau_mem * std::log(2 * I / (P + root));
+    }
+    // Equal time constants: with x = V / I + d / tau, x exp(-x) = exp(-V / I) / I, x = -W0(-exp(-V / I) / I)
+    R lambert(R V, R I) const {
+        double z = -std::exp(-double(V) / I) / I, p = std::sqrt(std::max(2 * (M_E * z + 1), 0.0));
+        double w = p < 0.8 ? -1 + p - p * p / 3 + 11 * p * p * p / 72 : z * (1 - z + 1.5 * z * z);
+        for (int i = 0; i < 20 && p > 1e-7; i++) {
+            double e = std::exp(w), f = w * e - z, step = f / (e * (w + 1) - (w + 2) * f / (2 * w + 2));
+            w -= step;
+            if (std::abs(step) < 1e-16 * (1 + std::abs(w))) break;
+        }
+        return tau_mem * R(-w - double(V) / I);
+    }
+    R newton(R V, R I, R hi) const {
+        const R tiny = 2 * std::numeric_limits<R>::epsilon() * tau_mem;
+        R lo = 0, d = 0;
+        for (int i = 0; i < 100; i++) {
+            Factors<R> f = after(d);
+            R v = f.m * V + f.k * I, slope = (f.s * I - v) / tau_mem;
+            if (v >= 1) hi = d;
+            else lo = d;
+            R next = d + (1 - v) / slope;
+            if (!(next > lo && next < hi)) next = v >= 1 || !(slope > 0) ? (lo + hi) / 2 : std::min(next, hi);
+            if (std::abs(next - d) <= tiny || next == d) return next;
+            d = next;
+        }
+        return d;
+    }
+};
+
+template <class R>
+struct Input {
+    const R* times;
+    const int32_t* units;
+    const int64_t* offsets;
+    int64_t B;
+};
+
+// Rows of W that the input can reach
+template <class R>
+size_t rows(const Input<R>& in) {
+    int32_t top = 0;
+    for (int64_t e = 0; e < in.offsets[in.B]; e++) top = std::max(top, in.units[e] + 1);
+    return size_t(top);
+}
+
+// Contiguous shares of the samples, one per thread
+template <class F>
+void share(int64_t B, int64_t threads, F work) {
+    threads = std::max<int64_t>(1, std::min(threads, B));
+    std::vector<std::thread> others;
+    for (int64_t t = 1; t < threads; t++) others.emplace_back(work, t, B * t / threads, B * (t + 1) / threads);
+    work(int64_t(0), int64_t(0), B / threads);
+    for (auto& other : others) other.join();
+}
+
+template <class R>
+void axpy(int64_t N, const R* x, R* y) {
+    for (int64_t n = 0; n < N; n++) y[n] += x[n];
+}
+
+// What the adjoint of a sample leaves behind
+template <class R>
+struct Gradients {
+    R *W, *recurrent;  // of this thread
+    R* times;          // of all input events
+};
+
+template <class R>
+struct Adjoint {
+    const Membrane<R>& membrane;
+    const Input<R>& in;
+    int64_t N;
+    const R* W;
+    Gradients<R> out;
+    std::vector<R> pV, pI;
+
+    Adjoint(const Membrane<R>& m, const Input<R>& in, int64_t N, const R* W, Gradients<R> out)
+        : membrane(m), in(in), N(N), W(W), out(out), pV(N), pI(N) {}
+
+    void reset() { std::fill(pV.begin(), pV.end(), R(0)), std::fill(pI.begin(), pI.end(), R(0)); }
+    void back(R d) {
+        Factors<R> f = membrane.after(d);
+        R *v = pV.data(), *i = pI.data();
+        for (int64_t n = 0; n < N; n++) i[n] = f.s * i[n] + f.k * v[n], v[n] *= f.m;
+    }
+    void back(int64_t n, R d) {
+        Factors<R> f = membrane.after(d);
+        pI[n] = f.s * pI[n] + f.k * pV[n], pV[n] *= f.m;
+    }
+    // A spike that adds `w` to all currents: its gradient by time; the one by its weights goes to `dw`
+    R arrival(const R* w, R* dw) {
+        const R *v = pV.data(), *i = pI.data();
+        const R a = 1 / membrane.tau_syn, b = 1 / membrane.tau_mem;
+        R sum = 0;
+        for (int64_t n = 0; n < N; n++) dw[n] += i[n], sum += w[n] * (a * i[n] - b * v[n]);
+        return sum;
+    }
+    void event(int64_t e) { out.times[e] = arrival(W + in.units[e] * N, out.W + in.units[e] * N); }
+};
+
+// Gradient buffers of every thread but the first, which writes into the result
+template <class R>
+struct Buffers {
+    std::vector<std::vector<R>> own;
+    R* result;
+    size_t size;
+    Buffers(R* result, size_t size, int64_t threads, int64_t B) : own(std::max<int64_t>(1, std::min(threads, B))), result(result), size(size) {}
+    R* of(int64_t thread) {
+        if (!result) return nullptr;
+        if (thread) own[thread].assign(size, R(0));
+        return thread ? own[thread].data() : result;
+    }
+    void sum() {
+        for (auto& buffer : own)
+            if (!buffer.empty()) axpy(int64_t(size), buffer.data(), result);
+    }
+};
+
+}  // namespace
