@@ -24,7 +24,7 @@ quickstart: $(VENV)/.installed  ## train the deep ConvSNN on the embedded spoken
 	$(RUN) Classification/deep_convSNN.py --config-name=config_quickstart
 
 test: lint  ## every check: environment, ruff, tests, notebooks
-	$(RUN) -m pytest --numprocesses=auto
+	$(RUN) -m pytest --numprocesses=auto --nbmake tests Sigmoid_network
 
 slow: $(VENV)/.installed-dev  ## the tests that take minutes
 	$(RUN) -m pytest -m slow
