@@ -84,7 +84,7 @@ class Population:
         columns = max(16, triton.next_power_of_2(samples * self.positions))
         if rows * columns > LARGEST_TILE:
             return None
-        warps = min(16, max(4, rows * columns // 256))
+        warps = 4 if rows * columns <= 512 else 8 if rows * columns <= 2048 else 16
         return Tile(rows, columns, samples * self.positions, warps)
 
     @cached_property
