@@ -52,6 +52,7 @@ class Network(nn.Module):
         return_state: bool = False,
         truncate: int = 0,
         memory: str = "full",
+        precision: str = "float32",
         kernel: str = "auto",
     ) -> NetworkOutput:
         """Run the network over all time steps of ``x``.
@@ -65,6 +66,7 @@ class Network(nn.Module):
             return_state: also return the state after the last step.
             truncate: if not 0, cut gradients at every multiple of this many steps (truncated backpropagation).
             memory: "full", or "recompute" to keep less for the backward pass, for long T; the gradients are the same.
+            precision: of the products; "bf16" only on a GPU (state is always float32, spikes are exact in either).
             kernel: "auto", "reference", "cpu" or "cuda".
         """
         if memory not in ("full", "recompute"):
@@ -79,4 +81,10 @@ class Network(nn.Module):
             "truncate": truncate,
             "memory": memory,
         }
+        if precision != "float32":
+            if run is not kernels.KERNELS["cuda"]:
+                raise UserError(
+                    f"precision={precision!r} is for kernel='cuda'; on a CPU spikes gather float32 weights without products"
+                )
+            options["precision"] = precision
         return run(self, x, NoiseKey(seed, draw), ids, **options)

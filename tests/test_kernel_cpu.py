@@ -292,3 +292,9 @@ def test_many_processes_may_build_at_once(tmp_path):
         process.join()
     assert sizes == [ctypes.sizeof(cpu._Layer)] * 3
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".lock", ".so"]
+
+
+def test_half_precision_products_are_for_the_gpu():
+    network = small_network()
+    with pytest.raises(UserError, match="precision='bf16' is for kernel='cuda'"):
+        network(spikes_for(network), precision="bf16")

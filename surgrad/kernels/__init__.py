@@ -1,7 +1,7 @@
 """The scan over time, in several rooms with one contract: same spikes, gradients to rounding.
 
-`reference` is the specification in plain PyTorch; `cpu` is compiled. Losses, data sets and scripts do not know
-which one ran.
+`reference` is the specification in plain PyTorch, `cpu` is compiled, `cuda` is written in Triton. Losses, data sets
+and scripts do not know which one ran.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from surgrad.errors import UserError
-from surgrad.kernels import cpu, reference
+from surgrad.kernels import cpu, cuda, reference
 from surgrad.kernels.build import library
 from surgrad.neurons import LIF, LIFState
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from surgrad.datasets.events import EventBatch
     from surgrad.network import Network
 
-KERNELS = {"reference": reference.run, "cpu": cpu.run}
+KERNELS = {"reference": reference.run, "cpu": cpu.run, "cuda": cuda.run}
 
 
 def _cpu_obstacle(neurons: list[LIF], dtype: torch.dtype, device: torch.device) -> str | None:
@@ -46,11 +46,14 @@ def select(kernel: str, network: "Network", x: "Tensor | EventBatch") -> Callabl
     if kernel == "reference":
         return reference.run
     weight = next(network.parameters())
-    obstacle = _cpu_obstacle([layer.neuron for layer in network.layers], weight.dtype, weight.device)
+    find_obstacle = cuda.obstacle if kernel == "cuda" or weight.device.type == "cuda" else _cpu_obstacle
+    obstacle = find_obstacle([layer.neuron for layer in network.layers], weight.dtype, weight.device)
+    if kernel == "cpu" and find_obstacle is cuda.obstacle:
+        obstacle = f"the network is on {weight.device}"
     if obstacle is None:
-        return cpu.run
-    if kernel == "cpu":
-        raise UserError(f"kernel='cpu' cannot run this network: {obstacle}; use kernel=auto")
+        return cuda.run if find_obstacle is cuda.obstacle else cpu.run
+    if kernel != "auto":
+        raise UserError(f"kernel={kernel!r} cannot run this network: {obstacle}; use kernel=auto")
     return reference.run
 
 
