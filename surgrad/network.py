@@ -84,7 +84,7 @@ class Network(nn.Module):
         if precision != "float32":
             if run is not kernels.KERNELS["cuda"]:
                 raise UserError(
-                    f"precision={precision!r} is for kernel='cuda'; on a CPU spikes gather float32 weights without products"
+                    f"precision={precision!r} is for kernel='cuda'; a CPU sums float32 weights, without products"
                 )
             options["precision"] = precision
         return run(self, x, NoiseKey(seed, draw), ids, **options)
