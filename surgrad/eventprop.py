@@ -10,7 +10,7 @@ times, by adjoint variables that jump at spikes (eqs. 5-9 there; the jumps are d
 
 The gradient is that of the spikes that are there: it does not see a spike that a larger weight would create, and grows
 without bound as a neuron only just reaches threshold. A neuron that never spikes passes no gradient on; `first_spikes`
-marks it with an infinite time, and `TimeToFirstSpike` says what a loss makes of that.
+marks it with an infinite time, and `surgrad.eventprop_network.FirstSpike` says what a loss makes of that.
 """
 
 import math
@@ -48,6 +48,12 @@ class Spikes(NamedTuple):
         """Spikes of every unit, (B, nb_units)."""
         flat = self.samples * nb_units + self.units
         return torch.bincount(flat, minlength=self.nb_samples * nb_units).view(self.nb_samples, nb_units)
+
+    def dropped(self, p: float, generator: torch.Generator) -> "Spikes":
+        """Without each spike with probability ``p``."""
+        kept = torch.rand(len(self.times), generator=generator) >= p
+        before = torch.cat([self.offsets.new_zeros(1), kept.cumsum(0)])
+        return Spikes(self.times[kept], self.units[kept], before[self.offsets])
 
     def subset(self, samples: Tensor) -> "Spikes":
         """Some of the samples, in the order given: (M,) int64."""
@@ -213,32 +219,3 @@ def first_spikes(spikes: Spikes, nb_units: int) -> Tensor:
     index = torch.full((nb,), len(spikes.times)).scatter_reduce(0, flat, torch.arange(len(flat)), "amin")
     times = torch.cat([spikes.times, spikes.times.new_full((1,), math.inf)])
     return times[index].view(spikes.nb_samples, nb_units)
-
-
-@dataclass(frozen=True)
-class TimeToFirstSpike:
-    """Cross entropy of first spike times, the earliest wins (Wunderlich & Pehle 2021, eq. 14):
-
-        -log(exp(-t_y / tau0) / sum_k exp(-t_k / tau0)) + alpha (exp(t_y / tau1) - 1).
-
-    A silent unit takes part as if it fired at ``duration``, without a gradient.
-
-    Args: alpha, weight of the pull towards early spikes; tau0, tau1, duration in s.
-    """
-
-    alpha: float = 0.003
-    tau0: float = 0.5e-3
-    tau1: float = 6.4e-3
-    duration: float = 60e-3
-
-    def __post_init__(self) -> None:
-        for name in ("tau0", "tau1", "duration"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name}={getattr(self, name)} s must be positive")
-
-    def __call__(self, first: Tensor, labels: Tensor) -> Tensor:
-        """Mean over samples: first spike times (B, C) in s, labels (B,) -> ()."""
-        times = torch.where(first.isfinite(), first, self.duration)
-        wanted = times.gather(1, labels[:, None])[:, 0]
-        entropy = nn.functional.cross_entropy(-times / self.tau0, labels)
-        return entropy + self.alpha * torch.expm1(wanted / self.tau1).mean()

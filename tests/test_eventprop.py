@@ -13,11 +13,11 @@ from surgrad.eventprop import (
     EventLIF,
     EventReadout,
     Spikes,
-    TimeToFirstSpike,
     check_window,
     first_spikes,
     spikes_from_times,
 )
+from surgrad.eventprop_network import FirstSpike
 
 DURATION = 60e-3
 NEURONS = {
@@ -56,9 +56,16 @@ def network(neuron, recurrent, seed=0):
     return spikes_from_times(times, DURATION, torch.float64), layers, readout
 
 
+HEAD = FirstSpike(8, tau0=2e-3)
 LABELS = torch.arange(6) % 3
+
+
+def first_spike_loss(spikes):
+    return HEAD.loss(HEAD.scores(spikes, DURATION), LABELS, DURATION)
+
+
 LOSSES = {
-    "first spike": lambda spikes, readout: TimeToFirstSpike(tau0=2e-3)(first_spikes(spikes, 8), LABELS),
+    "first spike": lambda spikes, readout: first_spike_loss(spikes),
     "maximum": lambda spikes, readout: 1e2 * readout.maximum(spikes, DURATION).tanh().pow(3).sum(),
     "integral": lambda spikes, readout: 1e3 * readout.integral(spikes, DURATION, 20e-3).pow(3).sum(),
     "voltage": lambda spikes, readout: readout.voltage(spikes, torch.linspace(0, DURATION, 50)).square().sum(),
@@ -187,12 +194,9 @@ def test_batches_threads_and_float32_give_the_same_spikes():
     torch.testing.assert_close(single.times.double(), whole.times, rtol=0, atol=1e-7)
 
 
-def test_time_to_first_spike_leaves_silent_units_out():
+def test_first_spikes_of_silent_units_are_infinite():
     spikes = Spikes(torch.tensor([5e-3, 6e-3]), torch.tensor([1, 1], dtype=torch.int32), torch.tensor([0, 2, 2]))
-    first = first_spikes(spikes, 2)
-    assert first.tolist() == [[math.inf, pytest.approx(5e-3)], [math.inf, math.inf]]
-    loss = TimeToFirstSpike(alpha=0.0, tau0=1e-3, duration=8e-3)(first[:1], torch.tensor([1]))
-    assert float(loss) == pytest.approx(math.log(1 + math.exp(-3)), rel=1e-4)
+    assert first_spikes(spikes, 2).tolist() == [[math.inf, pytest.approx(5e-3)], [math.inf, math.inf]]
 
 
 def test_readout_maximum_is_the_largest_of_a_fine_grid():
@@ -236,6 +240,6 @@ def test_bad_spikes_time_constants_and_weights_are_refused():
 def test_a_silent_network_passes_no_gradient_and_no_error():
     layer = EventLayer(3, 4)
     spikes = layer(spikes_from_times(torch.full((2, 3), math.inf), DURATION), DURATION)
-    loss = TimeToFirstSpike()(first_spikes(spikes, 4), torch.tensor([0, 1]))
-    loss.backward()
+    head = FirstSpike(4)
+    head.loss(head.scores(spikes, DURATION), torch.tensor([0, 1]), DURATION).backward()
     assert not layer.weight.grad.any()
