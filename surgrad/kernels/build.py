@@ -113,7 +113,5 @@ def _load(path: Path) -> ctypes.CDLL:
     lib.surgrad_pack_events.argtypes = [pointer] * 4 + [integer] * 3 + [pointer]
     lib.surgrad_pack_events.restype = None
     lib.surgrad_pack_dense.argtypes = [pointer] * 2 + [integer] * 4 + [pointer]
-    lib.surgrad_advise_huge.argtypes = [pointer, integer]
-    lib.surgrad_advise_huge.restype = None
     lib.surgrad_layer_size.restype = lib.surgrad_network_size.restype = integer
     return lib

@@ -18,6 +18,7 @@ from surgrad import escape_noise, surrogate
 from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
 from surgrad.kernels.build import library
+from surgrad.kernels.memory import empty
 from surgrad.kernels.reference import delayed
 from surgrad.layers import Conv, Dense, Readout
 from surgrad.neurons import LIF, LIFState
@@ -70,7 +71,9 @@ class _Layer(ctypes.Structure):
         + [("surrogate_p", _float * 2), ("noise_p", _float * 2), ("u0", _float), ("trained_tau", ctypes.c_int32)]
         + [(n, _pointer) for n in ("a", "b", "current", "bits", "checkpoints", "counts", "out", "membranes")]
         + [(n, _pointer) for n in ("i_first", "u_first", "bits_before", "i_last", "u_last")]
-        + [(n, _pointer) for n in ("g_counts", "g_out", "g_current", "g_feedforward", "g_recurrent", "g_a", "g_b")]
+        + [(n, _pointer) for n in ("g_counts", "g_out")]
+        + [(n, _int) for n in ("g_out_t", "g_out_b")]
+        + [(n, _pointer) for n in ("g_current", "g_feedforward", "g_recurrent", "g_a", "g_b")]
     )
 
 
@@ -184,14 +187,6 @@ class Plan:
         return GROUP if dense else 1
 
 
-def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Uninitialised memory on huge pages: fresh pages of 4 KiB cost more than what is written to them."""
-    x = torch.empty(shape, dtype=dtype)
-    if x.nbytes >= 1 << 22:
-        library().surgrad_advise_huge(x.data_ptr(), x.nbytes)
-    return x
-
-
 def _pack_weight(connection: Dense | Conv, below: Layout, out: Layout) -> Tensor:
     """Weights as (kernel_h, kernel_w, in_stride, stride): a dense connection is a kernel that covers its input."""
     shape = below.unit_shape[1:] if isinstance(connection, Dense) else connection.kernel_size
@@ -301,6 +296,17 @@ class _Call:
             setattr(self.layers[k], name, _address(x))
 
 
+def _rows(gradient: Tensor | None, T: int, B: int, n: int) -> Tensor:
+    """A gradient (T, B, n) with contiguous rows; rows that are the same for all steps or samples are kept once."""
+    if gradient is None:
+        gradient = torch.zeros(()).expand(T, B, n)
+    once = [size if stride else 1 for size, stride in zip(gradient.shape, gradient.stride(), strict=True)]
+    kept = gradient[: once[0], : once[1], : once[2]]
+    if kept.numel() == T * B * n and not kept.is_contiguous():
+        kept = empty(*kept.shape).copy_(kept)
+    return kept.expand(once[0], once[1], n).contiguous().expand(T, B, n)
+
+
 class _Scan(torch.autograd.Function):
     """All layers, all steps. Inputs: the plan and five tensors per layer (W, R, a, b, current), which may be None.
 
@@ -318,16 +324,16 @@ class _Scan(torch.autograd.Function):
             nb_units = math.prod(layout.unit_shape)
             bits = counts = out = before = None
             if stage.neuron is None:
-                out = _empty(plan.T, plan.B, nb_units)
+                out = empty(plan.T, plan.B, nb_units)
             else:
-                bits = _empty(plan.B, plan.T, layout.words, dtype=torch.int64)
+                bits = empty(plan.B, plan.T, layout.words, dtype=torch.int64)
                 if plan.spikes_as_floats:
-                    out = _empty(plan.T, plan.B, nb_units)
+                    out = empty(plan.T, plan.B, nb_units)
                 else:
                     counts = torch.empty(plan.B, layout.places)
             keep = needs_backward and (stage.neuron is not None or tensors[5 * k + 2].requires_grad)
             keep = keep or (needs_backward and tensors[5 * k + 3].requires_grad)
-            checkpoints = _empty(blocks, plan.B, 2, layout.places) if keep else None
+            checkpoints = empty(blocks, plan.B, 2, layout.places) if keep else None
             i_last, u_last = torch.empty(plan.B, layout.places), torch.empty(plan.B, layout.places)
             i_first = u_first = None
             if stage.state is not None:
@@ -355,11 +361,12 @@ class _Scan(torch.autograd.Function):
         returned: list[Tensor | None] = []
         for k, (stage, gradient) in enumerate(zip(plan.stages, gradients, strict=True)):
             wanted = ctx.needs_input_grad[1 + 5 * k : 6 + 5 * k]
-            if gradient is not None and not gradient.is_contiguous():
-                gradient = _empty(*gradient.shape).copy_(gradient)
             as_out = stage.neuron is None or plan.spikes_as_floats
-            if as_out and gradient is None:
-                gradient = torch.zeros(plan.T, plan.B, math.prod(stage.layout.unit_shape))
+            if as_out:
+                gradient = _rows(gradient, plan.T, plan.B, math.prod(stage.layout.unit_shape))
+                call.layers[k].g_out_t, call.layers[k].g_out_b = gradient.stride()[:2]
+            elif gradient is not None:
+                gradient = gradient.contiguous()
             partials = [
                 torch.zeros(call.threads, *x.shape) if need and x is not None else None
                 for x, need in zip(tensors[5 * k : 5 * k + 4], wanted, strict=False)
@@ -370,7 +377,7 @@ class _Scan(torch.autograd.Function):
             call.layers[k].trained_tau = trained_tau
             g_current = None
             if wanted[4]:
-                g_current = _empty(*tensors[5 * k + 4].shape)
+                g_current = empty(*tensors[5 * k + 4].shape)
             call.point(k, bits=plan.bits[k], checkpoints=plan.checkpoints[k], bits_before=ctx.befores[k])
             call.point(k, g_out=gradient if as_out else None, g_counts=None if as_out else gradient)
             call.point(k, g_feedforward=partials[0], g_recurrent=partials[1], g_a=partials[2], g_b=partials[3])
@@ -389,7 +396,7 @@ def pack(x: Tensor, layout: Layout) -> Tensor:
 
     Raises: UserError if an entry is neither 0 nor 1.
     """
-    bits = _empty(x.shape[1], x.shape[0], layout.words, dtype=torch.int64)
+    bits = empty(x.shape[1], x.shape[0], layout.words, dtype=torch.int64)
     x = x.float().contiguous()
     place = layout.place_of_unit()
     nb_units = math.prod(layout.unit_shape)
@@ -401,7 +408,7 @@ def pack(x: Tensor, layout: Layout) -> Tensor:
 
 def pack_events(batch: EventBatch, layout: Layout) -> Tensor:
     """An `EventBatch` as bits (B, T, words)."""
-    bits = _empty(len(batch.labels), batch.nb_steps, layout.words, dtype=torch.int64)
+    bits = empty(len(batch.labels), batch.nb_steps, layout.words, dtype=torch.int64)
     place = layout.place_of_unit()
     steps, units = batch.steps.int().contiguous(), batch.units.int().contiguous()
     pointers = (steps.data_ptr(), units.data_ptr(), batch.offsets.contiguous().data_ptr(), place.data_ptr())
@@ -463,7 +470,7 @@ def lif(
     ids = torch.arange(B) if ids is None else ids
     plan = Plan([stage], T, B, 0, noise or NoiseKey(), ids, first_step, spikes_as_floats=True)
     if return_membrane:
-        plan.membranes = _empty(T, B, math.prod(units))
+        plan.membranes = empty(T, B, math.prod(units))
     (spikes,) = _scan(plan, _channels_last(current))
     spatial = (*units[1:], units[0])
     spikes = spikes.view(T, B, *spatial).movedim(-1, 2)

@@ -3,204 +3,10 @@
 // Threads take samples, not time: a small group of samples walks through all layers and all steps while its state stays in the
 // cache. Time goes in blocks of S steps. The forward pass keeps spikes as bits and (i, u) at the start of each block; the backward
 // pass walks the blocks in reverse, computes the membranes of a block again from the known spikes, and runs the adjoint.
-#include <algorithm>
-#include <atomic>
-#include <cstdlib>
-#include <memory>
-#include <mutex>
-#include <thread>
-#include <vector>
-#include <sys/mman.h>
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
-
-#include "connection.h"
-#include "neuron.h"
-
-extern "C" {
-struct LayerDesc {
-    ConnectionDesc feedforward, recurrent;
-    int64_t channels, positions, stride;  // n = positions * channels neurons, positions * stride places
-    int64_t is_readout, reset, diff_reset, surrogate, noise, unit_gain, index;
-    float surrogate_p[2], noise_p[2];
-    float u0;
-    int32_t trained_tau;
-    const float *a, *b;     // decays (places)
-    const float* current;   // (T, B, n) external input, or null
-    uint64_t* bits;         // (B, T, words) spikes
-    float* checkpoints;     // (blocks, B, 2, places) i, u at the start of each block, or null
-    float* counts;          // (B, places) or null
-    float* out;             // (T, B, n): spikes, or y of a readout; or null
-    float* membranes;       // (T, B, n) u[t]; or null
-    const float *i_first, *u_first;  // (B, places) or null
-    const uint64_t* bits_before;     // (B, words) spikes of the step before, or null
-    float *i_last, *u_last;          // (B, places) or null
-    const float *g_counts, *g_out;   // gradients of counts (B, places) and out (T, B, n), or null
-    float* g_current;                // (T, B, n) or null
-    float *g_feedforward, *g_recurrent;  // (threads, weights), zeroed
-    float *g_a, *g_b;                    // (threads, places), zeroed
-};
-struct NetworkDesc {
-    int64_t nb_layers, T, B, delay, block, group, threads, first_step, truncate;
-    int64_t in_words;
-    const uint64_t* input;         // (B, T, in_words) bits, or null with an external current
-    const uint64_t* input_before;  // (B, in_words) or null
-    const int64_t* ids;            // (B,)
-    uint32_t seed, draw;
-    float dense_above;             // fraction of active units above which products take the dense path
-    LayerDesc* layers;
-};
-}
+#include "network_run.h"
+#include "stream.h"
 
 namespace {
-
-// Scratch memory is kept between calls: fresh pages are slow.
-class Scratch {
-  public:
-    explicit Scratch(size_t floats) {
-        std::lock_guard<std::mutex> lock(mutex());
-        auto fits = [=](const auto& kept) { return kept->size >= floats; };
-        auto found = std::find_if(pool().begin(), pool().end(), fits);
-        if (found == pool().end()) {
-            mine = std::make_unique<Memory>(floats);
-        } else {
-            mine = std::move(*found);
-            pool().erase(found);
-        }
-    }
-    ~Scratch() {
-        std::lock_guard<std::mutex> lock(mutex());
-        pool().insert(pool().begin(), std::move(mine));
-        if (pool().size() > 16) pool().pop_back();
-    }
-    float* take(size_t floats) {  // aligned, not cleared
-        float* p = mine->data + used;
-        used += (floats + LANES - 1) / LANES * LANES;
-        if (used > mine->size) std::abort();
-        return p;
-    }
-
-  private:
-    struct Memory {
-        float* data;
-        size_t size;
-        explicit Memory(size_t floats) : size(floats) {
-            const size_t huge = 1 << 21;
-            size_t bytes = (floats * sizeof(float) + huge - 1) / huge * huge;
-            if (posix_memalign((void**)&data, huge, bytes)) std::abort();
-            madvise(data, bytes, MADV_HUGEPAGE);
-        }
-        ~Memory() { free(data); }
-    };
-    static std::mutex& mutex() { static std::mutex m; return m; }
-    static std::vector<std::unique_ptr<Memory>>& pool() { static std::vector<std::unique_ptr<Memory>> kept; return kept; }
-    std::unique_ptr<Memory> mine;
-    size_t used = 0;
-};
-
-// Denormals cost a hundred cycles each and decaying traces make many: flush them to zero in this scope.
-struct FlushDenormals {
-#if defined(__x86_64__)
-    unsigned saved = _mm_getcsr();
-    FlushDenormals() { _mm_setcsr(saved | 0x8040); }
-    ~FlushDenormals() { _mm_setcsr(saved); }
-#endif
-};
-
-struct Layer {
-    const LayerDesc& d;
-    Connection ff, rec;
-    long n, places, words;
-    std::vector<float> c;
-    Row row;
-    explicit Layer(const LayerDesc& d)
-        : d(d), ff(d.feedforward), rec(d.recurrent), n(d.positions * d.channels), places(d.positions * d.stride),
-          words((places + 63) / 64), c(places) {
-        for (long k = 0; k < places; k++) c[k] = d.unit_gain ? 1.0f - d.b[k] : 1.0f;
-        row = {d.a, d.b, c.data(), places};
-    }
-    bool padded() const { return d.channels != d.stride; }
-    // copy between (n) unpadded and (places) padded rows
-    void pad(const float* from, float* to) const {
-        if (!padded()) { std::memcpy(to, from, n * sizeof(float)); return; }
-        for (long x = 0; x < d.positions; x++) {
-            std::memcpy(to + x * d.stride, from + x * d.channels, d.channels * sizeof(float));
-            std::memset(to + x * d.stride + d.channels, 0, (d.stride - d.channels) * sizeof(float));
-        }
-    }
-    void unpad(const float* from, float* to) const {
-        for (long x = 0; x < d.positions; x++) std::memcpy(to + x * d.channels, from + x * d.stride, d.channels * sizeof(float));
-    }
-};
-
-struct Run {
-    const NetworkDesc& net;
-    std::vector<Layer> layers;
-    long S, G, places = 0, halo = 0, in_places = 0, events = 0;
-    explicit Run(const NetworkDesc& net) : net(net), S(net.block), G(net.group) {
-        for (long l = 0; l < net.nb_layers; l++) {
-            layers.emplace_back(net.layers[l]);
-            const Layer& y = layers.back();
-            places = std::max(places, y.places);
-            if (y.ff.exists) in_places = std::max(in_places, y.ff.in_units());
-            if (y.rec.exists && !y.rec.single()) halo = std::max(halo, (long)((y.rec.width + y.rec.kernel_w) * y.rec.stride));
-        }
-        events = std::max(places, in_places);
-    }
-    // spikes below layer l at step t of sample b; null if none
-    const uint16_t* below(long l, long b, long t) const {
-        long w = l ? layers[l - 1].words : net.in_words;
-        const uint64_t* now = l ? layers[l - 1].d.bits : net.input;
-        const uint64_t* before = l ? layers[l - 1].d.bits_before : net.input_before;
-        if (t >= 0) return (const uint16_t*)(now + (b * net.T + t) * w);
-        return before ? (const uint16_t*)(before + b * w) : nullptr;
-    }
-    const uint16_t* own(long l, long b, long t) const { return below(l + 1, b, t); }
-    long below_words(long l) const { return l ? layers[l - 1].words : net.in_words; }
-
-    template <class F>
-    void in_parallel(F f) const {
-        long groups = (net.B + G - 1) / G, n = std::min((long)net.threads, groups);
-        auto work = [&](long k) {
-            FlushDenormals scope;
-            for (long g = groups * k / n; g < groups * (k + 1) / n; g++) f(k, g * G, std::min(G, net.B - g * G));
-        };
-        std::vector<std::thread> others;
-        for (long k = 1; k < n; k++) others.emplace_back(work, k);
-        work(0);
-        for (auto& thread : others) thread.join();
-    }
-};
-
-long decode(const uint16_t* bits, long words, int32_t* events) {
-    if (!bits) return 0;
-    const uint64_t* w = (const uint64_t*)bits;
-    long count = 0;
-    for (long k = 0; k < words; k++)
-        for (uint64_t left = w[k]; left; left &= left - 1) events[count++] = k * 64 + __builtin_ctzll(left);
-    return count;
-}
-long count_bits(const uint16_t* bits, long words) {
-    if (!bits) return 0;
-    const uint64_t* w = (const uint64_t*)bits;
-    long count = 0;
-    for (long k = 0; k < words; k++) count += __builtin_popcountll(w[k]);
-    return count;
-}
-void expand(const uint16_t* bits, long n, float* out) {  // writes multiples of LANES
-    for (long k = 0; k < n; k += LANES) store(out + k, bits ? zero_or_one(bits[k / LANES]) : vf{});
-}
-
-using ForwardRow = void (*)(const Row&, const float*, const float*, float*, float*, uint16_t*);
-using ReplayRow = void (*)(const Row&, const float*, const uint16_t*, float*, float*, float*, float*);
-using Adjoint = void (*)(const Row&, const AdjointRow&);
-const ForwardRow forward_rows[] = {forward_row<0>, forward_row<1>, forward_row<2>};
-const ReplayRow replay_rows[] = {replay_row<0>, replay_row<1>, replay_row<2>};
-const Adjoint adjoint_rows[3][2][2] = {
-    {{adjoint_row<0, false, false>, adjoint_row<0, false, true>}, {adjoint_row<0, true, false>, adjoint_row<0, true, true>}},
-    {{adjoint_row<1, false, false>, adjoint_row<1, false, true>}, {adjoint_row<1, true, false>, adjoint_row<1, true, true>}},
-    {{adjoint_row<2, false, false>, adjoint_row<2, false, true>}, {adjoint_row<2, true, false>, adjoint_row<2, true, true>}}};
 
 // Input currents of one layer for the steps [t0, t1) of a group: (steps, group, places)
 struct Currents {
@@ -240,24 +46,6 @@ struct Currents {
         y.rec.gather(events, decode(run.own(l, b, t - 1), y.words, events), I);
     }
 };
-
-void initial_state(const Layer& y, long b0, long nb, float* i, float* u) {
-    for (long g = 0; g < nb; g++) {
-        long size = y.places * sizeof(float);
-        if (y.d.i_first) std::memcpy(i + g * y.places, y.d.i_first + (b0 + g) * y.places, size);
-        else std::memset(i + g * y.places, 0, size);
-        if (y.d.u_first) std::memcpy(u + g * y.places, y.d.u_first + (b0 + g) * y.places, size);
-        else std::fill_n(u + g * y.places, y.places, y.d.is_readout ? y.d.u0 : 0.0f);
-    }
-}
-void keep_checkpoint(const Layer& y, const NetworkDesc& net, long block, long b0, long nb, const float* i, const float* u) {
-    if (!y.d.checkpoints) return;
-    for (long g = 0; g < nb; g++) {
-        float* to = y.d.checkpoints + (block * net.B + b0 + g) * 2 * y.places;
-        std::memcpy(to, i + g * y.places, y.places * sizeof(float));
-        std::memcpy(to + y.places, u + g * y.places, y.places * sizeof(float));
-    }
-}
 
 void forward_group(const Run& run, long b0, long nb) {
     const NetworkDesc& net = run.net;
@@ -299,7 +87,7 @@ void forward_group(const Run& run, long b0, long nb) {
                     if (d.membranes) y.unpad(ug, d.membranes + at);
                     const float* th = nullptr;
                     if (d.noise != STEP) {
-                        draw_thresholds(d.noise, d.noise_p, net.seed, net.draw, d.index, (uint32_t)net.ids[b], net.first_step + t, y.n,
+                        draw_thresholds(d.noise, d.noise_p, net.seed, net.draw, d.index, (uint32_t)net.ids[b], net.first_step + t, 0, y.n,
                                         y.padded() ? plain : threshold);
                         if (y.padded()) {
                             y.pad(plain, threshold);
@@ -389,7 +177,7 @@ struct Backward {
         for (long t = t0; t < t1; t++)
             for (long g = 0; g < nb; g++) {
                 float* to = gs + (t - t0) * row + g * y.places;
-                const float* loss = y.d.g_out ? y.d.g_out + (t * net.B + b0 + g) * y.n : nullptr;
+                const float* loss = y.d.g_out ? y.d.g_out + t * y.d.g_out_t + (b0 + g) * y.d.g_out_b : nullptr;
                 if (top && loss) y.pad(loss, to);
                 else if (top) std::memset(to, 0, y.places * sizeof(float));
                 else if (loss)
@@ -496,10 +284,12 @@ extern "C" {
 
 void surgrad_forward(const NetworkDesc* net) {
     Run run(*net);
+    if (Stream::fits(run)) return Stream(run).in_parallel([&](const Tile& tile, long) { Stream(run).forward(tile); });
     run.in_parallel([&](long, long b0, long nb) { forward_group(run, b0, nb); });
 }
 void surgrad_backward(const NetworkDesc* net) {
     Run run(*net);
+    if (Stream::fits(run)) return Stream(run).in_parallel([&](const Tile& tile, long thread) { Stream(run).backward(tile, thread); });
     run.in_parallel([&](long thread, long b0, long nb) { Backward(run, thread, b0, nb).go(); });
 }
 
@@ -527,10 +317,6 @@ int surgrad_pack_dense(const float* x, const int32_t* place, int64_t B, int64_t 
             }
         }
     return strange == 0;
-}
-void surgrad_advise_huge(void* p, int64_t bytes) {
-    const uintptr_t page = 1 << 21, begin = ((uintptr_t)p + page - 1) / page * page, end = ((uintptr_t)p + bytes) / page * page;
-    if (end > begin) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
 }
 int64_t surgrad_layer_size() { return sizeof(LayerDesc); }
 int64_t surgrad_network_size() { return sizeof(NetworkDesc); }

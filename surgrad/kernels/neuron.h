@@ -43,12 +43,12 @@ static void replay_row(const Row& k, const float* current, const uint16_t* bits,
     }
 }
 
-// Random thresholds of the escape noise for the `channels` x `positions` neurons of one layer, sample and step (unpadded).
+// Random thresholds of the escape noise for neurons first, first + 1, ... of one layer, sample and step (unpadded; first in 64s).
 static void draw_thresholds(int noise, const float* p, uint32_t seed, uint32_t draw, uint32_t layer, uint32_t sample, uint32_t step,
-                            long nb_neurons, float* out) {
+                            long first, long nb_neurons, float* out) {
     const vu lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     for (long n = 0; n < nb_neurons; n += 4 * LANES) {
-        vu c[4] = {lane + (uint32_t)(n / 4), vu{} + step, vu{} + sample, vu{} + layer};
+        vu c[4] = {lane + (uint32_t)((first + n) / 4), vu{} + step, vu{} + sample, vu{} + layer};
         philox(c, seed, draw);
         vf th[4];
         for (int w = 0; w < 4; w++) {

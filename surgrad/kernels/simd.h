@@ -14,6 +14,19 @@ typedef uint64_t vl __attribute__((vector_size(64), aligned(4), may_alias));
 
 static inline vf load(const float* p) { return *(const vf*)p; }
 static inline void store(float* p, vf v) { *(vf*)p = v; }
+// A store past the caches, for arrays too large to stay there: what was in memory is not read first.
+static inline void store_past_cache(float* p, vf v) {
+#if defined(__AVX512F__)
+    _mm512_stream_ps(p, (__m512)v);
+#elif defined(__AVX__)
+    __m256 halves[2];
+    std::memcpy(halves, &v, sizeof v);
+    _mm256_stream_ps(p, halves[0]);
+    _mm256_stream_ps(p + 8, halves[1]);
+#else
+    store(p, v);
+#endif
+}
 static inline vf splat(float x) { return vf{} + x; }
 static inline vf select(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
 static inline vf vmin(vf x, vf y) { return select(x < y, x, y); }
