@@ -173,6 +173,7 @@ class Task:
         self.neurons, self.first_pair, self.kernel = neurons, first_pair, kernel
         self.nb_steps, self.nb_pairs = x.shape[:2]
         self._known_ids: dict[int, Tensor] = {}
+        self._known_neurons: dict[tuple[EscapeNoise, Surrogate | None], LIF] = {}
         a, b = math.exp(-neurons.dt / neurons.tau_syn), math.exp(-neurons.dt / neurons.tau_mem)
         self.a, self.b = (torch.tensor(value, dtype=x.dtype, device=x.device) for value in (a, b))
         self._membrane = LeakyFilter(a, b, 1 - b, like=x)
@@ -224,13 +225,11 @@ class Task:
         ids = self._ids(nb_trials)
         layers = []
         for layer, noise in enumerate((mode.hidden, mode.output)):
+            neuron = self._neuron(noise, surrogate)
             if layer == 0:
                 current = current[:, None].expand(-1, nb_trials, -1, -1).flatten(1, 2)
             else:
                 current = layers[0] @ weights.output
-            neuron = LIF(escape_noise=self._unit_threshold(noise), reset=self.neurons.reset)
-            if surrogate is not None:
-                neuron = replace(neuron, surrogate=self._unit_surrogate(surrogate), diff_reset=True)
             layers += self._scan(current, neuron, replace(key, layer=layer), ids)
         return Activity(*(x.unflatten(1, shape[1:]) for x in layers))
 
@@ -251,13 +250,19 @@ class Task:
         )
         return spikes, membrane if theta == 1 else membrane * theta
 
-    def _unit_threshold(self, noise: EscapeNoise) -> EscapeNoise:
-        """The same escape noise for a membrane divided by theta."""
-        scale = {"beta": lambda v: v * self.neurons.theta, "delta_u": lambda v: v / self.neurons.theta}
-        return replace(noise, **{name: f(getattr(noise, name)) for name, f in scale.items() if hasattr(noise, name)})
-
-    def _unit_surrogate(self, surrogate: Surrogate) -> Surrogate:
-        return surrogate if self.neurons.theta == 1 else _Rescaled(surrogate, self.neurons.theta)
+    def _neuron(self, noise: EscapeNoise, surrogate: Surrogate | None) -> LIF:
+        """A neuron of threshold 1 for a membrane divided by theta; differentiated through resets with a surrogate."""
+        known = self._known_neurons.get((noise, surrogate))
+        if known is None:
+            theta = self.neurons.theta
+            scaled = {"beta": lambda v: v * theta, "delta_u": lambda v: v / theta}
+            changes = {name: f(getattr(noise, name)) for name, f in scaled.items() if hasattr(noise, name)}
+            known = LIF(escape_noise=replace(noise, **changes), reset=self.neurons.reset)
+            if surrogate is not None:
+                rescaled = surrogate if theta == 1 else _Rescaled(surrogate, theta)
+                known = replace(known, surrogate=rescaled, diff_reset=True)
+            self._known_neurons[noise, surrogate] = known
+        return known
 
     def surrogate_hidden(self, activity: Activity, surrogate: Surrogate) -> Tensor:
         """g_h at u - theta, (T, K, P, N_hid)."""
