@@ -73,6 +73,7 @@ def entry(
         @functools.wraps(main)
         def command(arguments: Sequence[str] | None = None) -> Any:
             outcome: list[Any] = []
+            user_wants_tracebacks = False
             task = _task(main, schema, outcome)
             try:
                 if not configs.is_dir():
