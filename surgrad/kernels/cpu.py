@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -418,8 +419,8 @@ def pack_events(batch: EventBatch, layout: Layout) -> Tensor:
 
 def unpack(bits: Tensor, layout: Layout) -> Tensor:
     """Bits (B, T, words) as float spikes (T, B, *unit_shape)."""
-    places = (bits[..., None] >> torch.arange(64)) & 1
-    return layout.from_places(places.flatten(2)[..., : layout.places].float()).transpose(0, 1)
+    places = np.unpackbits(bits.numpy().view(np.uint8), axis=-1, count=layout.places, bitorder="little")
+    return layout.from_places(torch.from_numpy(places)).transpose(0, 1).float()
 
 
 def _places(stage: Stage, decay: Tensor) -> Tensor:
