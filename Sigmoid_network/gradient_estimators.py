@@ -9,11 +9,11 @@ import logging
 import numpy as np
 from tqdm import tqdm
 
-from surgrad import figures_estimators as figures
-from surgrad.estimator_study import chain_curve, coverage, random_problem, sample_curve, study
 from surgrad.estimators import METHODS
 from surgrad.schema import entry
 from surgrad.schema.sigmoid_network import GradientEstimatorsConfig, command_line
+from surgrad.theory import figures_estimators as figures
+from surgrad.theory.estimator_study import chain_curve, coverage, random_problem, sample_curve, study
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ import logging
 import numpy as np
 import torch
 
-from surgrad import figures_sigmoid as figures
-from surgrad.loop_study import loop_study
 from surgrad.schema import entry
 from surgrad.schema.sigmoid_network import ClosedCircleConfig, command_line
-from surgrad.sigmoid import Circle, Plane, SigmoidNet, random_plane
+from surgrad.theory import figures_sigmoid as figures
+from surgrad.theory.loop_study import loop_study
+from surgrad.theory.sigmoid import Circle, Plane, SigmoidNet, random_plane
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ import logging
 import numpy as np
 import torch
 
-from surgrad import figures_estimators as figures
-from surgrad.neuron_study import as_probability, lif_study, perceptron_study
 from surgrad.schema import build, entry
 from surgrad.schema.sigmoid_network import SingleNeuronConfig, command_line
-from surgrad.single_neuron import DrivenLIF, poisson_inputs
+from surgrad.theory import figures_estimators as figures
+from surgrad.theory.neuron_study import as_probability, lif_study, perceptron_study
+from surgrad.theory.single_neuron import DrivenLIF, poisson_inputs
 
 log = logging.getLogger(__name__)
 

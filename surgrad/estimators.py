@@ -3,7 +3,7 @@
 Layer l spikes with probability p_l = sigma(beta z_l), z_l = W_l s_{l-1} + b_l, independently per unit given s_{l-1}; f
 maps the spikes of the last layer to a number. An estimator is a function (stack, x, f, nb_samples, generator) ->
 (nb_samples, P): one estimate of the gradient per draw of the network, in the order W_1 row by row, b_1, W_2, b_2, ...
-Average them for an estimate of lower variance. Exact values by enumeration are in `surgrad.enumeration`.
+Average them for an estimate of lower variance. Exact values by enumeration are in `surgrad.theory.enumeration`.
 
 Two families. Backpropagation-like estimators chain a factor per unit that stands for ds/dz, and so replace the
 consequence of a flipped spike by its linearisation: surrogate gradient, smoothed stochastic derivatives,
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from surgrad.errors import UserError
-from surgrad.sigmoid import require_slope
+from surgrad.theory.sigmoid import require_slope
 
 Objective = Callable[[Tensor], Tensor]
 Factor = Callable[[Tensor, Tensor, float], Tensor]

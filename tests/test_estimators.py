@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from surgrad import estimators as es
-from surgrad.enumeration import (
+from surgrad.errors import UserError
+from surgrad.theory.enumeration import (
     cosine,
     exact_gradient,
     expected_backpropagation,
@@ -15,7 +16,6 @@ from surgrad.enumeration import (
     quality,
     states,
 )
-from surgrad.errors import UserError
 
 READOUT = torch.tensor([1.0, -0.7], dtype=torch.float64)
 FACTORS = {

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from surgrad.errors import UserError
-from surgrad.quadrature import periodic_rule
-from surgrad.sigmoid import (
+from surgrad.theory.quadrature import periodic_rule
+from surgrad.theory.sigmoid import (
     Circle,
     Plane,
     SigmoidNet,

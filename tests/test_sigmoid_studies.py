@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from surgrad.errors import UserError
-from surgrad.estimator_study import Problem, random_problem, sample_curve, study
-from surgrad.neuron_study import as_probability
 from surgrad.runs import load_runs
 from surgrad.schema.sigmoid_network import command_line
+from surgrad.theory.estimator_study import Problem, random_problem, sample_curve, study
+from surgrad.theory.neuron_study import as_probability
 
 REPO = Path(__file__).parents[1]
 SMALL = {

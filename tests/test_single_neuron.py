@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from surgrad import single_neuron as sn
 from surgrad.errors import UserError
 from surgrad.escape_noise import Exponential, Sigmoid
 from surgrad.neurons import LIF
 from surgrad.surrogate import Exponential as ExponentialSurrogate
 from surgrad.surrogate import SigmoidPrime
+from surgrad.theory import single_neuron as sn
 
 ESCAPES = {"sigmoid": Sigmoid(10.0).probability, "exponential": Exponential().probability, "callable": sn.Gaussian(0.2)}
 

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from surgrad.enumeration import MAX_BITS, states
 from surgrad.errors import UserError
 from surgrad.neurons import LIF, LIFState, lif_step
+from surgrad.theory.enumeration import MAX_BITS, states
 
 EscapeProbability = Callable[[Tensor], Tensor]
 MAX_HISTORY = 14

@@ -7,8 +7,8 @@ import numpy as np
 from torch import Tensor
 
 from surgrad.errors import UserError
-from surgrad.quadrature import Array, LineIntegral, periodic_rule
-from surgrad.sigmoid import Circle, SigmoidNet, curl, curl_in_disc, loop_integral, work
+from surgrad.theory.quadrature import Array, LineIntegral, periodic_rule
+from surgrad.theory.sigmoid import Circle, SigmoidNet, curl, curl_in_disc, loop_integral, work
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surgrad import single_neuron as sn
 from surgrad.errors import UserError
-from surgrad.quadrature import Array
+from surgrad.theory import single_neuron as sn
+from surgrad.theory.quadrature import Array
 
 
 def as_probability(noise: object) -> sn.EscapeProbability:

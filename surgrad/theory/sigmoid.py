@@ -16,7 +16,7 @@ from scipy.stats import ortho_group
 from torch import Tensor
 
 from surgrad.errors import UserError
-from surgrad.quadrature import Array, LineIntegral, integrate
+from surgrad.theory.quadrature import Array, LineIntegral, integrate
 
 
 def sigmoid_prime(z: Tensor, slope: float) -> Tensor:

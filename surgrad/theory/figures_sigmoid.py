@@ -10,9 +10,9 @@ from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 
 from surgrad.figures import style as suite_style
-from surgrad.loop_study import LoopResult
-from surgrad.quadrature import Array
-from surgrad.sign_bias import FlowResult, PlaneResult, Sweep
+from surgrad.theory.loop_study import LoopResult
+from surgrad.theory.quadrature import Array
+from surgrad.theory.sign_bias import FlowResult, PlaneResult, Sweep
 
 # One colour per meaning, in every figure (Okabe & Ito, distinguishable without colour vision).
 TRUE = "#0072B2"

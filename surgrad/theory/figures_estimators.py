@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from surgrad.estimator_study import ChainCurve, SampleCurve, Study
 from surgrad.estimators import METHODS
-from surgrad.figures_sigmoid import NEUTRAL, SURROGATE, TRUE, letter, style
-from surgrad.neuron_study import LIFCurves, PerceptronCurve
-from surgrad.quadrature import Array
+from surgrad.theory.estimator_study import ChainCurve, SampleCurve, Study
+from surgrad.theory.figures_sigmoid import NEUTRAL, SURROGATE, TRUE, letter, style
+from surgrad.theory.neuron_study import LIFCurves, PerceptronCurve
+from surgrad.theory.quadrature import Array
 
 # Biased estimators warm and dashed, unbiased ones cool and solid.
 _LINES: dict[str, tuple[str, str, str]] = {

@@ -13,8 +13,8 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from surgrad.errors import UserError
-from surgrad.quadrature import Array, trapezoid_running
-from surgrad.sigmoid import SigmoidNet
+from surgrad.theory.quadrature import Array, trapezoid_running
+from surgrad.theory.sigmoid import SigmoidNet
 
 
 @dataclass(frozen=True)

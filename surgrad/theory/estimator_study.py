@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from surgrad import estimators as es
-from surgrad.enumeration import (
+from surgrad.errors import UserError
+from surgrad.theory.enumeration import (
     cosine,
     exact_gradient,
     expected_backpropagation,
     expected_finite_difference,
     quality,
 )
-from surgrad.errors import UserError
-from surgrad.quadrature import Array
+from surgrad.theory.quadrature import Array
 
 ExactMean = Callable[[es.BernoulliStack, Tensor, es.Objective], Tensor]
 

@@ -1,0 +1,1 @@
+"""What surrogate gradients are: sigmoid networks, exact enumeration and the studies of `Sigmoid_network/`."""
