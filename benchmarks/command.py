@@ -74,7 +74,8 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             errors = self.process.stderr.read().strip().splitlines() if self.process.stderr else []
-            raise Skipped(errors[-1][:200] if errors else f"ended with status {self.process.wait()}")
+            named = [line for line in errors if "Error" in line.split(":")[0]]
+            raise Skipped((named or errors or [f"ended with status {self.process.wait()}"])[-1][:200])
         answer = json.loads(line)
         if "skipped" in answer:
             raise Skipped(answer["skipped"])

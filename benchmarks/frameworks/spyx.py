@@ -55,16 +55,16 @@ def recurrent(problem: Recurrent) -> Callable[[], object]:
     graphs, states = zip(*(nnx.split(neuron) for neuron in neurons), strict=True)
     readout = nn.LI((n3,), beta=DECAY_MEM, rngs=nnx.Rngs(0))
     w1, r1, w2, r2, w3 = weights
-    for state, r in zip(states, (r1, r2), strict=True):
-        state["recurrent_w"] = state["recurrent_w"].replace(r.T)
-    parameters = {"weights": [w1, w2, w3], "neurons": list(states)}
+    parameters = {"forward": [w1, w2, w3], "recurrent": [r1.T, r2.T]}
     optimizer = optax.adam(problem.rate)
 
     def loss(parameters: dict, x: jax.Array, y: jax.Array) -> jax.Array:
         spikes = x
-        for w, graph, state in zip(parameters["weights"], graphs, parameters["neurons"], strict=False):
-            spikes, _ = nn.run(nnx.merge(graph, state), spikes @ w.T)
-        membranes, _ = nn.run(readout, spikes @ parameters["weights"][2].T)
+        for w, r, graph, state in zip(parameters["forward"], parameters["recurrent"], graphs, states, strict=False):
+            leaves, structure = jax.tree.flatten(state)  # beta, recurrent_w
+            neuron = nnx.merge(graph, jax.tree.unflatten(structure, [leaves[0], r]))
+            spikes, _ = nn.run(neuron, spikes @ w.T)
+        membranes, _ = nn.run(readout, spikes @ parameters["forward"][2].T)
         return optax.softmax_cross_entropy_with_integer_labels(membranes.max(0), y).mean()
 
     @jax.jit
