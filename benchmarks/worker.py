@@ -102,7 +102,8 @@ def main() -> None:
             step()
         finish()
         seconds = {"wall": (time.perf_counter() - wall) / repeat, "cpu": (time.process_time() - cpu) / repeat}
-        print(json.dumps({**seconds, "peak_mib": memory.peak()}), file=answers)
+        activity = {"activity": list(step.activity)} if hasattr(step, "activity") else {}
+        print(json.dumps({**seconds, "peak_mib": memory.peak(), **activity}), file=answers)
 
 
 if __name__ == "__main__":

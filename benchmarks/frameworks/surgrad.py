@@ -75,7 +75,9 @@ def _training_step(network: Network, x, y, problem, regularise: bool) -> Callabl
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        counts[:] = [c.detach().mean().item() / problem.steps for c in output.counts]
 
+    step.activity = counts = []
     return step
 
 
