@@ -1,0 +1,93 @@
+"""EventProp on a time grid: gradients converge to the exact ones, at first order in dt."""
+
+import math
+
+import pytest
+import torch
+
+from surgrad.errors import UserError
+from surgrad.eventprop import EventLayer, EventLIF, EventReadout, first_spikes, spikes_from_times
+from surgrad.eventprop_grid import GridLayer, GridReadout, first_times, on_grid
+
+NEURON, DURATION = EventLIF(20e-3, 5e-3), 12e-3
+
+
+def pair(recurrent, seed=1):
+    """The same network in both forms: 5-12-6 spiking, 3 leaky readouts; input of 8 samples; spikes cross threshold steeply."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    # on the coarsest grid, so that only the network's own spikes are rounded
+    times = torch.randint(50, (8, 5), generator=generator) * 0.1e-3 + 1e-9
+    given = spikes_from_times(times, DURATION, torch.float64)
+    weights = [0.5 * normal(5, 12) + 3.0, 0.1 * normal(12, 6) + 0.8, normal(6, 3)]
+    return given, weights, 0.1 * normal(12, 12) if recurrent else None
+
+
+def build(layer, readout, weights, rec, *dt):
+    layers = [
+        layer(5, 12, NEURON, *dt, recurrent=rec is not None, dtype=torch.float64),
+        layer(12, 6, NEURON, *dt, dtype=torch.float64),
+        readout(6, 3, NEURON, *dt, dtype=torch.float64),
+    ]
+    for module, weight in zip(layers, weights, strict=True):
+        module.weight.data = weight.clone()
+    if rec is not None:
+        layers[0].recurrent.data = rec.clone()
+    return layers
+
+
+def flat_gradient(layers):
+    tensors = [p.grad for layer in layers for p in layer.parameters()]
+    return torch.cat([g.flatten() for g in tensors if g is not None])
+
+
+def loss_of(times, area):
+    """Something that depends on first spikes and on voltages, without their silent units."""
+    return 1e2 * times[times.isfinite()].square().sum() + area.square().sum()
+
+
+def exact(given, weights, rec):
+    one, two, readout = layers = build(EventLayer, EventReadout, weights, rec)
+    hidden = one(given, DURATION)
+    spikes = two(hidden, DURATION)
+    loss_of(1e2 * first_spikes(spikes, 6), 1e2 * readout.integral(spikes, DURATION)).backward()
+    return flat_gradient(layers), (len(hidden.times), len(spikes.times))
+
+
+def stepped(given, weights, rec, dt):
+    one, two, readout = layers = build(GridLayer, GridReadout, weights, rec, dt)
+    hidden = one(on_grid(given, 5, round(DURATION / dt), dt))
+    spikes = two(hidden)
+    loss_of(1e2 * first_times(spikes, dt), 1e2 * readout(spikes).mean(0)).backward()
+    return flat_gradient(layers), (int(hidden.sum()), int(spikes.sum()))
+
+
+@pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])
+def test_gradient_converges_to_the_exact_one_at_first_order(recurrent):
+    network = pair(recurrent)
+    truth, counts = exact(*network)
+    steps, errors = [0.05e-3, 0.025e-3, 0.0125e-3], []
+    for dt in steps:
+        gradient, found = stepped(*network, dt)
+        assert found == counts
+        errors.append(float((gradient - truth).norm() / truth.norm()))
+    order = math.log(errors[0] / errors[-1]) / math.log(steps[0] / steps[-1])
+    assert errors[-1] < 0.06
+    assert 0.85 < order < 1.15
+
+
+def test_first_times_and_bins():
+    given = spikes_from_times([[2.5e-3, math.inf, 0.4e-3]], DURATION, torch.float64)
+    spikes = on_grid(given, 3, 5, 1e-3).requires_grad_()
+    first = first_times(spikes, 1e-3)
+    assert first.tolist() == [[2e-3, math.inf, 0.0]]
+    first[:, ::2].sum().backward()
+    assert spikes.grad.nonzero().tolist() == [[0, 0, 2], [2, 0, 0]]
+
+
+def test_a_step_as_long_as_a_time_constant_is_refused():
+    with pytest.raises(UserError, match="below the time constants"):
+        GridLayer(1, 1, NEURON, dt=5e-3)
