@@ -52,7 +52,8 @@ def baseline(runs: Sequence[RunRecord]) -> str:
 def report(runs: Sequence[RunRecord], folder: Path) -> str:
     """Markdown for all data sets among the runs; figures of the learning curves go to ``folder``."""
     sections = []
-    for (dataset,), group in study.grouped(study.finished(runs), "dataset.name").items():
+    for (name, alpha), group in study.grouped(study.finished(runs), "dataset.name", "dataset.alpha_randman").items():
+        dataset = name if alpha is None else f"{name}_alpha_{alpha:g}"
         methods = study.grouped(group, "method.name")
         lines = [f"### {dataset}", "", study.table(methods, SCORES, "method"), baseline(group), ""]
         lines += [study.table(methods, activity_columns(study.nb_layers(group)), "method")]
