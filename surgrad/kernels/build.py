@@ -72,7 +72,7 @@ def compiled(name: str) -> ctypes.CDLL:
         )
     source = FOLDER / f"{name}.cpp"
     try:
-        return ctypes.CDLL(str(_build(compiler, _target(compiler, source), source)))
+        return _open(_build(compiler, _target(compiler, source), source))
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(f"{name} could not be compiled: {_reason(error)}") from error
 
@@ -105,8 +105,28 @@ def _build(compiler: str, target: Path, source: Path = SOURCE) -> Path:
     return target
 
 
-def _load(path: Path) -> ctypes.CDLL:
+@functools.cache
+def _openmp_entry() -> ctypes.c_void_p | None:
+    """GOMP_parallel of the OpenMP runtime that PyTorch has loaded; None if it is another one."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        path = next(line.split()[-1] for line in lines if "libgomp" in line)
+        return ctypes.cast(ctypes.CDLL(path).GOMP_parallel, ctypes.c_void_p)
+    except (OSError, StopIteration, AttributeError):
+        return None
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    """Load a library; its threads are PyTorch's where that is possible."""
     lib = ctypes.CDLL(str(path))
+    if _openmp_entry() is not None and hasattr(lib, "surgrad_use_threads"):
+        lib.surgrad_use_threads.argtypes, lib.surgrad_use_threads.restype = [ctypes.c_void_p], None
+        lib.surgrad_use_threads(_openmp_entry())
+    return lib
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    lib = _open(path)
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     lib.surgrad_forward.argtypes = lib.surgrad_backward.argtypes = [pointer]
     lib.surgrad_forward.restype = lib.surgrad_backward.restype = None

@@ -1,11 +1,9 @@
 // A network as the caller describes it, the memory and the threads that it runs on.
 #pragma once
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
-#include <thread>
 #include <vector>
 #include <sys/mman.h>
 #if defined(__x86_64__)
@@ -14,6 +12,7 @@
 
 #include "connection.h"
 #include "neuron.h"
+#include "parallel.h"
 
 extern "C" {
 struct LayerDesc {
@@ -164,10 +163,7 @@ struct Run {
             FlushDenormals scope;
             for (long g = groups * k / n; g < groups * (k + 1) / n; g++) f(k, g * G, std::min(G, net.B - g * G));
         };
-        std::vector<std::thread> others;
-        for (long k = 1; k < n; k++) others.emplace_back(work, k);
-        work(0);
-        for (auto& thread : others) thread.join();
+        share(n, work);
     }
 };
 

@@ -8,9 +8,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <thread>
 #include <vector>
 
+#include "parallel.h"
 #include "simd.h"
 
 namespace {
@@ -119,10 +119,7 @@ void surgrad_product(int64_t M, int64_t N, int64_t K, const float* A, int64_t a_
         if (split_sum) run(M, N, last - first, a.at(0, first), b.at(first, 0), t ? partial.data() + (t - 1) * M * N : C, N);
         else run(last - first, N, K, a.at(first, 0), b, C + first * N, N);
     };
-    std::vector<std::thread> others;
-    for (long t = 1; t < n; t++) others.emplace_back(work, t);
-    work(0);
-    for (auto& thread : others) thread.join();
+    share(n, work);
     for (size_t k = 0; k < partial.size(); k++) C[k % (M * N)] += partial[k];
 }
 }

@@ -36,10 +36,7 @@ struct Stream {
             FlushDenormals scope;
             for (size_t k; (k = next++) < all.size();) f(all[k], thread);
         };
-        std::vector<std::thread> others;
-        for (long k = 1; k < std::min((long)net.threads, (long)all.size()); k++) others.emplace_back(work, k);
-        work(0);
-        for (auto& thread : others) thread.join();
+        share(std::min((long)net.threads, (long)all.size()), work);
     }
     // arrays that large leave the cache before they are read again
     bool large(const float* p) const { return (uintptr_t)p % 64 == 0 && net.T * net.B * y.n * sizeof(float) > LARGE; }

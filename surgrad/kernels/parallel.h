@@ -1,0 +1,31 @@
+// Threads: PyTorch's own OpenMP pool where its entry is known, else new ones. A second pool would compete with the first, whose
+// threads go on spinning for a while after each of PyTorch's operations.
+#pragma once
+#include <atomic>
+#include <thread>
+#include <vector>
+
+using ParallelEntry = void (*)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel
+
+namespace {
+
+ParallelEntry parallel_entry = nullptr;
+
+// f(0) ... f(n - 1), at the same time where threads are free
+template <class F>
+void share(long n, F f) {
+    std::atomic<long> next{0};
+    auto work = [&] {
+        for (long k; (k = next++) < n;) f(k);
+    };
+    if (n <= 1) return work();
+    if (parallel_entry) return parallel_entry([](void* all) { (*static_cast<decltype(work)*>(all))(); }, &work, n, 0);
+    std::vector<std::thread> others;
+    for (long k = 1; k < n; k++) others.emplace_back(work);
+    work();
+    for (auto& thread : others) thread.join();
+}
+
+}  // namespace
+
+extern "C" void surgrad_use_threads(ParallelEntry entry) { parallel_entry = entry; }
