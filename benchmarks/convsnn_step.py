@@ -13,7 +13,7 @@ def main() -> None:
     p.set_defaults(frameworks=[OURS, "torch_loop"])
     p.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES))
     p.add_argument("--density", type=float, nargs="+", default=[0.02], help="of input spikes")
-    p.add_argument("--gain", type=float, default=4.0, help="scale of the first layer's weights: hidden activity")
+    p.add_argument("--gain", type=float, default=7.75, help="scale of the first layer's weights: hidden activity")
     args = p.parse_args()
     cases = product(args.batch, args.mode, args.density)
     common = (args.steps, args.device, args.threads)

@@ -111,7 +111,7 @@ class ConvSNNStep(Problem):
 
     stochastic: bool = False
     density: float = 0.02  # of input spikes
-    gain: float = 4.0  # of the first layer's weights: sets the hidden activity
+    gain: float = 7.75  # of the first layer's weights: sets the hidden activity
 
     filters, kernels, strides, rec_kernel, classes, inputs_ = (16, 32, 64), (21, 7, 7), (10, 3, 3), 5, 20, 700
     rate = 1e-6  # of Adam: so small that activity stays as it is
@@ -143,7 +143,7 @@ class ConvSNNStep(Problem):
         shapes, forward, recurrent = self.shapes(), [], []
         for k, kernel in enumerate(self.kernels):
             below, filters = shapes[k][0], shapes[k + 1][0]
-            scale = (5.0 if k else self.gain) / np.sqrt(below * kernel)
+            scale = (6.2 if k else self.gain) / np.sqrt(below * kernel)
             forward.append(self.random(filters, below, kernel, scale=scale, seed=10 + k))
             scale = 0.5 / np.sqrt(filters * self.rec_kernel)
             recurrent.append(self.random(filters, filters, self.rec_kernel, scale=scale, seed=20 + k))

@@ -38,6 +38,15 @@ def linear_lif(problem: LinearLIF) -> Callable[[], object]:
     _set(dense, weight)
     dense.to(problem.device)
     a, b = _decays(problem.device)
+    if problem.density:
+        network = Network([SpikingLayer(dense, neuron, TAU_MEM, TAU_SYN)], None, DT).to(problem.device)
+        events = EventBatch.from_dense(x).to(problem.device)
+
+        def event_step() -> None:
+            dense.weight.grad = None
+            network(events).counts[0].sum().backward()
+
+        return event_step
 
     def step() -> None:
         dense.weight.grad = None
