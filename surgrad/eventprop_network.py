@@ -30,7 +30,7 @@ class FirstSpike(nn.Module):
         alpha: float = 0.003,
         tau0: float = 0.5e-3,
         tau1: float = 6.4e-3,
-        bump: float = 5e-3,
+        bump: float = 1.0,
     ):
         super().__init__()
         if not (tau0 > 0 and tau1 > 0):
@@ -55,11 +55,14 @@ class FirstSpike(nn.Module):
         return ~scores.gather(1, labels[:, None])[:, 0].isfinite()
 
     @torch.no_grad()
-    def revive(self, layer: EventLayer, scores: Tensor, labels: Tensor) -> int:
-        """Add ``bump`` to all weights of a label's unit for every sample in which it is silent; returns how many."""
+    def revive(self, layer: EventLayer, scores: Tensor, labels: Tensor, lr: float) -> int:
+        """Add ``bump`` lr to all weights of a label's unit that is silent in some sample; returns how many samples.
+
+        As a step of Adam would, this shrinks with the learning rate: a constant would in the end outweigh the gradient.
+        """
         silent = labels[self.silent(scores, labels)]
         if len(silent):
-            layer.weight += self.bump * torch.bincount(silent, minlength=self.nb_classes).to(layer.weight)
+            layer.weight[:, silent.unique()] += self.bump * lr
         return len(silent)
 
 
@@ -78,7 +81,7 @@ class _ReadoutHead(nn.Module):
         """A voltage always answers: none, (B,) bool."""
         return torch.zeros_like(labels, dtype=torch.bool)
 
-    def revive(self, layer: EventLayer, scores: Tensor, labels: Tensor) -> int:
+    def revive(self, layer: EventLayer, scores: Tensor, labels: Tensor, lr: float) -> int:
         """Nothing to do."""
         return 0
 
@@ -213,7 +216,7 @@ def train_epoch(
             if not all(bool(p.grad.isfinite().all()) for p in network.parameters() if p.grad is not None):
                 raise UserError(f"the gradient is not finite (loss {float(loss.detach()):g}); lower lr")
             optimizer.step()
-        network.head.revive(network.layers[-1], output.scores.detach(), labels)
+        network.head.revive(network.layers[-1], output.scores.detach(), labels, optimizer.param_groups[0]["lr"])
         tally.add(loss, output, labels)
     return tally.scores()
 

@@ -65,14 +65,14 @@ def test_first_spike_loss_is_its_formula_and_counts_silence_as_the_end():
 
 
 def test_a_silent_label_gives_no_gradient_but_raises_its_weights():
-    head = FirstSpike(2, bump=0.25)
+    head = FirstSpike(2, bump=2.5)
     times = torch.tensor([5e-3], requires_grad=True)
     spikes = Spikes(times, torch.tensor([1], dtype=torch.int32), torch.tensor([0, 1]))
     scores = head.scores(spikes, DURATION)
     head.loss(scores, torch.tensor([0]), DURATION).backward()
     assert not times.grad.any()
     layer = EventLayer(3, 2)
-    assert head.revive(layer, scores.detach(), torch.tensor([0])) == 1
+    assert head.revive(layer, scores.detach(), torch.tensor([0]), 0.1) == 1
     assert layer.weight.tolist() == [[0.25, 0.0]] * 3
 
 

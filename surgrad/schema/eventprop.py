@@ -69,7 +69,7 @@ class YinYangConfig(CommonConfig):
     alpha: float = 0.003  # pull of the label's spike towards early times
     tau0: float = 0.5e-3  # of the softmax over spike times (s)
     tau1: float = 6.4e-3  # of the pull (s)
-    bump: float = 5e-3  # added to the weights of a label's unit for every sample in which it is silent
+    bump: float = 1.0  # added to the weights of a label's unit in a batch where it is silent, in learning rates
 
     time_step: float = 0.5e-3  # of the grid on which surrogate gradients live (s)
     beta: float = 10.0  # slope of the SuperSpike surrogate
