@@ -60,6 +60,17 @@ def test_equals_the_reference(steps, batch, neurons, reset, h, noise, diff_reset
     assert_equal(run("cpu", *arguments, **options), run("reference", *arguments, **options))
 
 
+def test_trained_decays_of_one_wide_sample_with_several_threads():
+    g = torch.Generator().manual_seed(0)
+    current, cotangent = (4 * torch.randn(300, 1, 3 * 4096, generator=g) for _ in range(2))
+    a, b = (0.8 + 0.15 * torch.rand(3 * 4096, generator=g) for _ in range(2))
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    got = run("cpu", current, a, b, LIF(), cotangent)
+    torch.set_num_threads(before)
+    assert_equal(got, run("reference", current, a, b, LIF(), cotangent))
+
+
 def test_arrays_larger_than_the_cache_take_the_same_values():
     """Beyond 32 MiB results are written past the cache."""
     g = torch.Generator().manual_seed(0)

@@ -15,6 +15,7 @@
 
 namespace {
 
+constexpr long SHARE = 1 << 24;  // multiply-adds that are worth another thread
 constexpr long ROWS = 12, COLUMNS = 2 * LANES, DEPTH = 512, WIDTH = 256;
 
 struct View {  // element (i, j) is p[i * row + j * column]; one of the strides is 1
@@ -112,7 +113,8 @@ void surgrad_product(int64_t M, int64_t N, int64_t K, const float* A, int64_t a_
     auto run = a_column == 1 ? product<true> : product<false>;
     const bool split_sum = M * N < K * std::min(M, N) && M * N <= 1 << 18;
     const long size = split_sum ? K : M, unit = split_sum ? 1 : ROWS, units = (size + unit - 1) / unit;
-    const long n = std::max(1L, std::min((long)threads, units));
+    const long worth = std::max(1L, M * N * K / SHARE);
+    const long n = std::max(1L, std::min({(long)threads, units, worth}));
     std::vector<float> partial(split_sum ? (n - 1) * M * N : 0);
     auto work = [&](long t) {
         const long first = units * t / n * unit, last = std::min(size, units * (t + 1) / n * unit);

@@ -8,6 +8,7 @@ namespace {
 struct Tile { long b0, nb, n0, n; };  // samples [b0, b0 + nb), neurons [n0, n0 + n); nb > 1 only with whole rows
 
 struct Stream {
+    static constexpr long SHARE = 1 << 19;  // neurons x steps that are worth another thread: half a millisecond
     static constexpr size_t LARGE = 1 << 25;  // bytes
     static constexpr long MOST = 4096;  // neurons of a tile: its state and a block of surrogates fit the second-level cache
     const Run& run;
@@ -36,7 +37,9 @@ struct Stream {
             FlushDenormals scope;
             for (size_t k; (k = next++) < all.size();) f(all[k], thread);
         };
-        share(std::min((long)net.threads, (long)all.size()), work);
+        const long worth = std::max(1L, net.T * net.B * y.n / SHARE);
+        const long sums = d.trained_tau ? (net.B + run.G - 1) / run.G : (long)all.size();  // the caller has made room for so many
+        share(std::min({(long)net.threads, (long)all.size(), worth, sums}), work);
     }
     // arrays that large leave the cache before they are read again
     bool large(const float* p) const { return (uintptr_t)p % 64 == 0 && net.T * net.B * y.n * sizeof(float) > LARGE; }
