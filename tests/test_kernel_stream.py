@@ -106,3 +106,18 @@ def test_a_pool_keeps_a_bounded_amount_of_memory():
     assert sum(map(len, pool._free)) <= KEPT
     pool.release()
     assert not pool._free
+
+
+def test_gradients_of_trained_time_constants_are_the_same_in_every_run():
+    g = torch.Generator().manual_seed(0)
+    current = 3 * torch.randn(100, 256, 128, generator=g)  # eight tiles for four threads
+    a, b = torch.full((128,), 0.8), torch.full((128,), 0.9)
+    cotangent = torch.randn(100, 256, 128, generator=g)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        gradients = [run("cpu", current, a, b, LIF(), cotangent)[2] for _ in range(5)]
+    finally:
+        torch.set_num_threads(threads)
+    for again in gradients[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(gradients[0], again, strict=True))

@@ -32,14 +32,15 @@ struct Stream {
     template <class F>
     void in_parallel(F f) const {
         std::vector<Tile> all = tiles();
-        std::atomic<size_t> next{0};
-        auto work = [&](long thread) {
-            FlushDenormals scope;
-            for (size_t k; (k = next++) < all.size();) f(all[k], thread);
-        };
         const long worth = std::max(1L, net.T * net.B * y.n / SHARE);
         const long sums = d.trained_tau ? (net.B + run.G - 1) / run.G : (long)all.size();  // the caller has made room for so many
-        share(std::min({(long)net.threads, (long)all.size(), worth, sums}), work);
+        const long parts = std::min({(long)net.threads, (long)all.size(), worth, sums});
+        // which part takes which tile is fixed, so that sums over tiles are the same in every run
+        auto work = [&](long part) {
+            FlushDenormals scope;
+            for (size_t k = part; k < all.size(); k += parts) f(all[k], part);
+        };
+        share(parts, work);
     }
     // arrays that large leave the cache before they are read again
     bool large(const float* p) const { return (uintptr_t)p % 64 == 0 && net.T * net.B * y.n * sizeof(float) > LARGE; }
