@@ -79,7 +79,8 @@ def step_figure(lines: list[dict], path: Path) -> None:
     for y, row in enumerate(reversed(cases.values())):
         for name, ratio in row.items():
             marker = "|" if name == "floor" else "D" if name == OURS else "o"
-            axes.plot(ratio, y, marker, color=COLOURS.get(name, "orange"), markersize=12 if name == "floor" else 7)
+            size, order = (12, 4) if name == "floor" else (7, 3)
+            axes.plot(ratio, y, marker, color=COLOURS.get(name, "orange"), markersize=size, zorder=order)
     axes.set_yticks(range(len(cases)), list(reversed(cases)))
     axes.set_xscale("log")
     axes.axvline(1, color=COLOURS[OURS], linewidth=1, zorder=0)
@@ -115,17 +116,17 @@ def scaling_figure(lines: list[dict], path: Path) -> dict[str, float]:
         "LIF scan over batch (N=256)": chosen(lambda d: d["item"] == "lif_scan" and d["neurons"] == 256, "batch"),
         "linear + LIF over N (batch 16)": chosen(lambda d: d["item"] == "linear_lif", "neurons"),
     }
-    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9.5, 4.2), layout="constrained")
     slopes = {}
     for name, (sizes, seconds) in curves.items():
         if len(sizes) < 3:
             continue
         slopes[name] = slope(sizes, seconds)
-        axes.loglog(sizes, seconds, "o-", label=f"{name}: {slopes[name]:.2f}")
+        axes.loglog(sizes, seconds, "o-", label=f"{name}: {slopes[name]:.2f} / {slope(sizes[-3:], seconds[-3:]):.2f}")
     axes.set_xlabel("size")
     axes.set_ylabel("s per step")
     axes.grid(which="both", alpha=0.25)
-    axes.legend(title="log-log slope", fontsize="small")
+    figure.legend(title="log-log slope over all / the largest three", fontsize="small", loc="outside right upper")
     figure.savefig(path, dpi=150)
     plt.close(figure)
     return slopes
@@ -141,7 +142,7 @@ def main() -> None:
     def read(files: list[Path]) -> list[dict]:
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
-    lines = read(args.files)
+    lines = sorted(read(args.files), key=lambda line: (list(NAMES).index(line["item"]), line.get("neurons", 0)))
     for item in NAMES:
         chosen = [line for line in lines if line["item"] == item]
         if chosen:
