@@ -10,7 +10,7 @@ from pathlib import Path
 from surgrad import figures, study
 from surgrad.datasets.baselines import count_baseline
 from surgrad.runs import REPO, RunRecord, load_runs
-from surgrad.schema.classification import dataset_config
+from surgrad.schema.datasets import dataset_config
 
 SCORES = {
     "train": lambda run: study.last_value(run, "train_acc"),

@@ -6,60 +6,23 @@ theta, k0, delta_uo) are accepted at their published values, so that published c
 the readout does not spike and potentials are in units of the threshold, so that they could change nothing.
 """
 
-from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
-
-from surgrad.datasets.augment import published_noise
-from surgrad.datasets.events import Augmentation, EventDataset
-from surgrad.datasets.hdf5 import read_shd
-from surgrad.datasets.randman import Randman
-from surgrad.datasets.splits import VALIDATIONS, validation_split
 from surgrad.errors import UserError
 from surgrad.losses import LOSSES
 from surgrad.models import METHODS, ConvStack, SpikeParameters
 from surgrad.optimizers import OPTIMIZERS
 from surgrad.regularizers import ActivityRegularizer, build_regularizer
-from surgrad.schema import CommonConfig, check, unknown_option
-
-Splits = tuple[EventDataset, EventDataset | None, EventDataset]
-
-
-def _one_of(key: str, value: str, allowed: Any) -> None:
-    if value not in allowed:
-        raise UserError(unknown_option(key, value, allowed))
-
-
-def _positive(owner: object, prefix: str, *names: str) -> None:
-    for name in names:
-        if not getattr(owner, name) > 0:
-            raise UserError(f"{prefix}{name}={getattr(owner, name)}: must be positive")
+from surgrad.schema import CommonConfig
+from surgrad.schema.common import one_of, positive
+from surgrad.schema.datasets import dataset_config
 
 
 @dataclass
-class AugmentConfig:
-    """Changes to the events of every training batch; all 0: none (`surgrad.datasets.augment.published_noise`)."""
+class ConvConfig:
+    """The convolutional layers that fit a data set, part of its group (keys of the published suite)."""
 
-    p_drop: float = 0.0  # probability of losing a spike
-    p_insert: float = 0.0  # probability of a spurious spike per unit and step
-    sigma_t: float = 0.0  # standard deviation of the time jitter (s)
-    sigma_u: float = 0.0  # full width of the unit jitter (units)
-    sigma_u_uniform: float = 0.0  # standard deviation of a shift of the whole sample (units)
-    time_stretch: float = 0.0  # f: stretch each sample by a factor from U(1 - f, 1 + f)
-
-
-@dataclass
-class DatasetConfig:
-    """What every data set configures: the time grid, and the network that fits it (keys of the published suite)."""
-
-    name: str = MISSING
-    nb_inputs: int | None = None  # input units; null: as many as the training data have
-    nb_classes: int | None = None  # readout units; null: as many as the training data have
-    batch_size: int = 400  # samples per update, the default of the top-level batch_size
-    nu: float = 15.8  # mean rate of the input units, assumed by the initialisation (Hz)
-    duration: float = 0.7  # simulated time of a sample; later spikes are dropped (s)
-    time_step: float = 2e-3  # s
     nb_hidden_layers: int = 3
     nb_filters: list[int] = field(default_factory=lambda: [16, 32, 64])
     kernel_size: list[int] = field(default_factory=lambda: [21, 7, 7])
@@ -70,107 +33,10 @@ class DatasetConfig:
     rec_stride: int = 1
     rec_padding: int = 2
     alpha: float = 0.9  # share of the initial membrane variance that comes from the layer below
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-
-    def __post_init__(self):
-        _positive(self, "dataset.", "batch_size", "nu", "duration", "time_step")
-        if self.nb_steps < 1:
-            raise UserError(f"dataset.duration={self.duration} s is shorter than one time_step={self.time_step} s")
-
-    @property
-    def nb_steps(self) -> int:
-        """T; a duration that is a whole number of steps up to rounding counts as that number."""
-        return int(self.duration / self.time_step * (1 + 1e-9))
 
     def stack(self) -> ConvStack:
         """Shapes of the hidden layers."""
         return ConvStack(**{f.name: getattr(self, f.name) for f in fields(ConvStack)})
-
-    def augmentation(self) -> Augmentation | None:
-        """What is done to training batches, or None."""
-        try:
-            return published_noise(dt=self.time_step, nb_steps=self.nb_steps, **asdict(self.augment))
-        except ValueError as error:
-            raise UserError(f"dataset.augment: {error}") from error
-
-    def splits(self) -> Splits:
-        """Training, validation and test set."""
-        raise NotImplementedError
-
-
-@dataclass
-class HDF5Config(DatasetConfig):
-    """A data set in files of the SHD format (spiking_digits, shd, ssc, or the user's own)."""
-
-    datadir: str = "."  # folder of the files
-    train_path: str = MISSING
-    test_path: str = MISSING
-    valid_path: str | None = None  # for validation=file
-    validation: str = "random"  # random | speaker | file | none: what is held out to choose between epochs
-    validation_split: float = 0.9  # random: share of the training file that is kept for training
-    stratified: bool = False  # random: hold out the same share of every class
-    split_seed: int = 1  # random: seed of the split
-    validation_speakers: list[int] | None = None  # speaker: who is held out; null: the last one
-
-    def __post_init__(self):
-        super().__post_init__()
-        _one_of("dataset.validation", self.validation, VALIDATIONS)
-
-    def splits(self) -> Splits:
-        """Reads the files; raises UserError naming file and cause where one is missing or damaged."""
-        everything = read_shd(self.train_path, nb_units=self.nb_inputs, nb_classes=self.nb_classes)
-        sizes = {"nb_units": everything.nb_units, "nb_classes": everything.nb_classes}
-        options = {
-            "none": {},
-            "random": {
-                "fraction": 1 - self.validation_split,
-                "seed": self.split_seed,
-                "stratified": self.stratified,
-            },
-            "speaker": {"speakers": self.validation_speakers},
-            "file": {"path": self.valid_path},
-        }[self.validation]
-        if self.validation == "random" and not 0 < self.validation_split < 1:
-            raise UserError(f"dataset.validation_split={self.validation_split}: need a share between 0 and 1")
-        train, valid = validation_split(everything, self.validation, **options)
-        return train, valid, read_shd(self.test_path, **sizes)
-
-
-@dataclass
-class RandmanConfig(DatasetConfig):
-    """Smooth random manifolds as spike times (`surgrad.datasets.randman`)."""
-
-    dim_manifold: int = 1
-    step_frac: float = 0.5  # share of the duration that holds spikes
-    nb_samples: int = 1000  # per class
-    nb_spikes: int = 1  # per input unit
-    alpha_randman: float = 0.5  # smoothness of the manifolds
-    randmanseed: int = 1
-    fractions: list[float] = field(default_factory=lambda: [0.8, 0.1, 0.1])  # training, validation, test
-
-    def splits(self) -> Splits:
-        """Generates the data; the same for the same numbers."""
-        try:
-            train, valid, test = Randman(
-                dim_manifold=self.dim_manifold,
-                nb_classes=self.nb_classes,
-                nb_units=self.nb_inputs,
-                nb_steps=self.nb_steps,
-                duration=self.nb_steps * self.time_step,
-                step_frac=self.step_frac,
-                nb_samples=self.nb_samples,
-                nb_spikes=self.nb_spikes,
-                alpha=self.alpha_randman,
-                seed=self.randmanseed,
-                fractions=tuple(self.fractions),
-            ).splits()
-            return train, valid if len(valid) else None, test
-        except ValueError as error:
-            raise UserError(f"dataset: {error}") from error
-
-
-#: The schema of each data set group; a data set of another name is one in files.
-DATASETS: dict[str, type[DatasetConfig]] = {"randman": RandmanConfig}
 
 
 @dataclass
@@ -183,9 +49,9 @@ class MethodConfig:
     target_sigma_u: float = 1.3  # initial standard deviation of the membrane, in units of threshold
 
     def __post_init__(self):
-        _one_of("method.name", self.name, METHODS)
-        _one_of("method.other", self.other, METHODS)
-        _positive(self, "method.", "lr", "target_sigma_u")
+        one_of("method.name", self.name, METHODS)
+        one_of("method.other", self.other, METHODS)
+        positive(self, "method.", "lr", "target_sigma_u")
 
 
 @dataclass
@@ -246,7 +112,7 @@ class PlottingConfig:
 class ClassificationConfig(CommonConfig):
     """Everything a run of `Classification/deep_convSNN.py` depends on."""
 
-    dataset: dict[str, Any] = field(default_factory=dict)  # becomes the DatasetConfig of its name
+    dataset: dict[str, Any] = field(default_factory=dict)  # becomes the schema of its name, with the keys of ConvConfig
     method: MethodConfig = field(default_factory=MethodConfig)
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
     plotting: PlottingConfig = field(default_factory=PlottingConfig)
@@ -290,12 +156,12 @@ class ClassificationConfig(CommonConfig):
     delta_uo: float = 13e-3
 
     def __post_init__(self):
-        self.dataset = dataset_config(self.dataset)
-        _one_of("loss_type", self.loss_type, LOSSES)
-        _one_of("optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("plot", self.plot, ("plot", "none"))
-        positive = ("batch_size", "logging_freq", "test_draws", "epoch_chunk", "anneal_interval")
-        _positive(self, "", *positive, "tau_mem", "tau_syn", "tau_readout", "beta")
+        self.dataset = dataset_config(self.dataset, ConvConfig)
+        one_of("loss_type", self.loss_type, LOSSES)
+        one_of("optimizer", self.optimizer, OPTIMIZERS)
+        one_of("plot", self.plot, ("plot", "none"))
+        counts = ("batch_size", "logging_freq", "test_draws", "epoch_chunk", "anneal_interval")
+        positive(self, "", *counts, "tau_mem", "tau_syn", "tau_readout", "beta")
         if self.nb_epochs < 0 or self.monitor_fano < 0:
             raise UserError(f"nb_epochs={self.nb_epochs}, monitor_fano={self.monitor_fano}: must not be negative")
         if self.fano.evaluate and self.fano_window > self.dataset.nb_steps:
@@ -320,15 +186,3 @@ class ClassificationConfig(CommonConfig):
     def spike_parameters(self, beta: float) -> SpikeParameters:
         """What the methods build their neurons from, at slope ``beta``."""
         return SpikeParameters(beta, self.p0, self.delta_uh, self.sigm, self.diff_reset)
-
-
-def dataset_config(content: Any) -> DatasetConfig:
-    """The data set's own schema, chosen by its name, applied to what the configuration holds under ``dataset``.
-
-    Raises: UserError naming the key for an unknown key or a wrong type.
-    """
-    if isinstance(content, DatasetConfig):
-        return content
-    schema = DATASETS.get(str(content.get("name")), HDF5Config)
-    wrapper = make_dataclass("Wrapper", [("dataset", schema, field(default_factory=schema))])
-    return check(OmegaConf.create({"dataset": dict(content)}), wrapper).dataset

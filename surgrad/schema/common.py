@@ -1,14 +1,16 @@
 """What the schemas of all suites share."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 
 from surgrad.errors import UserError
 from surgrad.run_wandb import WandbConfig
+from surgrad.schema.explain import unknown_option
 
-__all__ = ["CommonConfig", "WandbConfig", "resolve_device", "use_threads"]
+__all__ = ["CommonConfig", "WandbConfig", "one_of", "positive", "resolve_device", "use_threads"]
 
 
 @dataclass
@@ -20,6 +22,19 @@ class CommonConfig:
     num_threads: int | None = None  # CPU threads; null leaves it to torch
     rerun: bool = False  # start afresh although the run folder holds this run
     wandb: WandbConfig = field(default_factory=WandbConfig)
+
+
+def one_of(key: str, value: str, allowed: Iterable[str]) -> None:
+    """Raises UserError naming the key and the allowed values, and the nearest of them, unless value is one."""
+    if value not in allowed:
+        raise UserError(unknown_option(key, value, allowed))
+
+
+def positive(owner: object, prefix: str, *names: str) -> None:
+    """Raises UserError for the first of these attributes that is not positive; prefix is the key of the owner."""
+    for name in names:
+        if not getattr(owner, name) > 0:
+            raise UserError(f"{prefix}{name}={getattr(owner, name)}: must be positive")
 
 
 def resolve_device(name: str) -> torch.device:
