@@ -18,7 +18,7 @@ from surgrad.optimizers import build_optimizer
 from surgrad.runs import RunRecord
 from surgrad.schema import entry, resolve_device
 from surgrad.schema.classification import ClassificationConfig
-from surgrad.training import BatchGrid, Fit, Objective, annealed, evaluate_repeatedly
+from surgrad.training import BatchGrid, Compute, Fit, Objective, annealed, evaluate_repeatedly
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ def main(cfg: ClassificationConfig, run) -> float:
     log.info("layers of %s units", [layer.unit_shape for layer in network.layers])
 
     grid = BatchGrid(cfg.batch_size, data.time_step, data.nb_steps, (1, train.nb_units), str(device))
+    compute = Compute(cfg.kernel)
     objective = Objective(build_loss(cfg.loss_type), cfg.regularizer.build())
     monitor = Monitor(
         network,
@@ -73,7 +74,7 @@ def main(cfg: ClassificationConfig, run) -> float:
         idx_neuron=cfg.plotting.idx_neuron,
         sample_seed=cfg.plotting.sample_seed,
         seed=cfg.seed,
-        kernel=cfg.kernel,
+        compute=compute,
         plot=cfg.plot == "plot",
         alpha=cfg.plotting.point_alpha,
         alpha_trials=cfg.plotting.point_alpha_trials,
@@ -96,7 +97,7 @@ def main(cfg: ClassificationConfig, run) -> float:
         nb_epochs=cfg.nb_epochs,
         seed=cfg.seed,
         augment=data.augmentation(),
-        kernel=cfg.kernel,
+        compute=compute,
         before_epoch=lambda epoch: set_neuron(network, neuron(cfg.method.name, epoch)),
         after_epoch=look,
         monitor_spikes=cfg.monitor_spikes,
@@ -112,7 +113,7 @@ def main(cfg: ClassificationConfig, run) -> float:
             for part, dataset in (("valid", valid), ("test", test)):
                 if dataset is not None:
                     found = evaluate_repeatedly(
-                        network, dataset, grid, objective, nb_draws=cfg.test_draws, seed=cfg.seed, kernel=cfg.kernel
+                        network, dataset, grid, objective, nb_draws=cfg.test_draws, seed=cfg.seed, compute=compute
                     )
                     names = {key: f"{part}_{key}{other}{suffix}" for key in found._fields}
                     run.summary.update({names[key]: value for key, value in found._asdict().items()})

@@ -14,7 +14,7 @@ from surgrad.errors import UserError
 from surgrad.network import Network
 from surgrad.runs import Run
 from surgrad.statistics import defined_mean, fano_over_trials, firing_rates
-from surgrad.training import MONITOR_DRAW, BatchGrid
+from surgrad.training import FASTEST, MONITOR_DRAW, BatchGrid, Compute
 
 _RECORDED_AT_ONCE = 64  # repeats whose spikes are held as numbers rather than bytes
 
@@ -32,15 +32,15 @@ class Activity(NamedTuple):
 
 @torch.no_grad()
 def record(
-    network: Network, batches: Sequence[EventBatch], *, seed: int = 0, draw: int = 0, kernel: str = "auto"
+    network: Network, batches: Sequence[EventBatch], *, seed: int = 0, draw: int = 0, compute: Compute = FASTEST
 ) -> Activity:
     """Spikes and readout of some batches as one `Activity` on the CPU, spikes as bytes.
 
-    Args: network; batches on its device; address of the noise; kernel.
+    Args: network; batches on its device; address of the noise; how it is run.
     """
     spikes, readouts = [], []
     for batch in batches:
-        out = network(batch, seed=seed, draw=draw, record=True, kernel=kernel)
+        out = compute(network, batch, seed=seed, draw=draw, record=True)
         spikes.append([layer.to(torch.uint8).cpu() for layer in out.spikes])
         readouts.append(out.readout.cpu())
     return Activity([torch.cat(layer, 1) for layer in zip(*spikes, strict=True)], torch.cat(readouts, 1))
@@ -77,7 +77,7 @@ class Monitor:
         nb_repeats, nb_trials: presentations of one sample for the Fano factor; how many of them are kept as rasters.
         idx_layer, idx_neuron: of the rasters over trials; neurons beyond the first (None: all) are drawn at random.
         sample_seed: chooses samples and neurons.
-        seed, kernel: of the noise; as in `Network.forward`.
+        seed, compute: of the noise; how the network is run.
         plot: draw figures.
         alpha, alpha_trials: opacity of a spike in them.
     """
@@ -95,7 +95,7 @@ class Monitor:
     idx_neuron: int | None = None
     sample_seed: int = 12
     seed: int = 0
-    kernel: str = "auto"
+    compute: Compute = FASTEST
     plot: bool = True
     alpha: float = 0.3
     alpha_trials: float = 0.75
@@ -117,7 +117,7 @@ class Monitor:
 
     def _snapshot(self, when: str) -> None:
         batch = self._batch(self.samples)
-        seen = record(self.network, [batch], seed=self.seed, draw=MONITOR_DRAW, kernel=self.kernel)
+        seen = record(self.network, [batch], seed=self.seed, draw=MONITOR_DRAW, compute=self.compute)
         populations = [batch.dense(torch.uint8).cpu(), *seen.spikes]
         names = ["in", *(f"hid_{k}" for k in range(len(seen.spikes)))]
         for name, spikes in zip(names, populations, strict=True):
@@ -144,7 +144,7 @@ class Monitor:
     def _repeats(self, when: str) -> dict[str, float]:
         sample = self._batch(self.samples[:1])
         batches = repeated(sample, self.nb_repeats, min(self.grid.batch_size, _RECORDED_AT_ONCE))
-        seen = record(self.network, batches, seed=self.seed, draw=MONITOR_DRAW + 1, kernel=self.kernel)
+        seen = record(self.network, batches, seed=self.seed, draw=MONITOR_DRAW + 1, compute=self.compute)
         columns = {}
         for k, spikes in enumerate(seen.spikes):
             fano = defined_mean(fano_over_trials(spikes, self.window, self.binned))

@@ -9,20 +9,21 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from surgrad.datasets.events import Augmentation, Batches, EventDataset
+from surgrad.datasets.events import Augmentation, Batches, EventBatch, EventDataset
 from surgrad.errors import UserError
 from surgrad.losses import ReadoutCrossEntropy
 from surgrad.network import Network
 from surgrad.regularizers import ActivityRegularizer, penalty
 from surgrad.run_log import progress
 from surgrad.runs import Run
+from surgrad.state import NetworkOutput
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,27 @@ class BatchGrid:
             augment=augment,
             unit_shape=self.unit_shape,
         )
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a network is run, apart from what it computes: the arguments of `Network.forward` of the same names.
+
+    Args: kernel; memory; truncate in steps, 0 for gradients through all of them; precision of the products.
+    """
+
+    kernel: str = "auto"
+    memory: str = "full"
+    truncate: int = 0
+    precision: str = "float32"
+
+    def __call__(self, network: Network, x: Tensor | EventBatch, **options: Any) -> NetworkOutput:
+        """Run ``network`` on ``x``; ``options`` are further arguments of `Network.forward`."""
+        return network(x, **asdict(self), **options)
+
+
+#: What `Network.forward` does by itself.
+FASTEST = Compute()
 
 
 @dataclass(frozen=True)
@@ -112,20 +134,20 @@ def train_epoch(
     seed: int = 0,
     draw: int = 0,
     device: str = "cpu",
-    kernel: str = "auto",
+    compute: Compute = FASTEST,
     on_batch: Callable[[Scores], None] = lambda scores: None,
 ) -> Scores:
     """One pass of gradient descent.
 
     Args: network, batches, objective, optimizer; ``seed`` and ``draw`` (the epoch) address the escape noise;
-        ``on_batch`` is told the scores so far.
+        ``compute``; ``on_batch`` is told the scores so far.
     Returns: scores averaged over the pass, each batch with the weights it met.
     Raises: UserError if the loss is not finite.
     """
     tally = _Tally(len(network.layers), batches.nb_steps * batches.dt)
     for batch in batches:
         batch = batch.to(device)
-        out = network(batch, seed=seed, draw=draw, kernel=kernel)
+        out = compute(network, batch, seed=seed, draw=draw)
         loss = objective.loss(out.readout, batch.labels)
         extra = penalty(objective.regularizers, out.counts)
         optimizer.zero_grad(set_to_none=True)
@@ -148,7 +170,7 @@ def evaluate(
     *,
     seed: int = 0,
     draw: int = 0,
-    kernel: str = "auto",
+    compute: Compute = FASTEST,
 ) -> Scores:
     """Scores on a data set, in its order; the last batch may be smaller. Arguments as in `train_epoch`."""
     if not len(dataset):
@@ -156,7 +178,7 @@ def evaluate(
     tally = _Tally(len(network.layers), grid.duration)
     for batch in grid(dataset):
         batch = batch.to(grid.device)
-        out = network(batch, seed=seed, draw=draw, kernel=kernel)
+        out = compute(network, batch, seed=seed, draw=draw)
         loss = objective.loss(out.readout, batch.labels)
         correct = (objective.loss.predictions(out.readout) == batch.labels).sum()
         tally.add(loss, penalty(objective.regularizers, out.counts), correct, out.counts)
@@ -176,7 +198,7 @@ def evaluate_repeatedly(
 ) -> Repeated:
     """Evaluate with ``nb_draws`` draws of the escape noise; a network without noise is evaluated once.
 
-    Args: as in `evaluate`; ``options`` are its seed and kernel.
+    Args: as in `evaluate`; ``options`` are its seed and compute.
     """
     stochastic = any(layer.neuron.escape_noise.stochastic for layer in network.layers)
     draws = [TEST_DRAW + k for k in range(nb_draws if stochastic else 1)]
@@ -209,7 +231,7 @@ class Fit:
         run: where rows and checkpoints go.
         nb_epochs, seed: how long; of the shuffling and the escape noise.
         augment: changes the events of every training batch.
-        kernel: as in `Network.forward`.
+        compute: how the network is run.
         before_epoch: called with the number of the epoch that starts, 1 to nb_epochs: sets what changes over epochs.
         after_epoch: called with the number of epochs done, 0 to nb_epochs; returns more columns for metrics.csv.
         monitor_spikes: write the firing rates of the layers.
@@ -226,7 +248,7 @@ class Fit:
     nb_epochs: int
     seed: int = 0
     augment: Augmentation | None = None
-    kernel: str = "auto"
+    compute: Compute = FASTEST
     before_epoch: Callable[[int], None] = lambda epoch: None
     after_epoch: Callable[[int], Mapping[str, float]] = lambda epoch: {}
     monitor_spikes: bool = True
@@ -271,7 +293,7 @@ class Fit:
                 seed=self.seed,
                 draw=epoch,
                 device=self.grid.device,
-                kernel=self.kernel,
+                compute=self.compute,
                 on_batch=advance,
             )
             self._require_finite_weights()
@@ -294,7 +316,7 @@ class Fit:
             self.best = Best(epoch, math.nan, train_loss, self._weights())
         else:
             scores = evaluate(
-                self.network, self.valid, self.grid, self.objective, seed=self.seed, draw=epoch, kernel=self.kernel
+                self.network, self.valid, self.grid, self.objective, seed=self.seed, draw=epoch, compute=self.compute
             )
             columns = {"valid_loss": scores.loss, "valid_acc": scores.acc}
             if self.best is None or self.best.beaten_by(scores):
