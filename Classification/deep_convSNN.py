@@ -58,7 +58,7 @@ def main(cfg: ClassificationConfig, run) -> float:
     log.info("layers of %s units", [layer.unit_shape for layer in network.layers])
 
     grid = BatchGrid(cfg.batch_size, data.time_step, data.nb_steps, (1, train.nb_units), str(device))
-    compute = Compute(cfg.kernel)
+    compute = Compute(cfg.kernel, cfg.memory, cfg.truncate, cfg.precision)
     objective = Objective(build_loss(cfg.loss_type), cfg.regularizer.build())
     monitor = Monitor(
         network,

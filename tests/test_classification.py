@@ -96,6 +96,7 @@ KEYS = """
     anneal=true method.target_sigma_u=1 method.lr=0.1 regularizer.upperBoundL2Threshold=0 dataset.augment.p_drop=0.3
     dataset.nu=20 dataset.alpha=0.2 dataset.rec=false dataset.rec_kernel_size=1,dataset.rec_padding=0
     dataset.step_frac=0.9 dataset.alpha_randman=2 dataset.randmanseed=3 dataset.dim_manifold=2 dataset.nb_spikes=2
+    truncate=5
 """
 
 
@@ -115,6 +116,16 @@ def learned(tmp_path_factory):
 def test_every_key_changes_what_is_learned(script, tmp_path, learned, override):
     weights = run(script, tmp_path / "run", *LEARNED, *override.split(",")).checkpoint()["model"]
     assert any(w.shape != learned[name].shape or not torch.equal(w, learned[name]) for name, w in weights.items())
+
+
+@pytest.mark.parametrize("kernel", ["auto", "reference"])
+def test_recomputed_states_give_the_same_weights(script, tmp_path, kernel):
+    options = [*LEARNED, f"kernel={kernel}"]
+    kept, computed_again = (
+        run(script, tmp_path / memory, *options, f"memory={memory}").checkpoint()["model"]
+        for memory in ("full", "recompute")
+    )
+    assert all(torch.equal(kept[name], computed_again[name]) for name in kept)
 
 
 @pytest.mark.parametrize(("override", "changes"), [("p0=0.3", True), ("delta_uh=0.5", True), ("beta=3", False)])
@@ -192,6 +203,10 @@ MISTAKES = [
     (["method.lr=1e30", "optimizer=sgd"], "try a smaller method.lr"),
     (["device=tpu"], "device=tpu"),
     (["kernel=fast"], "kernel='fast' is unknown"),
+    (["memory=less"], "memory=less: unknown; allowed: full, recompute"),
+    (["truncate=-1"], "truncate=-1: must not be negative"),
+    (["precision=fp16"], "precision=fp16: unknown"),
+    (["precision=bf16"], "precision='bf16' is for kernel='cuda'"),
 ]
 
 

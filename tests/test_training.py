@@ -14,7 +14,7 @@ from surgrad.losses import MaxOverTimeCrossEntropy
 from surgrad.models import METHODS, ConvStack, SpikeParameters, conv_snn, method_neuron, set_neuron
 from surgrad.regularizers import UpperBoundL2
 from surgrad.runs import load_runs, open_run
-from surgrad.training import Best, Fit, Objective, Scores, annealed, evaluate, evaluate_repeatedly
+from surgrad.training import Best, Compute, Fit, Objective, Scores, annealed, evaluate, evaluate_repeatedly
 
 OBJECTIVE = Objective(MaxOverTimeCrossEntropy(), [UpperBoundL2(0.1, 1.0)])
 
@@ -106,6 +106,15 @@ def test_evaluation_does_not_depend_on_the_batch_size(splits, method):
     assert parts.acc == whole.acc
     assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
     assert parts.rates == pytest.approx(whole.rates, rel=1e-6)
+
+
+@pytest.mark.parametrize(("key", "value"), [("kernel", "fast"), ("memory", "less"), ("precision", "bf16")])
+def test_training_and_evaluation_run_the_network_as_told(tmp_path, splits, key, value):
+    compute = Compute(**{key: value})
+    with pytest.raises(UserError, match=f"{key}='{value}' is"):
+        fit(tmp_path, splits, valid=False, compute=compute)
+    with pytest.raises(UserError, match=f"{key}='{value}' is"):
+        evaluate_repeatedly(make_network(), splits[0], GRID, OBJECTIVE, nb_draws=1, compute=compute)
 
 
 def test_repeated_evaluation_draws_anew_only_where_there_is_noise(splits):

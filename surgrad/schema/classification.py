@@ -125,6 +125,9 @@ class ClassificationConfig(CommonConfig):
     optimizer: str = "smorms3"
     diff_reset: bool = False  # gradients through the reset
     kernel: str = "auto"  # auto | reference | cpu | cuda
+    memory: str = "full"  # full | recompute: keep less for the backward pass, same gradients
+    truncate: int = 0  # cut gradients at every multiple of this many steps; 0: never
+    precision: str = "float32"  # float32 | bf16: of products, on a GPU
 
     nb_epochs: int = 200
     batch_size: int = 400
@@ -160,10 +163,13 @@ class ClassificationConfig(CommonConfig):
         one_of("loss_type", self.loss_type, LOSSES)
         one_of("optimizer", self.optimizer, OPTIMIZERS)
         one_of("plot", self.plot, ("plot", "none"))
+        one_of("memory", self.memory, ("full", "recompute"))
+        one_of("precision", self.precision, ("float32", "bf16"))
         counts = ("batch_size", "logging_freq", "test_draws", "epoch_chunk", "anneal_interval")
         positive(self, "", *counts, "tau_mem", "tau_syn", "tau_readout", "beta")
-        if self.nb_epochs < 0 or self.monitor_fano < 0:
-            raise UserError(f"nb_epochs={self.nb_epochs}, monitor_fano={self.monitor_fano}: must not be negative")
+        for key in ("nb_epochs", "monitor_fano", "truncate"):
+            if getattr(self, key) < 0:
+                raise UserError(f"{key}={getattr(self, key)}: must not be negative")
         if self.fano.evaluate and self.fano_window > self.dataset.nb_steps:
             raise UserError(f"the window of the Fano factor is longer than a sample of {self.dataset.nb_steps} steps")
         if not 0 <= self.plotting.idx_layer < self.dataset.nb_hidden_layers:
