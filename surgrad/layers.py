@@ -167,7 +167,8 @@ class SpikingLayer(nn.Module):
 class Readout(nn.Module):
     """Leaky integrators without spikes: y[t] = u[t+1], u[0] = ``u0``.
 
-    Args: feedforward connection, tau_mem and tau_syn in s, initial membrane potential.
+    Args: feedforward connection, tau_mem and tau_syn in s, initial membrane potential, and whether the current is
+        scaled by 1 - b (see `surgrad.neurons.LIF`).
     """
 
     def __init__(
@@ -176,8 +177,9 @@ class Readout(nn.Module):
         tau_mem: float | TimeConstant,
         tau_syn: float | TimeConstant,
         u0: float = -1e-3,
+        unit_gain: bool = True,
     ):
         super().__init__()
-        self.feedforward, self.u0 = feedforward, u0
+        self.feedforward, self.u0, self.unit_gain = feedforward, u0, unit_gain
         self.tau_mem, self.tau_syn = _time_constant(tau_mem), _time_constant(tau_syn)
         self.unit_shape = tuple(feedforward.out_shape)

@@ -57,7 +57,8 @@ def random_network(generator, neuron, kind, delay, trained, recurrent):
         SpikingLayer(c, neuron, tau(c.out_shape), tau(c.out_shape), loop if recurrent else None)
         for c, loop in zip((first, second), loops, strict=True)
     ]
-    readout = Readout(Dense(second.out_shape, 3), TimeConstant(0.05, trainable=trained), 0.01)
+    tau_readout = TimeConstant(0.05, trainable=trained)
+    readout = Readout(Dense(second.out_shape, 3), tau_readout, 0.01, unit_gain=neuron.unit_gain)
     network = Network(layers, readout, dt=2e-3, delay=delay)
     for module in network.modules():
         if isinstance(module, Dense | Conv):

@@ -58,7 +58,8 @@ def network(*connections, neuron=None, recurrent=(), delay=1, trained=(), classe
         layers.append(SpikingLayer(connection, neuron, tau(shape, bool(trained)), tau((), bool(trained), 0.01), loop))
     readout = None
     if classes:
-        readout = Readout(Dense(connections[-1].out_shape, classes), tau((), bool(trained), 0.05), 0.01)
+        tau_readout = tau((), bool(trained), 0.05)
+        readout = Readout(Dense(connections[-1].out_shape, classes), tau_readout, 0.01, unit_gain=neuron.unit_gain)
     net = Network(layers, readout, 0.002, delay)
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():

@@ -379,7 +379,7 @@ def _stages(
             b=layer.tau_mem.decay(network.dt),
             index=k,
             u0=layer.u0 if is_readout else 0.0,
-            unit_gain=is_readout or layer.neuron.unit_gain,
+            unit_gain=layer.unit_gain if is_readout else layer.neuron.unit_gain,
         )
         if state is not None:
             stage.state = state.readout if is_readout else state.layers[k]

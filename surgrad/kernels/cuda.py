@@ -162,7 +162,8 @@ def _stage(
         before=before if spiking else None,
     )
     neuron = layer.neuron if spiking else None
-    population = Population(layer.unit_shape, neuron, recurrent, index, nb_samples, precision)
+    unit_gain = neuron.unit_gain if spiking else layer.unit_gain
+    population = Population(layer.unit_shape, neuron, recurrent, index, nb_samples, precision, unit_gain)
     return Stage(population, layer.feedforward), tensors
 
 

@@ -184,6 +184,7 @@ def run(
             out.tau_mem.decay(network.dt),
             state=state.readout if state else None,
             u0=out.u0,
+            unit_gain=out.unit_gain,
         )
     end = NetworkState(tuple(layer_states), readout_state, x[-1], first_step + len(x)) if return_state else None
     return NetworkOutput(y, counts, all_spikes if record else None, end)

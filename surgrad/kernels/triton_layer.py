@@ -57,6 +57,7 @@ class Population:
         index: number of the layer, part of the address of its random numbers.
         nb_samples: batch size.
         precision: "float32" or "bf16", of products.
+        unit_gain: whether the current is scaled by 1 - b.
     """
 
     unit_shape: tuple[int, ...]
@@ -65,6 +66,7 @@ class Population:
     index: int
     nb_samples: int
     precision: str
+    unit_gain: bool = True
 
     @property
     def channels(self) -> int:
@@ -150,7 +152,7 @@ class Population:
         padding = self.recurrent.padding if convolution else (0,)
         return {
             "SPIKING": self.neuron is not None,
-            "UNIT_GAIN": self.neuron is None or self.neuron.unit_gain,
+            "UNIT_GAIN": self.unit_gain,
             "PER_UNIT": per_unit,
             "RECURRENT": persistent,
             "CHANNELS": self.channels,
