@@ -30,6 +30,7 @@ from typing import IO
 import h5py
 from tqdm import tqdm
 
+from surgrad.datasets.idx import CHECKSUMS
 from surgrad.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -68,8 +69,8 @@ def _hdf5(name: str, md5: str) -> Archive:
     return Archive(f"{name}.h5.zip", f"{name}.h5", md5=md5)
 
 
-def _idx(name: str, sha256: str) -> Archive:
-    return Archive(f"{name}.gz", name, sha256=sha256)
+def _idx(data_set: str) -> tuple[Archive, ...]:
+    return tuple(Archive(f"{name}.gz", name, sha256=sha256) for name, sha256 in CHECKSUMS[data_set].items())
 
 
 DATA_SETS = {
@@ -93,22 +94,12 @@ DATA_SETS = {
     "mnist": DataSet(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         "CC BY-SA 3.0, LeCun, Cortes & Burges",
-        (
-            _idx("train-images-idx3-ubyte", "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
-            _idx("train-labels-idx1-ubyte", "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
-            _idx("t10k-images-idx3-ubyte", "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
-            _idx("t10k-labels-idx1-ubyte", "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
-        ),
+        _idx("mnist"),
     ),
     "fashion_mnist": DataSet(
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         "MIT, Xiao, Rasul & Vollgraf (Zalando) 2017",
-        (
-            _idx("train-images-idx3-ubyte", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
-            _idx("train-labels-idx1-ubyte", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
-            _idx("t10k-images-idx3-ubyte", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
-            _idx("t10k-labels-idx1-ubyte", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
-        ),
+        _idx("fashion_mnist"),
     ),
 }
 
