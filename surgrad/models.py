@@ -1,11 +1,15 @@
-"""The deep convolutional network of Gygax & Zenke (2025) and the spiking methods it is trained with."""
+"""The networks of the Classification suite, and the spiking methods of Gygax & Zenke (2025)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import nn
 
 from surgrad import escape_noise, surrogate
 from surgrad.errors import UserError
-from surgrad.layers import Conv, Dense, Readout, SpikingLayer
+from surgrad.layers import Conv, Dense, Readout, SpikingLayer, TimeConstant
 from surgrad.network import Network
 from surgrad.neurons import LIF
 
@@ -148,3 +152,50 @@ def conv_snn(
         except UserError as error:
             raise UserError(f"hidden layer {k}: {error}") from error
     return Network(layers, Readout(Dense(shape, nb_classes), tau_readout, tau_syn), dt)
+
+
+def dense_snn(
+    sizes: Sequence[int],
+    *,
+    neuron: LIF,
+    dt: float,
+    tau_mem: float,
+    tau_syn: float,
+    tau_readout: float,
+    recurrent: bool = True,
+    connection: Callable[[Sequence[int], int], nn.Module] = Dense,
+    time_constants: Callable[[float, int, torch.Generator], TimeConstant] | None = None,
+    generator: torch.Generator | None = None,
+    readout_unit_gain: bool = True,
+    delay: int = 1,
+) -> Network:
+    """A stack of dense (recurrent) LIF layers under a leaky readout, all weights still zero.
+
+    Args:
+        sizes: units of the input, of each hidden layer and of the readout.
+        neuron: the spiking neuron.
+        dt, tau_mem, tau_syn, tau_readout: s.
+        recurrent: whether every hidden layer drives itself.
+        connection: makes the feed-forward connections of hidden layers from (in_shape, nb_units).
+        time_constants: makes the time constants of a hidden layer from (tau in s, nb_units, generator); None: one
+            fixed value per layer.
+        generator: draws time constants.
+        readout_unit_gain: see `surgrad.layers.Readout`.
+        delay: see `surgrad.network.Network`.
+    """
+
+    def constant(tau: float, nb_units: int) -> float | TimeConstant:
+        return tau if time_constants is None else time_constants(tau, nb_units, generator)
+
+    layers = [
+        SpikingLayer(
+            connection((below,), units),
+            neuron,
+            constant(tau_mem, units),
+            constant(tau_syn, units),
+            Dense(units, units) if recurrent else None,
+        )
+        for below, units in pairwise(sizes[:-1])
+    ]
+    readout = Readout(Dense(sizes[-2], sizes[-1]), tau_readout, tau_syn, unit_gain=readout_unit_gain)
+    return Network(layers, readout, dt, delay)

@@ -1,0 +1,89 @@
+"""Trains a stack of dense spiking layers, recurrent or not, to classify spike trains; keys: configs/dense.
+
+python3 Classification/dense_SNN.py
+python3 Classification/dense_SNN.py --config-name=tutorial2
+python3 Classification/dense_SNN.py -m dataset=randman surrogate=superspike,sigmoid surrogate.beta=1,10,100 seed=0,1,2
+"""
+
+import logging
+
+import torch
+
+from surgrad import figures
+from surgrad.monitoring import Monitor
+from surgrad.runs import RunRecord
+from surgrad.schema import entry, resolve_device
+from surgrad.schema.dense import DenseConfig
+from surgrad.training import BatchGrid, Fit, evaluate, evaluate_repeatedly
+
+log = logging.getLogger(__name__)
+
+
+@entry("dense", DenseConfig, run_name="${hydra.job.config_name}/dataset=${dataset.name}/seed=${seed}+lr=${lr}")
+def main(cfg: DenseConfig, run) -> float:
+    device = resolve_device(cfg.device)
+    data = cfg.dataset
+    train, valid, test = data.splits()
+    log.info("%s: %d training, %d validation, %d test samples", data.name, len(train), len(valid or []), len(test))
+
+    network = cfg.network(train.nb_units, train.nb_classes, torch.Generator().manual_seed(cfg.seed)).to(device)
+    grid = BatchGrid(cfg.batch_size, data.time_step, data.nb_steps, device=str(device))
+    objective, compute = cfg.objective(), cfg.compute()
+    monitor = Monitor(
+        network,
+        dataset=train if valid is None else valid,
+        grid=grid,
+        run=run,
+        nb_samples=cfg.monitor_samples,
+        window=0,
+        idx_layer=0,
+        seed=cfg.seed,
+        compute=compute,
+        plot=cfg.plot,
+    )
+
+    def look(epoch: int) -> dict[str, float]:
+        """Monitor before and after training."""
+        return monitor("before" if epoch == 0 else "after") if epoch in (0, cfg.nb_epochs) else {}
+
+    best = Fit(
+        network,
+        optimizer=cfg.build_optimizer(network),
+        train=train,
+        valid=valid,
+        grid=grid,
+        objective=objective,
+        run=run,
+        nb_epochs=cfg.nb_epochs,
+        seed=cfg.seed,
+        augment=data.augmentation(),
+        compute=compute,
+        after_epoch=look,
+        logging_freq=cfg.logging_freq,
+    )()
+
+    # The test set is looked at once, here: with the weights of the last and of the best validation epoch.
+    last = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    options = {"nb_draws": cfg.test_draws, "seed": cfg.seed, "compute": compute}
+    for suffix, weights in (("", last), ("_best_valid", best.weights)):
+        network.load_state_dict(weights)
+        for part, dataset in (("valid", valid), ("test", test)):
+            if dataset is not None:
+                found = evaluate_repeatedly(network, dataset, grid, objective, **options)
+                run.summary.update({f"{part}_{key}{suffix}": value for key, value in found._asdict().items()})
+    rates = evaluate(network, test, grid, objective, seed=cfg.seed, compute=compute).rates
+    spikes = grid.duration * sum(rate * units for rate, units in zip(rates, cfg.hidden, strict=True))
+    run.summary.update(
+        best_epoch=best.epoch,
+        nb_classes=train.nb_classes,
+        nb_weights=sum(weight.numel() for weight in network.parameters() if weight.requires_grad),
+        test_spikes_per_sample=spikes,  # of all hidden neurons, with the weights of the best validation epoch
+    )
+    if cfg.plot:
+        run.figure("training", figures.training_curves(RunRecord(run.folder).metrics, chance=1 / train.nb_classes))
+    log.info("test accuracy %.3f, %.0f spikes per sample", run.summary["test_acc"], spikes)
+    return run.summary.get("valid_acc_best_valid", run.summary["test_acc"])
+
+
+if __name__ == "__main__":
+    main()
