@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,12 @@ class JobFailed(Exception):
 
 
 def entry(
-    suite: str, schema: type, *, run_name: str = "${hydra.job.config_name}", config_path: Path | None = None
+    suite: str,
+    schema: type,
+    *,
+    run_name: str = "${hydra.job.config_name}",
+    config_path: Path | None = None,
+    opener: Callable[..., AbstractContextManager[Run]] = open_run,
 ) -> Callable[[Callable[[Any, Run], Any]], Callable[..., Any]]:
     """Make `main(cfg, run)` the command of a script, configured by Hydra from configs/<suite>.
 
@@ -60,7 +65,8 @@ def entry(
     are checked against it either way. It lives in a module of its own, which the workers of a parallel sweep import.
     The run folder is <script's folder>/Runs/<run_name>-<run id>, swept or not, so that the same command finds its run
     again; hydra.run.dir and hydra.sweep.* override that. `${repo:}` is the repository's folder. What main returns is
-    what a sweeper optimises; it is kept as summary["returned"].
+    what a sweeper optimises; it is kept as summary["returned"]. `opener` opens the run folder, with the arguments of
+    `open_run`: `surgrad.distributed.open_run` for a script that torchrun may start in many processes.
 
     The decorated function takes the command line as a list (default: sys.argv), returns what main returned (None
     under -m), and raises SystemExit(1) after a mistake in configuration or data (one line) or a failure (traceback).
@@ -74,7 +80,7 @@ def entry(
         def command(arguments: Sequence[str] | None = None) -> Any:
             outcome: list[Any] = []
             user_wants_tracebacks = False
-            task = _task(main, schema, outcome)
+            task = _task(main, schema, opener, outcome)
             try:
                 if not configs.is_dir():
                     raise UserError(f"{configs} is missing: install the repository with `pip install -e .`")
@@ -140,14 +146,16 @@ def _convert(checked: DictConfig) -> Any:
         raise error if isinstance(error, UserError) else UserError(str(error)) from error
 
 
-def _task(main: Callable[[Any, Run], Any], schema: type, outcome: list[Any]) -> Callable[[DictConfig], Any]:
+def _task(
+    main: Callable[[Any, Run], Any], schema: type, opener: Callable, outcome: list[Any]
+) -> Callable[[DictConfig], Any]:
     """What Hydra calls, once per job: says at once what went wrong, and lets the other jobs of a sweep go on."""
 
     @functools.wraps(main)
     def task(composed: DictConfig) -> Any:
         started = time.monotonic()
         try:
-            result = _run(main, schema, composed)
+            result = _run(main, schema, opener, composed)
         except UserError as error:
             message = " ".join(str(error).split())
             log.error("error: %s", message)
@@ -163,7 +171,7 @@ def _task(main: Callable[[Any, Run], Any], schema: type, outcome: list[Any]) -> 
     return task
 
 
-def _run(main: Callable[[Any, Run], Any], schema: type, composed: DictConfig) -> Any:
+def _run(main: Callable[[Any, Run], Any], schema: type, opener: Callable, composed: DictConfig) -> Any:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         checked = _checked(composed, schema)
@@ -175,8 +183,9 @@ def _run(main: Callable[[Any, Run], Any], schema: type, composed: DictConfig) ->
         raise
     settings = OmegaConf.to_container(checked, enum_to_str=True)
     try:
-        with open_run(folder, settings, getattr(cfg, "wandb", None), rerun=getattr(cfg, "rerun", False)) as run:
-            _write_hydra(folder, composed)
+        with opener(folder, settings, getattr(cfg, "wandb", None), rerun=getattr(cfg, "rerun", False)) as run:
+            if isinstance(run, Run):  # one of many processes is given something that writes nothing
+                _write_hydra(folder, composed)
             run.summary["device"] = _device_name(device)
             result = main(cfg, run)
             run.summary["returned"] = result
