@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgrad.errors import UserError
-from surgrad.neurons import LIF
+from surgrad.neurons import DECAYS, LIF, AdaptationValues, AdaptiveLIF
+from surgrad.philox import NoiseKey, uniform
 
 
 class Dense(nn.Module):
@@ -32,6 +33,53 @@ class Dense(nn.Module):
         from surgrad.kernels.products import linear  # the kernels import this module
 
         return linear(s.flatten(s.dim() - len(self.in_shape)).to(self.weight.dtype), self.weight)
+
+
+class DelayedDense(Dense):
+    """All-to-all connection with a delay per synapse: I_i(t) = sum_j w_ij s_j(t - d_ij), d_ij in (0, max_delay).
+
+    On a grid, a spike whose delay is k + f steps, 0 <= f < 1, arrives with 1 - f of its weight after k and with f after
+    k + 1 steps, so that currents are continuous in the delays and differentiable between whole steps (delays by
+    interpolation; learned as in Hammouamri, Khalfaoui-Hassani & Masquelier 2023, with whom the kernel is a Gaussian).
+
+    Args:
+        in_shape, nb_units: as in `Dense`.
+        max_delay: s. Delays start anywhere below it with equal probability.
+        trainable: whether delays are learned.
+        seed: of the starting delays.
+
+    Raises: UserError for a max_delay that is not positive.
+    """
+
+    def __init__(
+        self, in_shape: int | Sequence[int], nb_units: int, max_delay: float, trainable: bool = True, seed: int = 0
+    ):
+        super().__init__(in_shape, nb_units)
+        if not 0 < max_delay < math.inf:
+            raise UserError(f"max_delay={max_delay} s must be positive; use surgrad.layers.Dense without delays")
+        start = uniform(NoiseKey(seed), 0, torch.arange(nb_units), (self.fan_in,))
+        self.delay = Bounded(0.0, max_delay, start, trainable)  # s, (nb_units, fan_in)
+
+    def nb_taps(self, dt: float) -> int:
+        """Steps over which the longest delay spreads a spike: a delay of d steps reaches the taps 0 to ceil(d)."""
+        return math.ceil(self.delay.high / dt * (1 - 1e-9)) + 1
+
+    def require_within(self, dt: float, nb_steps: int) -> None:
+        """Refuses delays that reach beyond a window of ``nb_steps`` steps of dt seconds. Raises: UserError."""
+        if self.nb_taps(dt) > nb_steps:
+            raise UserError(
+                f"max_delay={self.delay.high:g} s does not fit into the window of {nb_steps} steps of {dt:g} s; "
+                f"shorten it to less than {(nb_steps - 1) * dt:g} s or lengthen the window"
+            )
+
+    def forward(self, s: Tensor, dt: float, shift: int = 0) -> Tensor:
+        """Spikes (T, B, *in_shape), ``shift`` steps later -> currents (T + shift + nb_taps - 1, B, nb_units)."""
+        s, steps, nb_taps = s.flatten(2).to(self.weight.dtype), self.delay() / dt, self.nb_taps(dt)
+        current = s.new_zeros(len(s) + shift + nb_taps - 1, s.shape[1], len(self.weight))
+        for k in range(nb_taps):
+            arriving = F.linear(s, self.weight * torch.relu(1 - (steps - k).abs()))
+            current[shift + k : shift + k + len(s)] += arriving
+        return current
 
 
 class Conv(nn.Module):
@@ -114,9 +162,18 @@ class TimeConstant(nn.Module):
         self.log_tau = nn.Parameter(tau.log().to(torch.get_default_dtype()), requires_grad=trainable)
         self.bounds = bounds
 
-    def decay(self, dt: float) -> Tensor:
-        """exp(-dt / tau), in the shape of tau; computed in float64, for one ulp moves spikes near threshold."""
-        return torch.exp(-dt * torch.exp(-self.log_tau.double())).to(self.log_tau.dtype)
+    def decay(self, dt: float, method: str = "exponential") -> Tensor:
+        """exp(-dt / tau), in the shape of tau; computed in float64, for one ulp moves spikes near threshold.
+
+        With ``method`` "euler", 1 - dt / tau. Raises: UserError if that is negative.
+        """
+        decay = DECAYS[method](dt * torch.exp(-self.log_tau.double()))
+        if bool((decay < 0).any()):
+            raise UserError(
+                f"decay='euler' with dt={dt:g} s needs time constants of at least dt, but one is "
+                f"{float(self.tau.min()):.3g} s; take a smaller time step or decay='exponential'"
+            )
+        return decay.to(self.log_tau.dtype)
 
     @property
     def tau(self) -> Tensor:
@@ -127,6 +184,52 @@ class TimeConstant(nn.Module):
     def clip_(self) -> None:
         if self.bounds is not None:
             self.log_tau.clamp_(math.log(self.bounds[0]), math.log(self.bounds[1]))
+
+
+class Bounded(nn.Module):
+    """Trainable numbers that stay in a range: low + (high - low) sigma(x).
+
+    Args: low, high; ``start``, where between them each begins, in (0, 1); whether they are parameters.
+    """
+
+    def __init__(self, low: float, high: float, start: Tensor, trainable: bool = True):
+        super().__init__()
+        self.low, self.high = low, high
+        self.logit = nn.Parameter(start.double().logit().to(torch.get_default_dtype()), requires_grad=trainable)
+
+    def forward(self) -> Tensor:
+        return self.low + (self.high - self.low) * torch.sigmoid(self.logit)
+
+
+class Adaptation(nn.Module):
+    """The constants a, b and tau_w (s) of every neuron of an adaptive layer.
+
+    Args: neuron, whose ranges they start and stay in; shape of the layer's units.
+    """
+
+    def __init__(self, neuron: AdaptiveLIF, unit_shape: Sequence[int]):
+        super().__init__()
+        for index, name in enumerate(("a", "b", "tau_w")):
+            start = uniform(NoiseKey(neuron.seed, index), 0, torch.zeros(1, dtype=torch.int64), unit_shape)[0]
+            setattr(self, name, Bounded(*getattr(neuron, name), start, neuron.trainable))
+
+    def values(self, dt: float) -> AdaptationValues:
+        """What a step of dt seconds needs; the decay exp(-dt / tau_w) is computed in float64."""
+        a, b, tau_w = self.a(), self.b(), self.tau_w()
+        return AdaptationValues(torch.exp(-dt / tau_w.double()).to(tau_w.dtype), a, b)
+
+    def require_stable(self, dt: float, b: Tensor, gain: Tensor) -> None:
+        """Refuses a range of a that leaves the stable region (`AdaptiveLIF`).
+
+        Args: dt in s; decay b and gain of the membrane. Raises: UserError.
+        """
+        d = math.exp(-dt / self.tau_w.low)
+        bound = float(((1 + b) * (1 + d) / (gain * (1 - d))).min())
+        if self.a.high >= bound:
+            raise UserError(
+                f"a={self.a.high:g} makes the adaptation unstable at tau_w={self.tau_w.low:g} s and dt={dt:g} s: "
+                f"keep it below {bound:.4g}, or take a smaller time step"
+            )
 
 
 def _time_constant(tau: "float | TimeConstant") -> TimeConstant:
@@ -157,18 +260,25 @@ class SpikingLayer(nn.Module):
         self.feedforward, self.recurrent, self.neuron = feedforward, recurrent, neuron
         self.tau_mem, self.tau_syn = _time_constant(tau_mem), _time_constant(tau_syn)
         self.unit_shape = tuple(feedforward.out_shape if feedforward is not None else unit_shape)
+        self.adaptation = Adaptation(neuron, self.unit_shape) if isinstance(neuron, AdaptiveLIF) else None
+        if isinstance(recurrent, DelayedDense):
+            raise UserError("recurrent delays are one step; learn delays in the feed-forward connection")
         if recurrent is not None and not tuple(recurrent.in_shape) == tuple(recurrent.out_shape) == self.unit_shape:
             raise UserError(
                 f"a recurrent connection maps {recurrent.in_shape} to {recurrent.out_shape}, but the layer has units "
                 f"{self.unit_shape}; use an odd rec_kernel_size with rec_padding = rec_kernel_size // 2"
             )
 
+    def decays(self, dt: float) -> tuple[Tensor, Tensor]:
+        """Decays a of the synapse and b of the membrane over a step of dt seconds."""
+        return self.tau_syn.decay(dt, self.neuron.decay), self.tau_mem.decay(dt, self.neuron.decay)
+
 
 class Readout(nn.Module):
     """Leaky integrators without spikes: y[t] = u[t+1], u[0] = ``u0``.
 
     Args: feedforward connection, tau_mem and tau_syn in s, initial membrane potential, and whether the current is
-        scaled by 1 - b (see `surgrad.neurons.LIF`).
+        scaled by 1 - b, and decay (see `surgrad.neurons.LIF`).
     """
 
     def __init__(
@@ -178,8 +288,13 @@ class Readout(nn.Module):
         tau_syn: float | TimeConstant,
         u0: float = -1e-3,
         unit_gain: bool = True,
+        decay: str = "exponential",
     ):
         super().__init__()
-        self.feedforward, self.u0, self.unit_gain = feedforward, u0, unit_gain
+        self.feedforward, self.u0, self.unit_gain, self.decay = feedforward, u0, unit_gain, decay
         self.tau_mem, self.tau_syn = _time_constant(tau_mem), _time_constant(tau_syn)
         self.unit_shape = tuple(feedforward.out_shape)
+
+    def decays(self, dt: float) -> tuple[Tensor, Tensor]:
+        """Decays a of the synapse and b of the membrane over a step of dt seconds."""
+        return self.tau_syn.decay(dt, self.decay), self.tau_mem.decay(dt, self.decay)

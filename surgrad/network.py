@@ -39,6 +39,10 @@ class Network(nn.Module):
         for below, above in pairwise(stack):
             if tuple(above.feedforward.in_shape) != below.unit_shape:
                 raise UserError(f"a layer expects input {above.feedforward.in_shape}, but gets {below.unit_shape}")
+        for layer in layers:
+            if layer.adaptation is not None:
+                b = layer.decays(dt)[1].detach()
+                layer.adaptation.require_stable(dt, b, 1 - b if layer.neuron.unit_gain else torch.ones_like(b))
 
     def forward(
         self,

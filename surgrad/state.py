@@ -15,13 +15,28 @@ class LayerState(NamedTuple):
     s: Tensor
 
 
-class NetworkState(NamedTuple):
-    """State of a network between two calls; ``step`` is the time index of the next step (it addresses the noise)."""
+class AdaptiveLayerState(NamedTuple):
+    """`LayerState` of adaptive neurons, with their adaptation current w."""
 
-    layers: tuple[LayerState, ...]
+    i: Tensor
+    u: Tensor
+    s: Tensor
+    w: Tensor
+
+
+class NetworkState(NamedTuple):
+    """State of a network between two calls.
+
+    step: time index of the next step (it addresses the noise).
+    pending: currents still on their way through the learned delays of each layer and the readout, (steps, B, *units),
+        None where there are none.
+    """
+
+    layers: tuple[LayerState | AdaptiveLayerState, ...]
     readout: LIFState | None
     last_input: Tensor
     step: int
+    pending: tuple[Tensor | None, ...] = ()
 
 
 class NetworkOutput(NamedTuple):

@@ -308,8 +308,8 @@ def _scan(plan: Plan, current: Tensor | None = None) -> tuple[Tensor, ...]:
 
 
 def supports(neuron: LIF) -> bool:
-    """Whether the compiled kernel knows this surrogate and escape noise."""
-    return type(neuron.surrogate) in SURROGATES and type(neuron.escape_noise) in NOISES
+    """Whether the compiled kernel knows this neuron, its surrogate and its escape noise."""
+    return type(neuron) is LIF and type(neuron.surrogate) in SURROGATES and type(neuron.escape_noise) in NOISES
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -369,14 +369,15 @@ def _stages(
     layers = [*network.layers, *([network.readout] if network.readout is not None else [])]
     for k, layer in enumerate(layers):
         is_readout = isinstance(layer, Readout)
+        a, b = layer.decays(network.dt)
         stage = Stage(
             layout=Layout.padded(layer.unit_shape),
             below=below,
             feedforward=None if from_current and k == 0 else layer.feedforward,
             recurrent=None if is_readout else layer.recurrent,
             neuron=None if is_readout else layer.neuron,
-            a=layer.tau_syn.decay(network.dt),
-            b=layer.tau_mem.decay(network.dt),
+            a=a,
+            b=b,
             index=k,
             u0=layer.u0 if is_readout else 0.0,
             unit_gain=layer.unit_gain if is_readout else layer.neuron.unit_gain,

@@ -53,6 +53,8 @@ def obstacle(neurons: Sequence[LIF], dtype: torch.dtype, device: torch.device) -
     from surgrad.kernels.triton_neurons import NOISES, SURROGATES
 
     for neuron in neurons:
+        if type(neuron) is not LIF:
+            return f"it does not know {type(neuron).__name__}"
         if type(neuron.surrogate) not in SURROGATES or type(neuron.escape_noise) not in NOISES:
             return f"it does not know {neuron.surrogate} with {neuron.escape_noise}"
     return None
@@ -148,7 +150,7 @@ def _stage(
     if state is not None:
         i, u, *before = state.layers[index] if spiking else state.readout
         before = before[0] if spiking else None
-    a, b = layer.tau_syn.decay(network.dt), layer.tau_mem.decay(network.dt)
+    a, b = layer.decays(network.dt)
     if a.numel() > 1 or b.numel() > 1:
         a, b = (decay.expand(layer.unit_shape) for decay in (a, b))
     recurrent = layer.recurrent if spiking else None

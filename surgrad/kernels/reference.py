@@ -4,21 +4,34 @@ Every other kernel computes the same forward and the same adjoint.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from surgrad.datasets.events import EventBatch
-from surgrad.neurons import LIF, LIFState, lif_step, readout_step, spike
+from surgrad.layers import Conv, DelayedDense, Dense, SpikingLayer
+from surgrad.neurons import (
+    LIF,
+    AdaptationValues,
+    AdaptiveLIF,
+    AdaptiveState,
+    LIFState,
+    adaptive_step,
+    lif_step,
+    readout_step,
+    spike,
+)
 from surgrad.philox import NoiseKey, uniform
-from surgrad.state import LayerState, NetworkOutput, NetworkState
+from surgrad.state import AdaptiveLayerState, LayerState, NetworkOutput, NetworkState
 
 if TYPE_CHECKING:
     from surgrad.network import Network
+
+State = TypeVar("State", LIFState, AdaptiveState)
 
 
 def lif(
@@ -51,17 +64,60 @@ def lif(
     Returns: spikes (T, B, *units) as 0/1, membrane u[t] at which each was drawn (T, B, *units), state after the
     last step.
     """
-    shape = current.shape[1:]
     if state is None:
-        state = LIFState(current.new_zeros(shape), current.new_zeros(shape))
-    s = current.new_zeros(shape) if previous is None else previous
+        state = LIFState(*(torch.zeros_like(current[0]) for _ in range(2)))
+
+    def step(state: LIFState, drive: Tensor, s: Tensor) -> LIFState:
+        return lif_step(state, drive, s, a, b, neuron)
+
+    return _scan(current, step, neuron, recurrence, state, previous, noise, ids, first_step, memory)
+
+
+def adaptive(
+    current: Tensor,
+    a: Tensor,
+    b: Tensor,
+    adaptation: AdaptationValues,
+    neuron: AdaptiveLIF,
+    *,
+    recurrence: Callable[[Tensor], Tensor] | None = None,
+    state: AdaptiveState | None = None,
+    previous: Tensor | None = None,
+    noise: NoiseKey | None = None,
+    ids: Tensor | None = None,
+    first_step: int = 0,
+    memory: str = "full",
+) -> tuple[Tensor, Tensor, AdaptiveState]:
+    """Scan one layer of adaptive LIF neurons: as `lif`, with the constants of the adaptation."""
+    if state is None:
+        state = AdaptiveState(*(torch.zeros_like(current[0]) for _ in range(3)))
+
+    def step(state: AdaptiveState, drive: Tensor, s: Tensor) -> AdaptiveState:
+        return adaptive_step(state, drive, s, a, b, adaptation, neuron)
+
+    return _scan(current, step, neuron, recurrence, state, previous, noise, ids, first_step, memory)
+
+
+def _scan(
+    current: Tensor,
+    step: Callable[[State, Tensor, Tensor], State],
+    neuron: LIF,
+    recurrence: Callable[[Tensor], Tensor] | None,
+    state: State,
+    s: Tensor | None,
+    noise: NoiseKey | None,
+    ids: Tensor | None,
+    first_step: int,
+    memory: str,
+) -> tuple[Tensor, Tensor, State]:
+    """The loop over the steps of ``current``, in segments; ``s`` are the spikes of the step before the first."""
+    s = torch.zeros_like(current[0]) if s is None else s
     length = math.ceil(math.sqrt(len(current))) if memory == "recompute" else len(current)
     spikes, membranes = [], []
     for start in range(0, len(current), length):
         arguments = (
             current[start : start + length],
-            a,
-            b,
+            step,
             neuron,
             recurrence,
             state,
@@ -71,28 +127,26 @@ def lif(
             first_step + start,
         )
         if memory == "recompute":
-            segment = checkpoint(_lif_segment, *arguments, use_reentrant=False, preserve_rng_state=False)
+            segment = checkpoint(_segment, *arguments, use_reentrant=False, preserve_rng_state=False)
         else:
-            segment = _lif_segment(*arguments)
+            segment = _segment(*arguments)
         spikes.append(segment[0])
         membranes.append(segment[1])
         state, s = segment[2], segment[0][-1]
     return torch.cat(spikes), torch.cat(membranes), state
 
 
-def _lif_segment(
+def _segment(
     current: Tensor,
-    a: Tensor,
-    b: Tensor,
+    step: Callable[[State, Tensor, Tensor], State],
     neuron: LIF,
     recurrence: Callable[[Tensor], Tensor] | None,
-    state: LIFState,
+    state: State,
     s: Tensor,
     noise: NoiseKey | None,
     ids: Tensor | None,
     first_step: int,
-) -> tuple[Tensor, Tensor, LIFState]:
-    """The loop over the steps of ``current``, with ``s`` the spikes of the step before."""
+) -> tuple[Tensor, Tensor, State]:
     stochastic = neuron.escape_noise.stochastic
     spikes, membranes = [], []
     for t, drive in enumerate(current.unbind(0)):
@@ -102,7 +156,7 @@ def _lif_segment(
         s = spike(state.u, neuron, r)
         spikes.append(s)
         membranes.append(state.u)
-        state = lif_step(state, drive, s, a, b, neuron)
+        state = step(state, drive, s)
     return torch.stack(spikes), torch.stack(membranes), state
 
 
@@ -136,6 +190,59 @@ def delayed(x: Tensor, delay: int, before: Tensor | None = None) -> Tensor:
     return torch.cat([before[None].to(x.dtype), x[:-1]])
 
 
+def drive(
+    connection: Dense | Conv,
+    below: Tensor,
+    dt: float,
+    delay: int,
+    before: Tensor | None = None,
+    pending: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Input currents of a layer, (T, B, *units).
+
+    Args:
+        connection: from the layer below, whose spikes are ``below`` (T, B, *in_shape).
+        dt: s.
+        delay: steps (0 or 1) that every spike takes, beside the learned ones of a `DelayedDense`.
+        before: spikes of the step before the first; zeros if None.
+        pending: currents of earlier spikes that were still on their way, (steps, B, *units).
+    Returns: the currents, and those still on their way after the last step (None without learned delays).
+    """
+    if isinstance(connection, DelayedDense):
+        return deliver(connection(below, dt, delay), len(below), pending)
+    return connection(delayed(below, delay, before)), None
+
+
+def deliver(current: Tensor, nb_steps: int, pending: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Currents of a window with those ``pending`` from before it added, and those that arrive after it."""
+    if pending is not None:
+        current = torch.cat([current[: len(pending)] + pending, current[len(pending) :]])
+    return current[:nb_steps], current[nb_steps:]
+
+
+def scan(
+    layer: SpikingLayer, current: Tensor, dt: float, old: LayerState | AdaptiveLayerState | None, **options
+) -> tuple[Tensor, LayerState | AdaptiveLayerState]:
+    """Spikes of a layer driven by ``current``, and its state after the last step; options as of `lif`."""
+    a, b = layer.decays(dt)
+    options |= {"recurrence": layer.recurrent, "previous": old.s if old else None}
+    if layer.adaptation is None:
+        state = LIFState(old.i, old.u) if old else None
+        spikes, _, new = lif(current, a, b, layer.neuron, state=state, **options)
+        return spikes, LayerState(*new, spikes[-1])
+    state = AdaptiveState(old.i, old.u, old.w) if old else None
+    spikes, _, new = adaptive(current, a, b, layer.adaptation.values(dt), layer.neuron, state=state, **options)
+    return spikes, AdaptiveLayerState(new.i, new.u, spikes[-1], new.w)
+
+
+class Rooms(NamedTuple):
+    """What `run` is made of: how currents arise from spikes, and the scans of a layer and of a readout."""
+
+    drive: Callable = drive
+    scan: Callable = scan
+    readout: Callable = readout
+
+
 def run(
     network: "Network",
     x: Tensor | EventBatch,
@@ -147,25 +254,33 @@ def run(
     return_state: bool = False,
     truncate: int = 0,
     memory: str = "full",
+    rooms: Rooms | None = None,
 ) -> NetworkOutput:
     """Run a whole network, layer by layer (arguments as in `surgrad.network.Network.forward`)."""
+    rooms = rooms or Rooms()
     if truncate:
-        return _run_truncated(network, x, noise, ids, truncate, state, record, return_state, memory)
+        return _run_truncated(network, x, noise, ids, truncate, state, record, return_state, memory, rooms)
     dtype = next(network.parameters()).dtype
     x = x.dense(dtype) if isinstance(x, EventBatch) else x.to(dtype)
     first_step = state.step if state else 0
-    below, before = x, state.last_input if state else None
+    pending = iter(state.pending if state else ())
+    below, before, on_the_way = x, state.last_input if state else None, []
+
+    def next_current(connection: Dense | Conv) -> Tensor:
+        if isinstance(connection, DelayedDense) and not (state or return_state):
+            connection.require_within(network.dt, len(x))
+        current, rest = rooms.drive(connection, below, network.dt, network.delay, before, next(pending, None))
+        on_the_way.append(rest)
+        return current
+
     counts, all_spikes, layer_states = [], [], []
     for index, layer in enumerate(network.layers):
         old = state.layers[index] if state else None
-        spikes, _, new = lif(
-            layer.feedforward(delayed(below, network.delay, before)),
-            layer.tau_syn.decay(network.dt),
-            layer.tau_mem.decay(network.dt),
-            layer.neuron,
-            recurrence=layer.recurrent,
-            state=LIFState(old.i, old.u) if old else None,
-            previous=old.s if old else None,
+        spikes, new = rooms.scan(
+            layer,
+            next_current(layer.feedforward),
+            network.dt,
+            old,
             noise=replace(noise, layer=index),
             ids=ids,
             first_step=first_step,
@@ -173,20 +288,21 @@ def run(
         )
         counts.append(spikes.sum(0))
         all_spikes.append(spikes.detach())
-        layer_states.append(LayerState(*new, spikes[-1]))
+        layer_states.append(new)
         below, before = spikes, old.s if old else None
     y = readout_state = None
     if network.readout is not None:
         out = network.readout
-        y, readout_state = readout(
-            out.feedforward(delayed(below, network.delay, before)),
-            out.tau_syn.decay(network.dt),
-            out.tau_mem.decay(network.dt),
+        y, readout_state = rooms.readout(
+            next_current(out.feedforward),
+            *out.decays(network.dt),
             state=state.readout if state else None,
             u0=out.u0,
             unit_gain=out.unit_gain,
         )
-    end = NetworkState(tuple(layer_states), readout_state, x[-1], first_step + len(x)) if return_state else None
+    end = None
+    if return_state:
+        end = NetworkState(tuple(layer_states), readout_state, x[-1], first_step + len(x), tuple(on_the_way))
     return NetworkOutput(y, counts, all_spikes if record else None, end)
 
 
@@ -200,12 +316,14 @@ def _run_truncated(
     record: bool,
     return_state: bool,
     memory: str,
+    rooms: Rooms,
 ) -> NetworkOutput:
     """Truncated backpropagation through time: no gradient crosses a multiple of ``truncate`` steps."""
     x = x.dense(next(network.parameters()).dtype) if isinstance(x, EventBatch) else x
     parts = []
+    options = {"record": record, "return_state": True, "memory": memory, "rooms": rooms}
     for chunk in x.split(truncate):
-        part = run(network, chunk, noise, ids, state=state, record=record, return_state=True, memory=memory)
+        part = run(network, chunk, noise, ids, state=state, **options)
         state = _detached(part.state)
         parts.append(part)
     return NetworkOutput(
@@ -217,6 +335,9 @@ def _run_truncated(
 
 
 def _detached(state: NetworkState) -> NetworkState:
-    layers = tuple(LayerState(*(x.detach() for x in layer)) for layer in state.layers)
-    readout_state = LIFState(*(x.detach() for x in state.readout)) if state.readout is not None else None
-    return NetworkState(layers, readout_state, state.last_input, state.step)
+    def cut(tensors: Iterable[Tensor | None]) -> Iterable[Tensor | None]:
+        return (None if x is None else x.detach() for x in tensors)
+
+    layers = tuple(type(layer)(*cut(layer)) for layer in state.layers)
+    readout_state = LIFState(*cut(state.readout)) if state.readout is not None else None
+    return NetworkState(layers, readout_state, state.last_input, state.step, tuple(cut(state.pending)))
