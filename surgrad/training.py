@@ -62,6 +62,7 @@ class BatchGrid:
             generator=generator,
             augment=augment,
             unit_shape=self.unit_shape,
+            device=self.device,
         )
 
 

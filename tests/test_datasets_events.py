@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgrad.datasets import events as events_module
-from surgrad.datasets.events import EventBatch, EventDataset, bin_events, gather, time_to_step
+from surgrad.datasets import binning
+from surgrad.datasets.binning import bin_events, gather, time_to_step
+from surgrad.datasets.events import EventBatch, EventDataset
 
 DT = 2e-3
 
@@ -78,11 +79,11 @@ def test_binning_conserves_counts_and_ignores_order(seed, nb_steps, dt, chunk):
     shuffled = shuffled[np.argsort(dataset.samples()[shuffled], kind="stable")]
     arguments = {"dt": dt, "nb_steps": nb_steps, "nb_units": dataset.nb_units}
     whole = bin_events(dataset.times, dataset.units, dataset.offsets, **arguments)
-    original_chunk, events_module._CHUNK_EVENTS = events_module._CHUNK_EVENTS, chunk
+    original_chunk, binning._CHUNK_EVENTS = binning._CHUNK_EVENTS, chunk
     try:
         other = bin_events(dataset.times[shuffled], dataset.units[shuffled], dataset.offsets, **arguments)
     finally:
-        events_module._CHUNK_EVENTS = original_chunk
+        binning._CHUNK_EVENTS = original_chunk
     for name in ("steps", "units", "offsets"):
         assert np.array_equal(getattr(whole, name), getattr(other, name))
     # kept + dropped + collapsed duplicates = all
@@ -99,6 +100,26 @@ def test_duplicates_collapse_and_events_are_sorted():
     assert batch.steps.tolist() == [0, 1, 1]
     assert batch.units.tolist() == [0, 0, 1]
     assert batch.dense(torch.float64).sum() == 3
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_batches_made_on_a_device_are_those_made_on_the_host(augmented):
+    """The device's own operations, run on the CPU."""
+    dataset = make_dataset(mean=60, nb_units=5)  # few units: many duplicates
+    late = (
+        (lambda part, generator: part.with_events(part.times + 0.03, part.units, part.offsets)) if augmented else None
+    )
+    host, device = (
+        dataset.batches(7, dt=2e-3, nb_steps=40, generator=torch.Generator().manual_seed(1), augment=late)
+        for _ in range(2)
+    )
+    for indices in host.groups:
+        expected, got = host._from_host(indices), device._on_device(indices)
+        for a, b in zip(expected, got, strict=True):
+            assert torch.equal(a, b)
+            assert a.dtype == b.dtype
+    assert host.dropped == device.dropped
+    assert not augmented or device.dropped > 0
 
 
 def test_window_is_half_open_and_dropped_is_counted(caplog):

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgrad.datasets.events import EventDataset, bin_events
+from surgrad.datasets.binning import bin_events
+from surgrad.datasets.events import EventDataset
 from surgrad.datasets.hdf5 import read_shd, write_shd
 from surgrad.errors import UserError
 

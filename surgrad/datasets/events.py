@@ -6,19 +6,15 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from surgrad.datasets.binning import BinnedEvents, DeviceEvents, bin_events, bin_on_device, chunks, gather, index_type
+
 logger = logging.getLogger(__name__)
-
-# A time k dt that was rounded to float32 (dt and the product: two roundings of 2^-24 each) opens bin k.
-# The relative slack is twice that; float32 times carry no information below it.
-EDGE_TOLERANCE = 2.0**-22
-
-# Events handled at once while binning: bounds the temporary memory to a few tens of MiB.
-_CHUNK_EVENTS = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -90,114 +86,6 @@ class EventBatch:
         return cls(step.int(), unit.int(), offsets, labels.long(), ids.long(), nb_steps, tuple(unit_shape) or (1,))
 
 
-@dataclass(frozen=True, eq=False)
-class BinnedEvents:
-    """Events of N samples on a grid: sorted by (sample, step, unit), duplicates collapsed to one.
-
-    Args:
-        steps: (E,) uint16 or int32.
-        units: (E,) uint16 or int32.
-        offsets: (N+1,) int64.
-        dropped: number of events outside the window.
-    """
-
-    steps: np.ndarray
-    units: np.ndarray
-    offsets: np.ndarray
-    dropped: int
-
-
-def gather(offsets: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the events of the samples ``indices``, one sample after the other, and their offsets.
-
-    Args:
-        offsets: (N+1,) int64, sample n owns events ``offsets[n]:offsets[n+1]``.
-        indices: (M,) int64, samples in any order, repeats allowed.
-
-    Returns:
-        positions (E',) int64 and offsets (M+1,) int64 of the gathered samples.
-    """
-    starts = offsets[indices]
-    lengths = offsets[indices + 1] - starts
-    gathered = np.concatenate([[0], np.cumsum(lengths)])
-    positions = np.repeat(starts - gathered[:-1], lengths)
-    positions += np.arange(gathered[-1])
-    return positions, gathered
-
-
-def time_to_step(times: np.ndarray, dt: float) -> np.ndarray:
-    """Time bin floor(t/dt) of every event, as float64; an edge k dt rounded to float32 lies in bin k.
-
-    Computed in float64 as floor((t/dt) (1 + 2^-22)). Times that were stored as float16 are taken as they
-    are stored: there an edge may have been rounded down into the bin before it.
-
-    Args:
-        times: (E,) event times (s), any float type.
-        dt: time step (s).
-    """
-    position = times.astype(np.float64)
-    position /= dt
-    position *= 1.0 + EDGE_TOLERANCE
-    return np.floor(position, out=position)
-
-
-def bin_events(
-    times: np.ndarray, units: np.ndarray, offsets: np.ndarray, *, dt: float, nb_steps: int, nb_units: int
-) -> BinnedEvents:
-    """Puts events on a grid of ``nb_steps`` steps of ``dt`` seconds; the order of events does not matter.
-
-    Args:
-        times: (E,) event times (s).
-        units: (E,) unit of every event, 0..nb_units-1.
-        offsets: (N+1,) int64, sample n owns events ``offsets[n]:offsets[n+1]``.
-        dt: time step (s).
-        nb_steps: number of steps; events outside [0, nb_steps dt) are dropped and counted.
-        nb_units: number of units.
-    """
-    if not dt > 0:
-        raise ValueError(f"dt = {dt} s: the time step must be positive")
-    if nb_steps < 1:
-        raise ValueError(f"nb_steps = {nb_steps}: at least one step is needed")
-    nb_samples = len(offsets) - 1
-    step_type = _index_type(nb_steps)
-    steps_out, units_out, counts_out = [], [], []
-    for first, last in _chunks(offsets):
-        event = slice(offsets[first], offsets[last])
-        step = time_to_step(times[event], dt)
-        inside = (step >= 0) & (step < nb_steps)
-        sample = np.repeat(np.arange(last - first), np.diff(offsets[first : last + 1]))[inside]
-        key = (sample * nb_steps + step[inside].astype(np.int64)) * nb_units + units[event][inside]
-        key.sort()
-        if len(key):
-            key = key[np.concatenate([[True], key[1:] != key[:-1]])]
-        key, unit = np.divmod(key, nb_units)
-        sample, step = np.divmod(key, nb_steps)
-        steps_out.append(step.astype(step_type))
-        units_out.append(unit.astype(units.dtype))
-        counts_out.append((np.bincount(sample, minlength=last - first), np.count_nonzero(~inside)))
-    counts = np.concatenate([c for c, _ in counts_out]) if counts_out else np.zeros(nb_samples, np.int64)
-    return BinnedEvents(
-        steps=np.concatenate(steps_out) if steps_out else np.zeros(0, step_type),
-        units=np.concatenate(units_out) if units_out else units[:0],
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        dropped=int(sum(d for _, d in counts_out)),
-    )
-
-
-def _chunks(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Runs of samples that hold about ``_CHUNK_EVENTS`` events each."""
-    first, nb_samples = 0, len(offsets) - 1
-    while first < nb_samples:
-        last = int(np.searchsorted(offsets, offsets[first] + _CHUNK_EVENTS, side="right")) - 1
-        last = min(max(last, first + 1), nb_samples)
-        yield first, last
-        first = last
-
-
-def _index_type(size: int) -> type[np.integer]:
-    return np.uint16 if size <= 1 << 16 else np.int32
-
-
 @dataclass(eq=False)
 class EventDataset:
     """All events of a data set in memory: sample n owns events ``offsets[n]:offsets[n+1]``.
@@ -230,12 +118,13 @@ class EventDataset:
     class_names: tuple[str, ...] | None = None
     dropped: int = field(default=0, init=False)  # events outside the window of the latest binning
     _cache: tuple[tuple[float, int], BinnedEvents] | None = field(default=None, init=False, repr=False)
+    _on_device: tuple[tuple, _DeviceSamples] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.times = np.asarray(self.times, dtype=np.float32)
         units = np.asarray(self.units)
         _check_range(units, self.nb_units, "unit", self.name)
-        self.units = units.astype(_index_type(self.nb_units), copy=False)
+        self.units = units.astype(index_type(self.nb_units), copy=False)
         self.offsets = np.asarray(self.offsets, dtype=np.int64)
         self.labels = np.asarray(self.labels, dtype=np.int64)
         _check_range(self.labels, self.nb_classes, "label", self.name)
@@ -324,7 +213,7 @@ class EventDataset:
     def counts(self) -> np.ndarray:
         """Number of events of every sample and unit, (N, nb_units) int32."""
         counts = np.zeros((len(self), self.nb_units), dtype=np.int32)
-        for first, last in _chunks(self.offsets):
+        for first, last in chunks(self.offsets):
             event = slice(self.offsets[first], self.offsets[last])
             sample = np.repeat(np.arange(last - first), np.diff(self.offsets[first : last + 1]))
             flat = np.bincount(sample * self.nb_units + self.units[event], minlength=(last - first) * self.nb_units)
@@ -346,6 +235,18 @@ class EventDataset:
                 )
         return self._cache[1]
 
+    def _binned_on(self, device: torch.device, dt: float, nb_steps: int) -> _DeviceSamples:
+        """The whole data set on the grid, on a device; the latest is kept there."""
+        key = (device, float(dt), int(nb_steps))
+        if self._on_device is None or self._on_device[0] != key:
+            self._on_device = None
+            events = self.binned(dt, nb_steps).to(device)
+            self._on_device = (key, _DeviceSamples(events, *self._labels_and_ids(slice(None), device)))
+        return self._on_device[1]
+
+    def _labels_and_ids(self, indices: np.ndarray | slice, device: torch.device) -> tuple[Tensor, Tensor]:
+        return tuple(torch.from_numpy(values[indices]).to(device) for values in (self.labels, self.ids))
+
     def batches(
         self,
         batch_size: int,
@@ -356,6 +257,7 @@ class EventDataset:
         augment: Augmentation | None = None,
         unit_shape: tuple[int, ...] | None = None,
         drop_last: bool = False,
+        device: torch.device | str = "cpu",
     ) -> Batches:
         """One pass over the data set in batches; shuffled if a generator is given.
 
@@ -371,6 +273,8 @@ class EventDataset:
             augment: changes the events of every batch before binning.
             unit_shape: shape of the input units, default (nb_units,).
             drop_last: leave out a last batch that is not full.
+            device: where the batches are. On a GPU the binned data set is sent there once and each batch is gathered
+                there; augmented batches are binned there.
 
         Returns:
             an iterator of EventBatch, whose ``len`` is the number of batches.
@@ -389,17 +293,24 @@ class EventDataset:
         nb_full = len(order) // batch_size * batch_size
         cuts = range(0, nb_full if drop_last else len(order), batch_size)
         groups = [order[k : k + batch_size] for k in cuts]
-        return Batches(self, groups, dt, nb_steps, unit_shape, augment, seed)
+        return Batches(self, groups, dt, nb_steps, unit_shape, augment, seed, torch.device(device))
 
+
+_HOST = torch.device("cpu")
 
 Augmentation = Callable[[EventDataset, torch.Generator], EventDataset]
 
 
-class Batches(Iterator[EventBatch]):
-    """One pass over a data set; see `EventDataset.batches`.
+class _DeviceSamples(NamedTuple):
+    """Binned events, labels and ids of a whole data set, on one device."""
 
-    ``dropped`` counts the events of augmented batches that fell outside the window so far.
-    """
+    events: DeviceEvents
+    labels: Tensor
+    ids: Tensor
+
+
+class Batches(Iterator[EventBatch]):
+    """One pass over a data set; see `EventDataset.batches`."""
 
     def __init__(
         self,
@@ -410,10 +321,12 @@ class Batches(Iterator[EventBatch]):
         unit_shape: tuple[int, ...],
         augment: Augmentation | None,
         seed: int | None,
+        device: torch.device = _HOST,
     ) -> None:
+        self.device = device
         self.dataset, self.groups, self.dt, self.nb_steps = dataset, groups, dt, nb_steps
         self.unit_shape, self.augment, self.seed = unit_shape, augment, seed
-        self.position = self.dropped = 0
+        self.position = self._dropped = 0
 
     def __len__(self) -> int:
         """Number of batches of the whole pass."""
@@ -424,35 +337,46 @@ class Batches(Iterator[EventBatch]):
             raise StopIteration
         indices = self.groups[self.position]
         self.position += 1
-        steps, units, offsets = self._events(indices)
-        return EventBatch(
-            steps=torch.from_numpy(steps.astype(np.int32)),
-            units=torch.from_numpy(units.astype(np.int32)),
-            offsets=torch.from_numpy(offsets),
-            labels=torch.from_numpy(self.dataset.labels[indices]),
-            ids=torch.from_numpy(self.dataset.ids[indices]),
-            nb_steps=self.nb_steps,
-            unit_shape=self.unit_shape,
-        )
+        take = self._from_host if self.device.type == "cpu" else self._on_device
+        return EventBatch(*take(indices), nb_steps=self.nb_steps, unit_shape=self.unit_shape)
 
-    def _events(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    @property
+    def dropped(self) -> int:
+        """Events of the augmented batches so far that fell outside the window."""
+        return int(self._dropped)
+
+    def _from_host(self, indices: np.ndarray) -> tuple[Tensor, ...]:
         if self.augment is None:
-            binned = self.dataset.binned(self.dt, self.nb_steps)
-            positions, offsets = gather(binned.offsets, indices)
-            return binned.steps[positions], binned.units[positions], offsets
+            steps, units, offsets = self.dataset.binned(self.dt, self.nb_steps).of(indices)
+        else:
+            part = self._augmented(indices)
+            binned = bin_events(part.times, part.units, part.offsets, **self._grid)
+            self._dropped += binned.dropped
+            steps, units, offsets = binned.steps, binned.units, binned.offsets
+        events = (torch.from_numpy(x) for x in (steps.astype(np.int32), units.astype(np.int32), offsets))
+        return *events, *self.dataset._labels_and_ids(indices, self.device)
+
+    def _on_device(self, indices: np.ndarray) -> tuple[Tensor, ...]:
+        if self.augment is None:
+            whole = self.dataset._binned_on(self.device, self.dt, self.nb_steps)
+            index = torch.from_numpy(indices).to(self.device, non_blocking=True)
+            offsets = self.dataset.binned(self.dt, self.nb_steps).offsets
+            nb_events = int((offsets[indices + 1] - offsets[indices]).sum())
+            return *whole.events.of(index, nb_events), whole.labels[index], whole.ids[index]
+        part = self._augmented(indices)
+        arrays = (part.times, part.units.astype(np.int32), part.offsets)
+        events, dropped = bin_on_device(*(torch.from_numpy(x).to(self.device) for x in arrays), **self._grid)
+        self._dropped = self._dropped + dropped
+        return events.steps, events.units, events.offsets, *self.dataset._labels_and_ids(indices, self.device)
+
+    @property
+    def _grid(self) -> dict[str, float]:
+        return {"dt": self.dt, "nb_steps": self.nb_steps, "nb_units": self.dataset.nb_units}
+
+    def _augmented(self, indices: np.ndarray) -> EventDataset:
         # One generator per batch: a batch does not depend on how the batches before it drew.
         generator = torch.Generator().manual_seed((self.seed + self.position) % 2**63)
-        part = self.augment(self.dataset.subset(indices), generator)
-        binned = bin_events(
-            part.times,
-            part.units,
-            part.offsets,
-            dt=self.dt,
-            nb_steps=self.nb_steps,
-            nb_units=part.nb_units,
-        )
-        self.dropped += binned.dropped
-        return binned.steps, binned.units, binned.offsets
+        return self.augment(self.dataset.subset(indices), generator)
 
 
 def _check_range(values: np.ndarray, size: int, what: str, name: str) -> None:

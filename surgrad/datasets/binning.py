@@ -1,0 +1,174 @@
+"""Events on a time grid: binned and gathered on the host by NumPy, or by torch on the device where they stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# A time k dt that was rounded to float32 (dt and the product: two roundings of 2^-24 each) opens bin k.
+# The relative slack is twice that; float32 times carry no information below it.
+EDGE_TOLERANCE = 2.0**-22
+
+# Events handled at once while binning: bounds the temporary memory to a few tens of MiB.
+_CHUNK_EVENTS = 1 << 21
+
+
+@dataclass(frozen=True, eq=False)
+class BinnedEvents:
+    """Events of N samples on a grid: sorted by (sample, step, unit), duplicates collapsed to one.
+
+    Args:
+        steps: (E,) uint16 or int32.
+        units: (E,) uint16 or int32.
+        offsets: (N+1,) int64.
+        dropped: number of events outside the window.
+    """
+
+    steps: np.ndarray
+    units: np.ndarray
+    offsets: np.ndarray
+    dropped: int
+
+    def of(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Steps, units and offsets of the samples ``indices`` (M,), in their order."""
+        positions, offsets = gather(self.offsets, indices)
+        return self.steps[positions], self.units[positions], offsets
+
+    def to(self, device: torch.device | str) -> DeviceEvents:
+        """The same events on a device, to stay there."""
+        arrays = (self.steps.astype(np.int32), self.units.astype(np.int32), self.offsets)
+        return DeviceEvents(*(torch.from_numpy(array).to(device) for array in arrays))
+
+
+def gather(offsets: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the events of the samples ``indices``, one sample after the other, and their offsets.
+
+    Args:
+        offsets: (N+1,) int64, sample n owns events ``offsets[n]:offsets[n+1]``.
+        indices: (M,) int64, samples in any order, repeats allowed.
+
+    Returns:
+        positions (E',) int64 and offsets (M+1,) int64 of the gathered samples.
+    """
+    starts = offsets[indices]
+    lengths = offsets[indices + 1] - starts
+    gathered = np.concatenate([[0], np.cumsum(lengths)])
+    positions = np.repeat(starts - gathered[:-1], lengths)
+    positions += np.arange(gathered[-1])
+    return positions, gathered
+
+
+def time_to_step(times: np.ndarray, dt: float) -> np.ndarray:
+    """Time bin floor(t/dt) of every event, as float64; an edge k dt rounded to float32 lies in bin k.
+
+    Computed in float64 as floor((t/dt) (1 + 2^-22)). Times that were stored as float16 are taken as they
+    are stored: there an edge may have been rounded down into the bin before it.
+
+    Args:
+        times: (E,) event times (s), any float type.
+        dt: time step (s).
+    """
+    position = times.astype(np.float64)
+    position /= dt
+    position *= 1.0 + EDGE_TOLERANCE
+    return np.floor(position, out=position)
+
+
+def bin_events(
+    times: np.ndarray, units: np.ndarray, offsets: np.ndarray, *, dt: float, nb_steps: int, nb_units: int
+) -> BinnedEvents:
+    """Puts events on a grid of ``nb_steps`` steps of ``dt`` seconds; the order of events does not matter.
+
+    Args:
+        times: (E,) event times (s).
+        units: (E,) unit of every event, 0..nb_units-1.
+        offsets: (N+1,) int64, sample n owns events ``offsets[n]:offsets[n+1]``.
+        dt: time step (s).
+        nb_steps: number of steps; events outside [0, nb_steps dt) are dropped and counted.
+        nb_units: number of units.
+    """
+    if not dt > 0:
+        raise ValueError(f"dt = {dt} s: the time step must be positive")
+    if nb_steps < 1:
+        raise ValueError(f"nb_steps = {nb_steps}: at least one step is needed")
+    nb_samples = len(offsets) - 1
+    step_type = index_type(nb_steps)
+    steps_out, units_out, counts_out = [], [], []
+    for first, last in chunks(offsets):
+        event = slice(offsets[first], offsets[last])
+        step = time_to_step(times[event], dt)
+        inside = (step >= 0) & (step < nb_steps)
+        sample = np.repeat(np.arange(last - first), np.diff(offsets[first : last + 1]))[inside]
+        key = (sample * nb_steps + step[inside].astype(np.int64)) * nb_units + units[event][inside]
+        key.sort()
+        if len(key):
+            key = key[np.concatenate([[True], key[1:] != key[:-1]])]
+        key, unit = np.divmod(key, nb_units)
+        sample, step = np.divmod(key, nb_steps)
+        steps_out.append(step.astype(step_type))
+        units_out.append(unit.astype(units.dtype))
+        counts_out.append((np.bincount(sample, minlength=last - first), np.count_nonzero(~inside)))
+    counts = np.concatenate([c for c, _ in counts_out]) if counts_out else np.zeros(nb_samples, np.int64)
+    return BinnedEvents(
+        steps=np.concatenate(steps_out) if steps_out else np.zeros(0, step_type),
+        units=np.concatenate(units_out) if units_out else units[:0],
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        dropped=int(sum(d for _, d in counts_out)),
+    )
+
+
+def chunks(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Runs of samples that hold about ``_CHUNK_EVENTS`` events each."""
+    first, nb_samples = 0, len(offsets) - 1
+    while first < nb_samples:
+        last = int(np.searchsorted(offsets, offsets[first] + _CHUNK_EVENTS, side="right")) - 1
+        last = min(max(last, first + 1), nb_samples)
+        yield first, last
+        first = last
+
+
+def index_type(size: int) -> type[np.integer]:
+    return np.uint16 if size <= 1 << 16 else np.int32
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceEvents:
+    """`BinnedEvents` on a device: steps (E,) int32, units (E,) int32, offsets (N+1,) int64."""
+
+    steps: Tensor
+    units: Tensor
+    offsets: Tensor
+
+    def of(self, indices: Tensor, nb_events: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Steps, units and offsets of the samples ``indices`` (M,), in their order.
+
+        Args: indices on the device; ``nb_events`` of these samples in all, if known: spares waiting for the device.
+        """
+        starts = self.offsets[indices]
+        lengths = self.offsets[indices + 1] - starts
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        positions = torch.repeat_interleave(starts - offsets[:-1], lengths, output_size=nb_events)
+        positions += torch.arange(len(positions), device=positions.device)
+        return self.steps[positions], self.units[positions], offsets
+
+
+def bin_on_device(
+    times: Tensor, units: Tensor, offsets: Tensor, *, dt: float, nb_steps: int, nb_units: int
+) -> tuple[DeviceEvents, Tensor]:
+    """`bin_events` where the events are.
+
+    Args: times (E,) in s, float; units (E,), offsets (N+1,), integer; the grid.
+    Returns: the events, and the number of those outside the window as a 0-d tensor.
+    """
+    step = torch.floor(times.double() / dt * (1.0 + EDGE_TOLERANCE))
+    inside = (step >= 0) & (step < nb_steps)
+    sample = torch.repeat_interleave(offsets.diff(), output_size=len(times))
+    key = ((sample * nb_steps + step.long()) * nb_units + units.long())[inside].unique()
+    step, sample = key // nb_units % nb_steps, key // (nb_units * nb_steps)
+    counts = torch.bincount(sample, minlength=len(offsets) - 1)
+    binned = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return DeviceEvents(step.int(), (key % nb_units).int(), binned), (~inside).sum()
