@@ -8,6 +8,7 @@ precisions start alike.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import singledispatch
 
 import torch
 from torch import Generator, Tensor
@@ -96,8 +97,10 @@ def _connections(target: Network | SpikingLayer | Readout | Connection) -> list[
     return [connection for connection in pair if connection is not None]
 
 
+@singledispatch
 @torch.no_grad()
-def _fill(connection: Connection, weights: Tensor) -> None:
+def fill(connection: Connection, weights: Tensor) -> None:
+    """Let ``weights`` be the weights of a connection; one whose weights follow from other parameters registers its own."""
     connection.weight.copy_(weights)
 
 
@@ -130,7 +133,7 @@ class Distribution:
         """Fill every weight of ``target``."""
         for connection in _connections(target):
             z = DISTRIBUTIONS[self.distribution](connection.weight.shape, generator)
-            _fill(connection, SCALINGS[self.scaling](connection.fan_in) * (self.mean + self.std * z))
+            fill(connection, SCALINGS[self.scaling](connection.fan_in) * (self.mean + self.std * z))
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,7 @@ class FluctuationDriven:
     readout: Initializer = field(default_factory=Distribution)
 
     def __post_init__(self):
-        _require_in_range(self, self.nu, self.alpha, self.epsilon_mode)
+        require_in_range(self, self.nu, self.alpha, self.epsilon_mode)
         if not self.mu_u < 1 or not self.xi > 0:
             raise UserError(f"mu_u={self.mu_u}, xi={self.xi}: mu_u must lie below the threshold 1 and xi above 0")
 
@@ -207,7 +210,7 @@ class FluctuationDrivenCentered:
     readout: Initializer = field(default_factory=Distribution)
 
     def __post_init__(self):
-        _require_in_range(self, self.nu, self.alpha, self.epsilon_mode)
+        require_in_range(self, self.nu, self.alpha, self.epsilon_mode)
         if not self.sigma_u > 0:
             raise UserError(f"sigma_u={self.sigma_u} must be positive")
 
@@ -216,11 +219,19 @@ class FluctuationDrivenCentered:
         _initialize(self, target, generator, 0.0, self.sigma_u)
 
 
-def _require_in_range(owner: object, nu: float, alpha: float, epsilon_mode: str) -> None:
+def require_in_range(owner: object, nu: float, alpha: float, epsilon_mode: str) -> None:
+    """Raises UserError for a rate, share of the variance or mode that no rule allows."""
     if not nu > 0 or not 0 <= alpha <= 1:
         raise UserError(f"{type(owner).__name__}: nu={nu} Hz must be positive and alpha={alpha} lie in [0, 1]")
     if epsilon_mode not in MOMENTS:
         raise UserError(f"epsilon_mode={epsilon_mode!r} is unknown; allowed: {', '.join(MOMENTS)}")
+
+
+def require_time_step(time_step: float | None) -> float:
+    """The time step in s that a single layer is initialised for. Raises: UserError for None."""
+    if time_step is None:
+        raise UserError("time_step=None needs a network to take it from; give it in s to initialise a single layer")
+    return time_step
 
 
 def _initialize(
@@ -236,9 +247,7 @@ def _initialize(
         if target.readout is not None:
             rule.readout(target.readout, generator)
     elif isinstance(target, SpikingLayer | Readout):
-        if rule.time_step is None:
-            raise UserError("time_step=None needs a network to take it from; give it in s to initialise a single layer")
-        _initialize_layer(rule, target, generator, mu_u, sigma_u, rule.time_step)
+        _initialize_layer(rule, target, generator, mu_u, sigma_u, require_time_step(rule.time_step))
     else:
         raise TypeError(f"{type(target).__name__} has no time constants; initialise its layer or network instead")
 
@@ -252,7 +261,7 @@ def _initialize_layer(
     dt: float,
 ) -> None:
     connections = _connections(layer)
-    eps_bar, eps_hat = _layer_moments(layer, dt, rule.epsilon_mode)
+    eps_bar, eps_hat = layer_moments(layer, dt, rule.epsilon_mode)
     mu_w = mu_u / (sum(c.fan_in for c in connections) * rule.nu * eps_bar)
     for connection in connections:
         share = 1.0
@@ -264,10 +273,10 @@ def _initialize_layer(
                 f"mu_u={mu_u} with xi={(1 - mu_u) / sigma_u:.4g} cannot be reached by {connection.fan_in} inputs at "
                 f"nu={rule.nu} Hz: the mean alone exceeds the variance asked for; lower mu_u or xi"
             )
-        _fill(connection, mu_w + variance.sqrt() * _normal(connection.weight.shape, generator))
+        fill(connection, mu_w + variance.sqrt() * _normal(connection.weight.shape, generator))
 
 
-def _layer_moments(layer: SpikingLayer | Readout, dt: float, mode: str) -> tuple[Tensor, Tensor]:
+def layer_moments(layer: SpikingLayer | Readout, dt: float, mode: str) -> tuple[Tensor, Tensor]:
     """eps_bar and eps_hat of a layer, broadcastable to its weights: () or, for one tau per neuron, (outputs, 1, ...).
 
     Neurons that share convolutional weights enter with their mean moments.
