@@ -56,9 +56,9 @@ class DaleDense(MaskedDense):
     """A `Dense` connection with one sign for each presynaptic neuron: W = |V| diag(s).
 
     The signs are part of the parametrisation and not of the training loop, so they hold for every optimiser, in every
-    checkpoint and at every step. |V| descends as an unconstrained weight of that sign would, and is turned back at zero,
-    where a clamp (Rossbroich et al. 2022) would stop it; exp(V) would make steps relative and never reach zero.
-    A weight of exactly 0 stays there: it has no gradient.
+    checkpoint and at every step. |V| descends as an unconstrained weight of that sign would and is turned back at zero,
+    where a clamp (Rossbroich et al. 2022) would stop it; exp(V) would make steps relative and never reach zero. A
+    weight of exactly 0 stays there: it has no gradient.
 
     Args: in_shape, nb_units; ``signs`` (in,): +1 excitatory, -1 inhibitory, 0 for units that do not project.
     """
@@ -140,8 +140,8 @@ def impose(network: Network, inhibitory: float = 0.2) -> Network:
 class FluctuationDrivenExponential:
     """Exponentially distributed weights that balance excitation and inhibition (Rossbroich et al. 2022, Dale's law).
 
-    A neuron has n_ff feed-forward and n_rec recurrent excitatory, and n_inh inhibitory inputs, all of rate nu. Weights of
-    rate parameter lambda have the mean m = 1 / lambda and the second moment 2 / lambda^2, so that the free membrane has
+    A neuron has n_ff feed-forward and n_rec recurrent excitatory, and n_inh inhibitory inputs, all of rate nu. Weights
+    of rate parameter lambda have the mean m = 1 / lambda and the second moment 2 m^2, so that the free membrane has
 
         mu_U      = nu eps_bar (n_ff m_ff + n_rec m_rec - n_inh m_inh)                       = 0
         sigma_U^2 = 2 nu eps_hat (n_ff m_ff^2 + n_rec m_rec^2 + n_inh m_inh^2)
@@ -183,9 +183,7 @@ class FluctuationDrivenExponential:
     def _layer(self, layer: SpikingLayer, generator: Generator, dt: float) -> None:
         pair = (layer.feedforward, getattr(layer, "recurrent", None))
         if not all(isinstance(connection, DaleDense) for connection in pair):
-            raise UserError(
-                "initializer=dale is for networks that obey Dale's law; set inhibitory, e.g. inhibitory=0.2"
-            )
+            raise UserError("initializer=dale is for networks that obey Dale's law: set, for example, inhibitory=0.2")
         feedforward, recurrent = pair
         _, eps_hat = layer_moments(layer, dt, self.epsilon_mode)
         n_ff = feedforward.fan_in

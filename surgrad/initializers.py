@@ -100,7 +100,7 @@ def _connections(target: Network | SpikingLayer | Readout | Connection) -> list[
 @singledispatch
 @torch.no_grad()
 def fill(connection: Connection, weights: Tensor) -> None:
-    """Let ``weights`` be the weights of a connection; one whose weights follow from other parameters registers its own."""
+    """Set the weights of a connection; one whose weights follow from other parameters registers how."""
     connection.weight.copy_(weights)
 
 

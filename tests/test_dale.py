@@ -44,7 +44,7 @@ def test_every_neuron_has_one_sign_and_only_excitatory_ones_project_upwards():
         assert bool((layer.feedforward.weight >= 0).all())
         assert bool((layer.recurrent.weight[:, excitatory] > 0).all())
         assert bool((layer.recurrent.weight[:, inhibitory] < 0).all())
-        assert float(above.feedforward.weight[:, inhibitory].abs().max()) == 0
+        assert not bool(above.feedforward.weight[:, inhibitory].any())
     readout = built.readout.feedforward.weight[:, excitatory]
     assert bool((readout > 0).any())
     assert bool((readout < 0).any())
@@ -58,7 +58,7 @@ def test_every_neuron_has_one_sign_and_only_excitatory_ones_project_upwards():
 @pytest.mark.parametrize("sigma_u", [0.5, 1.0])
 @pytest.mark.parametrize("alpha", [0.5, 0.9])
 def test_membrane_has_the_mean_and_the_deviation_asked_for(sigma_u, alpha):
-    """Over time, with independent inputs of rate nu; neurons' means scatter with sigma_U eps_bar sqrt(nu / 2 eps_hat)."""
+    """Over time, with independent inputs of rate nu; means scatter with sigma_U eps_bar sqrt(nu / (2 eps_hat))."""
     signs = torch.ones(200)
     signs[160:] = -1
     layer = SpikingLayer(DaleDense(300, 200, torch.ones(300)), LIF(), TAU_MEM, TAU_SYN, DaleDense(200, 200, signs))
@@ -134,12 +134,12 @@ def test_gradients_reach_magnitudes_through_the_signs(kernel):
         torch.testing.assert_close(one.parameter.grad, other.weight.grad * one.columns, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", ["smorms3", "adam", "sgd"])
-def test_signs_hold_after_training(optimizer):
+@pytest.mark.parametrize(("optimizer", "lr"), [("smorms3", 0.2), ("adam", 0.2), ("sgd", 100.0)])
+def test_signs_hold_after_training(optimizer, lr):
     """Steps far larger than the weights turn many of them back at zero; none changes its sign."""
     built = network(sigma_u=2.0)
     before = built.layers[0].recurrent.parameter.detach().clone()
-    step = build_optimizer(optimizer, built.parameters(), 0.2)
+    step = build_optimizer(optimizer, built.parameters(), lr)
     x, labels = bernoulli(40, 16, 40, rate=60), torch.arange(16) % 4
     for _ in range(10):
         loss = build_loss("mot_ce")(built(x).readout, labels)
@@ -188,5 +188,5 @@ def test_what_dales_law_cannot_mean_is_refused(make, message):
 
 def test_a_layer_of_free_signs_has_no_exponential_weights():
     layer = SpikingLayer(Dense(3, 4), LIF(), TAU_MEM, TAU_SYN, Dense(4, 4))
-    with pytest.raises(UserError, match="inhibitory=0.2"):
+    with pytest.raises(UserError, match=r"inhibitory=0\.2"):
         FluctuationDrivenExponential(1.0, NU, time_step=DT)(layer, seeded())
