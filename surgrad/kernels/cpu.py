@@ -140,7 +140,7 @@ def _address(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
-class _Call:
+class Call:
     """The C descriptors of one call; keeps alive the tensors that they point to."""
 
     def __init__(self, plan: Plan, tensors: Sequence[Tensor | None], backward: bool):
@@ -199,7 +199,7 @@ class _Call:
             setattr(self.layers[k], name, _address(x))
 
 
-def _rows(gradient: Tensor | None, T: int, B: int, n: int) -> Tensor:
+def rows(gradient: Tensor | None, T: int, B: int, n: int) -> Tensor:
     """A gradient (T, B, n) with contiguous rows; rows that are the same for all steps or samples are kept once."""
     if gradient is None:
         gradient = torch.zeros(()).expand(T, B, n)
@@ -218,7 +218,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, plan: Plan, *tensors: Tensor | None):
-        call = _Call(plan, tensors, backward=False)
+        call = Call(plan, tensors, backward=False)
         outputs = []
         blocks = -(-plan.T // plan.block)
         needs_backward = any(ctx.needs_input_grad)
@@ -260,13 +260,13 @@ class _Scan(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, *gradients: Tensor | None):
         plan, tensors = ctx.plan, ctx.saved_tensors
-        call = _Call(plan, tensors, backward=True)
+        call = Call(plan, tensors, backward=True)
         returned: list[Tensor | None] = []
         for k, (stage, gradient) in enumerate(zip(plan.stages, gradients, strict=True)):
             wanted = ctx.needs_input_grad[1 + 5 * k : 6 + 5 * k]
             as_out = stage.neuron is None or plan.spikes_as_floats
             if as_out:
-                gradient = _rows(gradient, plan.T, plan.B, math.prod(stage.layout.unit_shape))
+                gradient = rows(gradient, plan.T, plan.B, math.prod(stage.layout.unit_shape))
                 call.layers[k].g_out_t, call.layers[k].g_out_b = gradient.stride()[:2]
             elif gradient is not None:
                 gradient = gradient.contiguous()
@@ -312,7 +312,7 @@ def supports(neuron: LIF) -> bool:
     return type(neuron) is LIF and type(neuron.surrogate) in SURROGATES and type(neuron.escape_noise) in NOISES
 
 
-def _channels_last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """(T, B, channels, *spatial) -> (T, B, n) with the channel running fastest; contiguous."""
     return x.movedim(2, -1).flatten(2).contiguous()
 
@@ -343,7 +343,7 @@ def lif(
     plan = Plan([stage], T, B, 0, noise or NoiseKey(), ids, first_step, spikes_as_floats=True)
     if return_membrane:
         plan.membranes = empty(T, B, math.prod(units))
-    (spikes,) = _scan(plan, _channels_last(current))
+    (spikes,) = _scan(plan, channels_last(current))
     spatial = (*units[1:], units[0])
     spikes = spikes.view(T, B, *spatial).movedim(-1, 2)
     membranes = plan.membranes.view(T, B, *spatial).movedim(-1, 2) if return_membrane else None
@@ -417,7 +417,7 @@ def run(
             plan.input_before = pack(state.last_input[None], layout)[:, 0].contiguous()
     else:
         before = state.last_input if state else None
-        current = _channels_last(network.layers[0].feedforward(delayed(x, network.delay, before)))
+        current = channels_last(network.layers[0].feedforward(delayed(x, network.delay, before)))
     outputs = _scan(plan, current)
     nb_hidden = len(network.layers)
     counts = [stage.layout.from_places(c) for stage, c in zip(stages[:nb_hidden], outputs[:nb_hidden], strict=True)]
