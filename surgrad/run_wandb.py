@@ -1,18 +1,31 @@
 """The mirror of a run on Weights & Biases; the run folder itself is the record."""
 
+import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+import queue
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from surgrad.errors import UserError
 
 log = logging.getLogger(__name__)
 
 MODES = ("offline", "online", "disabled")
+
+_CHUNK = 1 << 16  # bytes written at once
+_START_SECONDS = 120.0  # wandb gives up on a server after 90
+_OFFLINE_SECONDS = 60.0  # to finish what is on this machine
+_UPLOAD_SECONDS = 600.0  # to finish an upload
+_STOP_SECONDS = 5.0  # to say why it stopped
 
 
 @dataclass
@@ -27,6 +40,7 @@ class WandbConfig:
     name: str | None = None
     notes: str | None = None
     tags: list[str] = field(default_factory=list)
+    checkpoints: bool = False  # the last checkpoint as an artifact
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -59,31 +73,123 @@ class NoMirror:
 
 
 class WandbMirror:
-    """Passes rows, figures and final numbers on to a wandb run; its first failure is its last word."""
+    """Passes rows, figures and final numbers to the process that speaks to wandb; its first failure is its last word.
 
-    def __init__(self, run: Any, image: Callable[[str], Any]) -> None:
-        self.id: str | None = run.id
-        self._run = run
-        self._image = image
+    Nothing here waits for wandb: what its process cannot take yet is held in memory, in order.
+    """
+
+    def __init__(self, config: WandbConfig, folder: Path, run_config: Mapping[str, Any], run_id: str | None) -> None:
+        self.id: str | None = os.environ.get("WANDB_RUN_ID") or run_id or secrets.token_hex(4)  # a sweep's agent first
+        self._offline = config.mode == "offline"
+        self._unsent = bytearray()
+        self._process: subprocess.Popen | None = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("wandb_process.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,  # Ctrl-C is for the run, which then tells its mirror to finish
+            env={"WANDB_DATA_DIR": str(folder / "wandb"), **os.environ},  # where artifacts wait for their upload
+        )
+        if hasattr(os, "set_blocking"):
+            os.set_blocking(self._process.stdin.fileno(), False)
+        self._answers: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        threading.Thread(target=_listen, args=(self._process.stdout, self._answers), daemon=True).start()
+        init = {
+            "mode": config.mode,
+            "dir": str(folder),
+            "id": self.id,
+            "resume": "allow" if run_id and not self._offline else None,
+            "project": config.project or "surgrad",
+            "entity": config.entity,
+            "group": config.group,
+            "job_type": config.job_type,
+            "name": config.name or folder.name,
+            "notes": config.notes,
+            "tags": list(config.tags) or None,
+            "config": flatten(run_config),
+        }
+        settings = {"x_stats_pid": os.getpid(), "program": sys.argv[0]}
+        self._send("start", {"argv": sys.argv, "init": init, "settings": settings})
 
     def log(self, row: Mapping[str, Any]) -> None:
-        self._try(lambda run: run.log(dict(row)))
+        self._send("log", dict(row))
 
     def image(self, name: str, path: Path, epoch: int | None) -> None:
         row = {} if epoch is None else {"epoch": epoch}
-        self._try(lambda run: run.log({f"Plots/{name}": self._image(str(path)), **row}))
+        self._send("image", {"name": f"Plots/{name}", "path": str(path), "row": row})
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        self._try(lambda run: run.summary.update(dict(values)))
+        self._send("summary", dict(values))
 
-    def _try(self, action: Callable[[Any], Any]) -> None:
-        if self._run is None:
-            return
+    def checkpoint(self, path: Path, metadata: Mapping[str, Any]) -> None:
+        self._send("checkpoint", {"path": str(path), "metadata": dict(metadata)})
+
+    def started(self) -> str:
+        """Wait until wandb knows the run; its address. Raises UserError if wandb refuses it."""
+        kind, content = self._hear(_START_SECONDS)
+        if kind == "refused":
+            self._leave()
+            reason = content.split(". ")[0].rstrip(".")
+            raise UserError(
+                f"wandb.mode=online: {reason}; run `wandb login`, set WANDB_API_KEY, or take wandb.mode=offline"
+            )
+        if kind != "started":
+            self._stop(content)
+        return content
+
+    def finish(self, exit_code: int) -> None:
+        """Pass on what is left and let wandb finish; after a while it is left to finish by itself."""
+        self._send("finish", exit_code)
+        deadline = time.monotonic() + (_OFFLINE_SECONDS if self._offline else _UPLOAD_SECONDS)
+        while self._process is not None and self._unsent and time.monotonic() < deadline:
+            time.sleep(0.01)
+            self._write()
+        kind = "started"
+        while self._process is not None and kind == "started":
+            kind, content = self._hear(max(deadline - time.monotonic(), 0.0))
+            if kind in ("stopped", "refused"):
+                self._stop(content)
+            elif kind == "late":
+                log.warning("wandb is still busy in process %d; the run folder holds everything", self._process.pid)
+        self._leave(wait=kind == "finished")
+
+    def _send(self, kind: str, content: Any) -> None:
+        if self._process is not None:
+            self._unsent += json.dumps({kind: content}, default=_plain).encode() + b"\n"
+            self._write()
+
+    def _write(self) -> None:
         try:
-            action(self._run)
-        except Exception as error:  # a mirror must never end a training that may have taken days
-            log.warning("wandb stopped (%s); the run goes on, its folder holds everything", _line(error))
-            self._run = None
+            while self._unsent:
+                written = os.write(self._process.stdin.fileno(), self._unsent[:_CHUNK])
+                del self._unsent[:written]
+        except BlockingIOError:  # the pipe is full: later
+            pass
+        except OSError:  # nobody reads any more
+            kind, content = "started", ""
+            while kind == "started":
+                kind, content = self._hear(_STOP_SECONDS)
+            self._stop(content)
+
+    def _hear(self, seconds: float) -> tuple[str, Any]:
+        try:
+            return self._answers.get(timeout=seconds)
+        except queue.Empty:
+            return "late", f"no answer within {seconds:.0f} s"
+
+    def _stop(self, reason: str) -> None:
+        """A mirror must never end a training that may have taken days."""
+        log.warning("wandb stopped (%s); the run goes on, its folder holds everything", reason)
+        self._leave()
+
+    def _leave(self, wait: bool = False) -> None:
+        if self._process is None:
+            return
+        self._process.stdin.close()
+        if wait:
+            self._process.wait()
+        self._process = None
 
 
 @contextmanager
@@ -98,47 +204,17 @@ def mirror(
     if config is None or config.mode == "disabled":
         yield NoMirror()
         return
-    import wandb  # only here: a run with wandb disabled must not need it
-
-    def start(mode: str) -> Any:
-        return wandb.init(
-            mode=mode,
-            dir=folder,
-            id=run_id,
-            resume="allow" if run_id and mode == "online" else None,
-            project=config.project or "surgrad",
-            entity=config.entity,
-            group=config.group,
-            job_type=config.job_type,
-            name=config.name,
-            notes=config.notes,
-            tags=list(config.tags) or None,
-            config=flatten(run_config),
-            settings=wandb.Settings(silent=True, console="off"),
-        )
-
-    run: Any = None
+    opened = WandbMirror(config, folder, run_config, run_id)
+    if config.mode == "online" and (address := opened.started()):
+        log.info("wandb: %s", address)
+    exit_code = 1
     try:
-        run = start(config.mode)
-    except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
-        reason = _line(error).split(". ")[0].rstrip(".")
-        raise UserError(
-            f"wandb.mode={config.mode}: {reason}; run `wandb login`, set WANDB_API_KEY, or take wandb.mode=offline"
-        ) from error
-    except Exception as error:  # no network must not keep a run from starting
-        log.warning("wandb could not start (%s); the run goes on, its folder holds everything", _line(error))
-    if run is None:
-        yield NoMirror()
-        return
-    try:
-        run.define_metric("*", step_metric="epoch")
-        if config.mode == "online":
-            log.info("wandb: %s", run.url)
-        yield WandbMirror(run, wandb.Image)
-    except BaseException:
-        _finish(run, exit_code=1)
-        raise
-    _finish(run, exit_code=0)
+        yield opened
+        exit_code = 0
+    finally:
+        if config.checkpoints and (path := folder / "checkpoint.pt").exists():
+            opened.checkpoint(path, {"folder": str(folder)})
+        opened.finish(exit_code)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -153,12 +229,13 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _finish(run: Any, exit_code: int) -> None:
-    try:
-        run.finish(exit_code=exit_code)
-    except Exception as error:
-        log.warning("wandb did not finish (%s); the run folder holds everything", _line(error))
+def _listen(answers: IO[bytes], heard: "queue.SimpleQueue[tuple[str, Any]]") -> None:
+    with answers:
+        for line in answers:
+            ((kind, content),) = json.loads(line).items()
+            heard.put((kind, content))
+    heard.put(("stopped", "its process ended"))
 
 
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)

@@ -1,14 +1,12 @@
 """The run folder: what a kill, a second process, a damaged file and a repeated command do to it."""
 
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -300,45 +298,3 @@ def test_load_runs_finds_runs_and_passes_over_the_rest(tmp_path, monkeypatch):
     assert load_runs("Runs/m/seed=2")[0].name == "m/seed=2"
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_runs("nowhere/**")
-
-
-def test_wandb_offline_mirrors_into_the_folder_and_its_failure_does_not_stop_a_run(tmp_path, caplog, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    config = WandbConfig(mode="offline", group="g", tags=["t"], notes="n", job_type="train")
-    with open_run(tmp_path / "run", CONFIG, config) as run:
-        run.log({"epoch": 0, "train_loss": 1.0})
-        figure = Figure()
-        run.figure("empty", figure)
-        import wandb
-
-        wandb.finish()  # from here on the mirror is deaf
-        with caplog.at_level(logging.WARNING):
-            run.log({"epoch": 1, "train_loss": 0.5})
-            run.log({"epoch": 2, "train_loss": 0.25})
-    assert caplog.text.count("the run goes on") == 1
-    assert list((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))
-    assert not (tmp_path / "wandb").exists()
-    (record,) = load_runs(tmp_path)
-    assert record.status == "done"
-    assert record.metrics["epoch"].tolist() == [0, 1, 2]
-
-
-def test_wandb_disabled_is_not_imported_and_mistakes_are_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)  # an import would raise
-    with open_run(tmp_path / "a", CONFIG, DISABLED) as run:
-        run.log({"epoch": 0, "train_loss": 1.0})
-    monkeypatch.undo()
-    with pytest.raises(UserError, match=r"wandb.mode=on: unknown; allowed: offline, online, disabled"):
-        WandbConfig(mode="on")
-
-
-def test_wandb_online_without_a_key_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with (
-        pytest.raises(UserError, match=r"wandb login.*WANDB_API_KEY.*wandb.mode=offline"),
-        open_run(tmp_path / "run", CONFIG, WandbConfig(mode="online")),
-    ):
-        pytest.fail("went on without a key")
-    assert "\n" not in load_runs(Path(tmp_path / "run"))[0].summary["error"]
