@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from surgrad.errors import UserError
+from surgrad.heterogeneity import keep_within_bounds, parameter_groups
 from surgrad.initializers import Initializer
 from surgrad.losses import LOSSES, ReadoutCrossEntropy, build_loss
 from surgrad.models import dense_snn
@@ -35,7 +36,7 @@ class DenseConfig(CommonConfig):
     connection: dict[str, Any] = field(default_factory=dict)  # node with _partial_, called with (in_shape, nb_units)
     time_constants: dict[str, Any] = field(default_factory=dict)  # node with _partial_; {}: fixed, one per layer
     initializer: dict[str, Any] = field(default_factory=dict)  # node
-    regularizers: dict[str, Any] = field(default_factory=dict)  # nodes, under names of your choice
+    regularizers: dict[str, Any] = field(default_factory=dict)  # nodes, under names of your choice; null: without it
 
     tau_mem: float = 20e-3  # membrane time constant (s)
     tau_syn: float = 10e-3  # synaptic time constant (s)
@@ -45,6 +46,7 @@ class DenseConfig(CommonConfig):
     loss_type: str = "mot_ce"  # mot_ce | sum_ce | last_ce | sum_of_softmax_ce
     optimizer: str = "smorms3"
     lr: float = 5e-3  # learning rate
+    lr_tau: float | None = None  # of trained time constants, relative changes; null: lr
     optimizer_options: dict[str, Any] = field(default_factory=dict)  # such as betas
 
     nb_epochs: int = 100
@@ -64,6 +66,8 @@ class DenseConfig(CommonConfig):
         one_of("loss_type", self.loss_type, LOSSES)
         one_of("optimizer", self.optimizer, OPTIMIZERS)
         positive(self, "", "tau_mem", "tau_syn", "tau_readout", "lr", "batch_size", "logging_freq", "test_draws")
+        if self.lr_tau is not None:
+            positive(self, "", "lr_tau")
         for units in self.hidden or [0]:
             if units < 1:
                 raise UserError(f"hidden={self.hidden}: one or more layers of at least one unit")
@@ -73,7 +77,7 @@ class DenseConfig(CommonConfig):
             if "_target_" not in getattr(self, name):
                 raise UserError(f"{name}: has no _target_; choose a file of configs/dense/{name}, e.g. in the defaults")
         for name, node in self.regularizers.items():
-            if "_target_" not in (node or {}):
+            if node is not None and "_target_" not in node:
                 raise UserError(f"regularizers.{name}: has no _target_, such as surgrad.regularizers.UpperBoundL2")
 
     def network(self, nb_inputs: int, nb_classes: int, generator: torch.Generator) -> Network:
@@ -100,10 +104,15 @@ class DenseConfig(CommonConfig):
     def objective(self) -> Objective:
         """Loss and penalties."""
         loss: ReadoutCrossEntropy = build_loss(self.loss_type)
-        return Objective(loss, list(build(self.regularizers, at="regularizers").values()))
+        penalties = build(self.regularizers, at="regularizers").values()
+        return Objective(loss, [penalty for penalty in penalties if penalty is not None])
 
     def build_optimizer(self, network: Network) -> torch.optim.Optimizer:
-        return build_optimizer(self.optimizer, network.parameters(), self.lr, **self.optimizer_options)
+        """The optimiser of weights and trained time constants, which it keeps within their bounds."""
+        groups = parameter_groups(network, self.lr_tau)
+        optimizer = build_optimizer(self.optimizer, groups, self.lr, **self.optimizer_options)
+        keep_within_bounds(optimizer, network)
+        return optimizer
 
     def compute(self) -> Compute:
         return Compute(self.kernel, self.memory, self.truncate, self.precision)
