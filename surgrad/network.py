@@ -86,7 +86,7 @@ class Network(nn.Module):
             "memory": memory,
         }
         if precision != "float32":
-            if run is not kernels.KERNELS["cuda"]:
+            if run is not kernels.cuda.run:
                 raise UserError(
                     f"precision={precision!r} is for kernel='cuda'; a CPU sums float32 weights, without products"
                 )

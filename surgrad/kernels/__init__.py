@@ -1,17 +1,18 @@
 """The scan over time, in several rooms with one contract: same spikes, gradients to rounding.
 
-`reference` is the specification in plain PyTorch, `cpu` is compiled, `cuda` is written in Triton. Losses, data sets
-and scripts do not know which one ran.
+`reference` is the specification in plain PyTorch, `cpu` is compiled (`layerwise` where neurons adapt or delays are
+learned), `cuda` is written in Triton. Losses, data sets and scripts do not know which one ran.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from surgrad.errors import UserError
-from surgrad.kernels import cpu, cuda, reference
+from surgrad.kernels import cpu, cuda, layerwise, reference
 from surgrad.kernels.build import library
 from surgrad.neurons import LIF, LIFState
 
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
     from surgrad.datasets.events import EventBatch
     from surgrad.network import Network
 
-KERNELS = {"reference": reference.run, "cpu": cpu.run, "cuda": cuda.run}
+KERNELS = {"reference": reference, "cpu": cpu, "cuda": cuda}
 
 
-def _cpu_obstacle(neurons: list[LIF], dtype: torch.dtype, device: torch.device) -> str | None:
+def _cpu_obstacle(neurons: Sequence[LIF], dtype: torch.dtype, device: torch.device) -> str | None:
     """Why the compiled CPU kernel cannot run this, or None."""
     if device.type != "cpu":
         return f"the data is on {device}"
@@ -36,25 +37,40 @@ def _cpu_obstacle(neurons: list[LIF], dtype: torch.dtype, device: torch.device) 
     return None
 
 
+def _room(kernel: str, neurons: Sequence[LIF], dtype: torch.dtype, device: torch.device) -> ModuleType:
+    """The named kernel, or for "auto" the fastest one that can run these neurons.
+
+    Raises: UserError for an unknown name, or a named kernel that cannot.
+    """
+    if kernel not in ("auto", *KERNELS):
+        raise UserError(f"kernel={kernel!r} is unknown; allowed: auto, {', '.join(KERNELS)}")
+    if kernel == "reference":
+        return reference
+    name = kernel if kernel != "auto" else "cuda" if device.type == "cuda" else "cpu"
+    obstacle = {"cpu": _cpu_obstacle, "cuda": cuda.obstacle}[name](neurons, dtype, device)
+    if obstacle is None:
+        return KERNELS[name]
+    if kernel != "auto":
+        raise UserError(f"kernel={kernel!r} cannot run this network: {obstacle}; use kernel=auto")
+    return reference
+
+
 def select(kernel: str, network: "Network", x: "Tensor | EventBatch") -> Callable:
     """The function that runs ``network`` on ``x``: the named kernel, or for "auto" the fastest one that can.
 
     Raises: UserError for an unknown name, or a named kernel that cannot run this network.
     """
-    if kernel not in ("auto", *KERNELS):
-        raise UserError(f"kernel={kernel!r} is unknown; allowed: auto, {', '.join(KERNELS)}")
-    if kernel == "reference":
-        return reference.run
     weight = next(network.parameters())
-    find_obstacle = cuda.obstacle if kernel == "cuda" or weight.device.type == "cuda" else _cpu_obstacle
-    obstacle = find_obstacle([layer.neuron for layer in network.layers], weight.dtype, weight.device)
-    if kernel == "cpu" and find_obstacle is cuda.obstacle:
-        obstacle = f"the network is on {weight.device}"
-    if obstacle is None:
-        return cuda.run if find_obstacle is cuda.obstacle else cpu.run
-    if kernel != "auto":
-        raise UserError(f"kernel={kernel!r} cannot run this network: {obstacle}; use kernel=auto")
-    return reference.run
+    if kernel in ("auto", "cpu", "cuda") and layerwise.needed(network):
+        obstacle = layerwise.obstacle(network, weight.dtype, weight.device)
+        if kernel == "cuda":
+            obstacle = "it knows neither adaptive neurons nor learned delays"
+        if obstacle is None:
+            return layerwise.run
+        if kernel != "auto":
+            raise UserError(f"kernel={kernel!r} cannot run this network: {obstacle}; use kernel=auto")
+        return reference.run
+    return _room(kernel, [layer.neuron for layer in network.layers], weight.dtype, weight.device).run
 
 
 def lif(
@@ -69,16 +85,14 @@ def lif(
 ) -> tuple[Tensor, Tensor | None, LIFState]:
     """Scan one LIF layer driven by ``current`` (T, B, *units): arguments as `reference.lif`, and ``return_membrane``.
 
-    The membranes are returned by the compiled kernel only with ``return_membrane=True``; they carry no gradient there.
+    The membranes are returned by compiled kernels only with ``return_membrane=True``; they carry no gradient there.
     """
-    if kernel != "reference" and _cpu_obstacle([neuron], current.dtype, current.device) is None:
-        return cpu.lif(current, a, b, neuron, recurrence=recurrence, **kw)
-    kw.pop("return_membrane", None)
-    return reference.lif(current, a, b, neuron, recurrence=recurrence, **kw)
+    room = _room(kernel, [neuron], current.dtype, current.device)
+    if room is reference:
+        kw.pop("return_membrane", None)
+    return room.lif(current, a, b, neuron, recurrence=recurrence, **kw)
 
 
 def readout(current: Tensor, a: Tensor, b: Tensor, *, kernel: str = "auto", **kw) -> tuple[Tensor, LIFState]:
     """Scan a leaky integrator driven by ``current`` (T, B, C): arguments as `reference.readout`."""
-    if kernel != "reference" and _cpu_obstacle([], current.dtype, current.device) is None:
-        return cpu.readout(current, a, b, **kw)
-    return reference.readout(current, a, b, **kw)
+    return _room(kernel, [], current.dtype, current.device).readout(current, a, b, **kw)

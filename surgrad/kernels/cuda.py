@@ -17,13 +17,14 @@ from torch import Tensor
 from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
 from surgrad.kernels.reference import delayed
-from surgrad.layers import Conv, Readout, SpikingLayer
+from surgrad.layers import Conv, Dense, Readout, SpikingLayer
 from surgrad.neurons import LIF, LIFState
 from surgrad.philox import NoiseKey
 from surgrad.state import LayerState, NetworkOutput, NetworkState
 
 if TYPE_CHECKING:
-    from surgrad.kernels.triton_network import LayerTensors, Stage
+    from surgrad.kernels.triton_layer import Population
+    from surgrad.kernels.triton_network import LayerTensors, Plan, Stage
     from surgrad.network import Network
 
 _MASK = 0xFFFFFFFF
@@ -126,6 +127,88 @@ def run(
     return NetworkOutput(y, counts, spikes, end)
 
 
+def lif(
+    current: Tensor,
+    a: Tensor,
+    b: Tensor,
+    neuron: LIF,
+    *,
+    recurrence: Dense | Conv | None = None,
+    state: LIFState | None = None,
+    previous: Tensor | None = None,
+    noise: NoiseKey | None = None,
+    ids: Tensor | None = None,
+    first_step: int = 0,
+    memory: str = "full",
+    return_membrane: bool = False,
+) -> tuple[Tensor, Tensor | None, LIFState]:
+    """One layer driven by a current, as `surgrad.kernels.reference.lif`; membranes only if asked for."""
+    from surgrad.kernels.triton_layer import Population
+    from surgrad.kernels.triton_network import LayerTensors, NetworkScan
+
+    noise, device = noise or NoiseKey(), current.device
+    shape = current.shape[1:]
+    population = Population(tuple(shape[1:]), neuron, recurrence, noise.layer, shape[0], "float32", neuron.unit_gain)
+    zeros = torch.zeros(shape, device=device)
+    i, u = state or (zeros, zeros)
+    before = zeros if previous is None else previous
+    weight = recurrence.weight if recurrence is not None else None
+    tensors = LayerTensors(None, weight, *_flat_decays(a, b, population.unit_shape), i, u, before)
+    ids = torch.arange(shape[0], device=device) if ids is None else ids
+    plan = _driven(population, current, tensors, _key(noise, device), ids, first_step, keep_states=return_membrane)
+    _, i, u, _, spikes = NetworkScan.apply(plan, current.contiguous(), *tensors)
+    return spikes, plan.stages[0].saved[0].u if return_membrane else None, LIFState(i, u)
+
+
+def readout(
+    current: Tensor, a: Tensor, b: Tensor, *, unit_gain: bool = True, state: LIFState | None = None, u0: float = 0.0
+) -> tuple[Tensor, LIFState]:
+    """A leaky integrator driven by a current (T, B, C), as `surgrad.kernels.reference.readout`."""
+    from surgrad.kernels.triton_layer import Population
+    from surgrad.kernels.triton_network import LayerTensors, NetworkScan
+
+    shape, device = current.shape[1:], current.device
+    population = Population(tuple(shape[1:]), None, None, 0, shape[0], "float32", unit_gain)
+    i, u = state or (torch.zeros(shape, device=device), torch.full(shape, u0, device=device))
+    tensors = LayerTensors(None, None, *_flat_decays(a, b, population.unit_shape), i, u, None)
+    plan = _driven(population, current, tensors, _key(NoiseKey(), device), torch.arange(shape[0], device=device))
+    y, i, u = NetworkScan.apply(plan, current.contiguous(), *tensors)
+    return y, LIFState(i, u)
+
+
+def _driven(
+    population: "Population",
+    current: Tensor,
+    tensors: "LayerTensors",
+    key: Tensor,
+    ids: Tensor,
+    first_step: int = 0,
+    keep_states: bool = False,
+) -> "Plan":
+    """The plan of one layer that is driven by a current."""
+    from surgrad.kernels.triton_network import Chunk, Plan, Stage
+
+    return Plan(
+        stages=[Stage(population, None)],
+        delay=0,
+        key=key,
+        ids=ids.to(current.device, torch.int64).contiguous(),
+        first_step=first_step,
+        chunks=[Chunk(0, len(current), cut=True)],
+        keep_currents=False,
+        differentiable=torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (current, *tensors)),
+        keep_states=keep_states,
+        return_spikes=population.neuron is not None,
+    )
+
+
+def _flat_decays(a: Tensor, b: Tensor, unit_shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Decays as the scans read them: both (1,), or both one per neuron."""
+    if a.numel() > 1 or b.numel() > 1:
+        a, b = (decay.expand(unit_shape) for decay in (a, b))
+    return a.reshape(-1).contiguous(), b.reshape(-1).contiguous()
+
+
 def _stack(network: "Network") -> list[SpikingLayer | Readout]:
     return [*network.layers, *([network.readout] if network.readout is not None else [])]
 
@@ -150,15 +233,13 @@ def _stage(
     if state is not None:
         i, u, *before = state.layers[index] if spiking else state.readout
         before = before[0] if spiking else None
-    a, b = layer.decays(network.dt)
-    if a.numel() > 1 or b.numel() > 1:
-        a, b = (decay.expand(layer.unit_shape) for decay in (a, b))
+    a, b = _flat_decays(*layer.decays(network.dt), layer.unit_shape)
     recurrent = layer.recurrent if spiking else None
     tensors = LayerTensors(
         weight=layer.feedforward.weight,
         recurrent=recurrent.weight if recurrent is not None else None,
-        a=a.reshape(-1).contiguous(),
-        b=b.reshape(-1).contiguous(),
+        a=a,
+        b=b,
         i=i.contiguous(),
         u=u.contiguous(),
         before=before if spiking else None,

@@ -20,9 +20,12 @@ from surgrad.layers import Conv, Dense
 
 
 class LayerTensors(NamedTuple):
-    """The differentiable tensors of a layer; ``before``, spikes of the step before the first, is not of a readout."""
+    """The differentiable tensors of a layer: ``weight`` is None where it is driven by a current.
 
-    weight: Tensor
+    ``before``, spikes of the step before the first, is not of a readout.
+    """
+
+    weight: Tensor | None
     recurrent: Tensor | None
     a: Tensor
     b: Tensor
@@ -42,10 +45,13 @@ class Chunk:
 
 @dataclass
 class Stage:
-    """A layer in one call: its description and what is kept for the backward pass."""
+    """A layer in one call: its description and what is kept for the backward pass.
+
+    ``feedforward`` is None where what comes in is the current itself.
+    """
 
     population: Population
-    feedforward: Dense | Conv
+    feedforward: Dense | Conv | None
     spikes: Tensor | None = None  # (T + 1, B, *units) uint8, row 0 is the step before the first
     saved: list[Saved | None] = field(default_factory=list)
     currents: list[Tensor | None] = field(default_factory=list)
@@ -53,7 +59,11 @@ class Stage:
 
 @dataclass
 class Plan:
-    """Everything about one call that is not a differentiable tensor."""
+    """Everything about one call that is not a differentiable tensor.
+
+    ``keep_states``: of all steps, so that the caller finds the membranes. ``return_spikes``: of the topmost layer, as a
+    differentiable output.
+    """
 
     stages: list[Stage]
     delay: int
@@ -63,6 +73,8 @@ class Plan:
     chunks: list[Chunk]
     keep_currents: bool
     differentiable: bool
+    keep_states: bool = False
+    return_spikes: bool = False
 
 
 def chunks(nb_steps: int, longest: int, truncate: int) -> list[Chunk]:
@@ -89,9 +101,9 @@ def _layers(tensors: tuple[Tensor | None, ...]) -> list[LayerTensors]:
     return [LayerTensors(*tensors[k : k + width]) for k in range(0, len(tensors), width)]
 
 
-def _checkpoints(stage: Stage, nb_steps: int, like: Tensor) -> Saved:
-    """Room for i and u at about sqrt(T) steps; at every step of a layer that is walked step by step."""
-    segment = 1 if stage.population.stepwise else math.isqrt(nb_steps - 1) + 1
+def _checkpoints(stage: Stage, nb_steps: int, like: Tensor, every: bool) -> Saved:
+    """Room for i and u at about sqrt(T) steps; at all of them of a layer that is walked step by step, or if asked."""
+    segment = 1 if every or stage.population.stepwise else math.isqrt(nb_steps - 1) + 1
     rows = -(-nb_steps // segment)
     return Saved(like.new_empty(rows, *like.shape), like.new_empty(rows, *like.shape), segment)
 
@@ -101,7 +113,7 @@ class NetworkScan(torch.autograd.Function):
 
     Inputs: the plan; inputs (T, B, *in_shape), already delayed; the `LayerTensors` of each stage, one after another.
     Outputs: per stage counts (B, *units), or y (T, B, classes) of a readout; then per stage i, u and, unless it is a
-    readout, its last spikes.
+    readout, its last spikes; then, if the plan says so, all spikes (T, B, *units) of the topmost layer.
     """
 
     @staticmethod
@@ -128,6 +140,8 @@ class NetworkScan(torch.autograd.Function):
             ends += state
             if stage.spikes is not None:
                 ends.append(stage.spikes[-1].float())
+        if plan.return_spikes:
+            ends.append(plan.stages[-1].spikes[1:].float())
         return *results, *ends
 
     @staticmethod
@@ -148,16 +162,25 @@ def _scan_chunk(
     """Forward through one layer and chunk: ``state`` moves on, ``result`` (counts, or rows of y) is written."""
     stage = plan.stages[k]
     population = stage.population
-    current = products.current(stage.feedforward, p.weight, below, population.precision)
+    current = _feedforward(stage, p, below)
     keeps_state = plan.differentiable and (population.neuron is not None or p.a.requires_grad or p.b.requires_grad)
-    stage.saved.append(_checkpoints(stage, len(current), state[0]) if keeps_state else None)
-    stage.currents.append(current if plan.differentiable and plan.keep_currents else None)
+    keeps_state = keeps_state or plan.keep_states
+    stage.saved.append(_checkpoints(stage, len(current), state[0], plan.keep_states) if keeps_state else None)
+    keeps_current = plan.differentiable and plan.keep_currents and stage.feedforward is not None
+    stage.currents.append(current if keeps_current else None)
     if population.neuron is None:
         out, counts = result[chunk.start : chunk.stop], None
     else:
         out, counts = stage.spikes[chunk.start : chunk.stop + 1], result
     noise = (plan.key, plan.ids, plan.first_step + chunk.start)
     population.forward(current, out, state, counts, stage.saved[-1], (p.a, p.b), p.recurrent, noise)
+
+
+def _feedforward(stage: Stage, p: LayerTensors, below: Tensor) -> Tensor:
+    """The input current (steps, B, *units) without its recurrent part."""
+    if stage.feedforward is None:
+        return below
+    return products.current(stage.feedforward, p.weight, below, stage.population.precision)
 
 
 def _own(gradient: Tensor | None, like: Tensor) -> Tensor:
@@ -190,6 +213,7 @@ class _Adjoint:
             self.later.append(torch.zeros_like(p.u))  # dL/dI of the step after the chunk
             needs_decays = want.a or want.b
             self.decays.append((torch.zeros_like(p.u), torch.zeros_like(p.u)) if needs_decays else None)
+        self.spikes = next(ends) if plan.return_spikes else None
         self.weights: list[list[Tensor | None]] = [[None, None] for _ in layers]
         self.input_gradient = torch.empty_like(inputs, dtype=torch.float32) if wants_input else None
         touched = [k for k, want in enumerate(wanted) if any(want)]
@@ -202,7 +226,7 @@ class _Adjoint:
         if chunk.cut and not is_last:
             for carried in (*(g for pair in self.state for g in pair), *self.later):
                 carried.zero_()
-        from_above = None
+        from_above = None if self.spikes is None else self.spikes[chunk.start : chunk.stop].contiguous()
         for k in range(len(self.layers) - 1, self.lowest - 1, -1):
             stage, p = plan.stages[k], self.layers[k]
             upstream = self._upstream(k, chunk, is_last, from_above)
@@ -212,9 +236,12 @@ class _Adjoint:
             if k > 0:
                 from_above = self._into_below(k, drive)
             elif self.input_gradient is not None:
-                self.input_gradient[chunk.start : chunk.stop] = products.input_gradient(
-                    stage.feedforward, p.weight, drive[:-1], stage.population.precision
-                )
+                gradient = drive[:-1]
+                if stage.feedforward is not None:
+                    gradient = products.input_gradient(
+                        stage.feedforward, p.weight, gradient, stage.population.precision
+                    )
+                self.input_gradient[chunk.start : chunk.stop] = gradient
 
     def _upstream(self, k: int, chunk: Chunk, is_last: bool, from_above: Tensor | None) -> Tensor | None:
         """dL/ds (or dL/dy of a readout) at the steps of a chunk."""
@@ -223,6 +250,8 @@ class _Adjoint:
         if is_last and self.last_spikes[k] is not None:
             if from_above is None:
                 from_above = self.layers[k].u.new_zeros(chunk.stop - chunk.start, *self.layers[k].u.shape)
+            elif self.spikes is not None:
+                from_above = from_above.clone()  # not ours
             from_above[-1] += self.last_spikes[k]
         return from_above
 
@@ -249,8 +278,7 @@ class _Adjoint:
         precision = stage.population.precision
         current = stage.currents[number]
         if current is None:
-            below = _below(self.plan, k, self.inputs, chunk)
-            current = products.current(stage.feedforward, p.weight, below, precision)
+            current = _feedforward(stage, p, _below(self.plan, k, self.inputs, chunk))
         if stage.population.recurrent is None:
             return current
         before = stage.spikes[chunk.start : chunk.stop]
