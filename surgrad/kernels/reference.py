@@ -236,11 +236,12 @@ def scan(
 
 
 class Rooms(NamedTuple):
-    """What `run` is made of: how currents arise from spikes, and the scans of a layer and of a readout."""
+    """What `run` is made of: how currents arise from spikes (or events), and the scans of a layer and of a readout."""
 
     drive: Callable = drive
     scan: Callable = scan
     readout: Callable = readout
+    takes_events: bool = False
 
 
 def run(
@@ -261,14 +262,18 @@ def run(
     if truncate:
         return _run_truncated(network, x, noise, ids, truncate, state, record, return_state, memory, rooms)
     dtype = next(network.parameters()).dtype
-    x = x.dense(dtype) if isinstance(x, EventBatch) else x.to(dtype)
+    if not isinstance(x, EventBatch):
+        x = x.to(dtype)
+    elif not rooms.takes_events or return_state:
+        x = x.dense(dtype)
+    nb_steps = x.nb_steps if isinstance(x, EventBatch) else len(x)
     first_step = state.step if state else 0
     pending = iter(state.pending if state else ())
     below, before, on_the_way = x, state.last_input if state else None, []
 
     def next_current(connection: Dense | Conv) -> Tensor:
         if isinstance(connection, DelayedDense) and not (state or return_state):
-            connection.require_within(network.dt, len(x))
+            connection.require_within(network.dt, nb_steps)
         current, rest = rooms.drive(connection, below, network.dt, network.delay, before, next(pending, None))
         on_the_way.append(rest)
         return current
