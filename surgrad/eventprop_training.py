@@ -41,7 +41,7 @@ class EventFit:
 
         Raises: UserError if a gradient is not finite; the checkpoint then holds the last good epoch.
         """
-        optimizer = torch.optim.Adam(self.network.parameters(), self.lr)
+        optimizer = torch.optim.Adam(self.network.parameters(), self.lr, fused=True)
         generator = torch.Generator().manual_seed(self.seed + 2**32)  # another stream than that of the weights
         done = self._restore(optimizer, generator)
         for epoch in progress(range(done + 1, self.nb_epochs + 1), unit="epoch"):

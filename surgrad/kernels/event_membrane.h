@@ -25,12 +25,21 @@ struct Membrane {
     R tau_mem, tau_syn, delta;  // delta = 1 / tau_syn - 1 / tau_mem
     Membrane(double mem, double syn) : tau_mem(mem), tau_syn(syn), delta((mem - syn) / (mem * syn)) {}
 
-    // k = tau_syn / (tau_mem - tau_syn) (m - s), written so that it stays accurate up to equal time constants
+    // k = tau_syn / (tau_mem - tau_syn) (m - s), written so that it stays accurate up to equal time constants; the digits
+    // that a difference loses are not float's digits, and two exponentials in double are faster than expm1 in float
     Factors<R> after(R d) const {
-        R m = std::exp(-d / tau_mem), x = d * delta;
-        if (std::abs(x) < R(1e-4)) return {m, std::exp(-d / tau_syn), m * d / tau_mem * (1 - x / 2 + x * x / 6)};
-        R drop = -std::expm1(-x);
-        return {m, m * (1 - drop), m * drop / (delta * tau_mem)};
+        R x = d * delta;
+        if (std::abs(x) < R(1e-4)) {
+            R m = std::exp(-d / tau_mem);
+            return {m, std::exp(-d / tau_syn), m * d / tau_mem * (1 - x / 2 + x * x / 6)};
+        }
+        double m = std::exp(-double(d) / tau_mem), scale = 1 / (double(delta) * tau_mem);
+        if constexpr (sizeof(R) < sizeof(double)) {
+            double s = std::exp(-double(d) / tau_syn);
+            return {R(m), R(s), R((m - s) * scale)};
+        }
+        double drop = -std::expm1(-double(x));
+        return {R(m), R(m * (1 - drop)), R(m * drop * scale)};
     }
     // Time of the maximum of V when it starts to rise, I > V; negative if it rises for ever
     R peak(R V, R I) const {
@@ -39,11 +48,10 @@ struct Membrane {
         R y = (I - V) * delta / below;
         return (I - V) / below * (std::abs(y) < R(1e-4) ? 1 - y / 2 + y * y / 3 : std::log1p(y) / y);
     }
-    // First time in [0, D] at which V reaches 1, or -1. V < 1 at the start.
-    R crossing(R V, R I, R D) const {
+    // First time in [0, D] at which V reaches 1, or -1; f = after(D). V < 1 at the start.
+    R crossing(R V, R I, R D, Factors<R> f) const {
         if (!(I > 1) || !(I > V)) return -1;
         if (V >= 1) return 0;
-        Factors<R> f = after(D);
         R last = D, V_last = f.m * V + f.k * I;
         if (V_last < 1) {
             if (f.s * I >= V_last) return -1;
@@ -71,17 +79,21 @@ struct Membrane {
         }
         return tau_mem * R(-w - double(V) / I);
     }
+    // Steps to the root of the parabola that has V's value, slope and curvature (V has curvature below 0 while it rises),
+    // kept inside the bracket [lo, hi]; Newton's step where the parabola stays below 1.
     R newton(R V, R I, R hi) const {
         const R tiny = 2 * std::numeric_limits<R>::epsilon() * tau_mem;
         R lo = 0, d = 0;
         for (int i = 0; i < 100; i++) {
             Factors<R> f = after(d);
-            R v = f.m * V + f.k * I, slope = (f.s * I - v) / tau_mem;
+            R v = f.m * V + f.k * I, c = f.s * I, slope = (c - v) / tau_mem, curve = (-c / tau_syn - slope) / tau_mem;
             if (v >= 1) hi = d;
             else lo = d;
-            R next = d + (1 - v) / slope;
+            R square = slope * slope + 2 * curve * (1 - v);
+            R next = d + 2 * (1 - v) / (slope + (square > 0 ? std::sqrt(square) : slope));
+            if (std::abs(next - d) <= tiny) return next;
             if (!(next > lo && next < hi)) next = v >= 1 || !(slope > 0) ? (lo + hi) / 2 : std::min(next, hi);
-            if (std::abs(next - d) <= tiny || next == d) return next;
+            if (next == d) return d;
             d = next;
         }
         return d;
@@ -123,7 +135,7 @@ void axpy(int64_t N, const R* x, R* y) {
 template <class R>
 struct Gradients {
     R *W, *recurrent;  // of this thread
-    R* times;          // of all input events
+    R* times;          // of all input events, or null
 };
 
 template <class R>
@@ -148,15 +160,24 @@ struct Adjoint {
         Factors<R> f = membrane.after(d);
         pI[n] = f.s * pI[n] + f.k * pV[n], pV[n] *= f.m;
     }
-    // A spike that adds `w` to all currents: its gradient by time; the one by its weights goes to `dw`
-    R arrival(const R* w, R* dw) {
+    // A spike that adds `w` to all currents: its gradient by time
+    R by_time(const R* w) const {
+        constexpr int64_t LANES = 16;  // sums side by side, which the compiler may keep in one register
         const R *v = pV.data(), *i = pI.data();
         const R a = 1 / membrane.tau_syn, b = 1 / membrane.tau_mem;
-        R sum = 0;
-        for (int64_t n = 0; n < N; n++) dw[n] += i[n], sum += w[n] * (a * i[n] - b * v[n]);
+        R sums[LANES] = {}, sum = 0;
+        int64_t n = 0;
+        for (; n + LANES <= N; n += LANES)
+            for (int64_t k = 0; k < LANES; k++) sums[k] += w[n + k] * (a * i[n + k] - b * v[n + k]);
+        for (; n < N; n++) sum += w[n] * (a * i[n] - b * v[n]);
+        for (R part : sums) sum += part;
         return sum;
     }
-    void event(int64_t e) { out.times[e] = arrival(W + in.units[e] * N, out.W + in.units[e] * N); }
+    void event(int64_t e) {
+        const int64_t row = in.units[e] * N;
+        axpy(N, pI.data(), out.W + row);
+        if (out.times) out.times[e] = by_time(W + row);
+    }
 };
 
 // Gradient buffers of every thread but the first, which writes into the result

@@ -35,11 +35,10 @@ template <class R>
 struct Forward {
     const Layer<R>& y;
     std::vector<R> V, I, V1, I1;
-    std::vector<uint8_t> may;
     std::vector<Spike<R>> spikes;
     bool overflow = false;
 
-    Forward(const Layer<R>& y) : y(y), V(y.N), I(y.N), V1(y.N), I1(y.N), may(y.N) {}
+    Forward(const Layer<R>& y) : y(y), V(y.N), I(y.N), V1(y.N), I1(y.N) {}
 
     void sample(int64_t b) {
         std::fill(V.begin(), V.end(), R(0)), std::fill(I.begin(), I.end(), R(0));
@@ -57,58 +56,54 @@ struct Forward {
             if (e < e1) axpy(y.N, y.W + y.in.units[e] * y.N, I.data());
         }
     }
-    // States after d, and which neurons may have reached 1 on the way
-    bool look(R d) {
-        Factors<R> f = y.membrane.after(d);
-        const R *v = V.data(), *i = I.data();
-        R *v1 = V1.data(), *i1 = I1.data();
-        uint8_t* flag = may.data();
-        int any = 0;
+    // Whether a neuron may have reached 1 on the way from (V, I) to (V1, I1): it is above, or past its maximum
+    static bool may(R i, R v1, R i1) { return bool(i > 1) & (bool(v1 >= 1) | bool(i1 < v1)); }
+    // States after an interval, and whether any neuron may have reached 1
+    bool look(Factors<R> f) {
+        const R *__restrict__ v = V.data(), *__restrict__ i = I.data();
+        R *__restrict__ v1 = V1.data(), *__restrict__ i1 = I1.data();
+        int64_t some = 0;
         for (int64_t n = 0; n < y.N; n++) {
             R a = f.m * v[n] + f.k * i[n], c = f.s * i[n];
-            v1[n] = a, i1[n] = c;
-            int m = (i[n] > 1) & ((a >= 1) | (c < a));
-            flag[n] = m, any |= m;
+            v1[n] = a, i1[n] = c, some += may(i[n], a, c);
         }
-        return any;
+        return some;
     }
     void independent(R t, R next, int64_t interval) {
-        if (look(next - t)) {
+        Factors<R> f = y.membrane.after(next - t);
+        if (look(f)) {
             size_t first = spikes.size();
             for (int64_t n = 0; n < y.N; n++)
-                if (may[n]) fire(n, t, next, interval);
+                if (may(I[n], V1[n], I1[n])) fire(n, t, next, f, interval);
             std::sort(spikes.begin() + first, spikes.end(),
                       [](const Spike<R>& p, const Spike<R>& q) { return p.time < q.time || (p.time == q.time && p.unit < q.unit); });
         }
         V.swap(V1), I.swap(I1);
     }
-    void fire(int64_t n, R t, R next, int64_t interval) {
+    void fire(int64_t n, R t, R next, Factors<R> f, int64_t interval) {
         R v = V[n], i = I[n], left = next - t;
         bool fired = false;
         for (int64_t count = 0; count <= y.max_spikes; count++) {
-            R d = y.membrane.crossing(v, i, left);
+            R d = y.membrane.crossing(v, i, left, f);
             if (d < 0) break;
             fired = true;
-            i *= y.membrane.after(d).s, v = 0, left -= d;
+            i *= y.membrane.after(d).s, v = 0, left -= d, f = y.membrane.after(left);
             spikes.push_back({next - left, i, int32_t(n), int32_t(interval)});
         }
-        if (!fired) return;
-        Factors<R> f = y.membrane.after(left);
-        V1[n] = f.k * i, I1[n] = f.s * i;
+        if (fired) V1[n] = f.k * i, I1[n] = f.s * i;
     }
     void coupled(R t, R next, int64_t interval) {
         R left = next - t;
         size_t first = spikes.size();
-        while (look(left)) {
+        for (Factors<R> f = y.membrane.after(left); look(f); f = y.membrane.after(left)) {
             R soonest = left;
             int64_t who = -1;
             for (int64_t n = 0; n < y.N; n++) {
-                if (!may[n]) continue;
-                R d = y.membrane.crossing(V[n], I[n], soonest);
-                if (d >= 0 && (who < 0 || d < soonest)) soonest = d, who = n;
+                if (!may(I[n], V1[n], I1[n])) continue;
+                R d = y.membrane.crossing(V[n], I[n], soonest, f);
+                if (d >= 0 && (who < 0 || d < soonest)) soonest = d, who = n, f = y.membrane.after(d);
             }
             if (who < 0) break;
-            Factors<R> f = y.membrane.after(soonest);
             for (int64_t n = 0; n < y.N; n++) V[n] = f.m * V[n] + f.k * I[n], I[n] *= f.s;
             left -= soonest;
             spikes.push_back({next - left, I[who], int32_t(who), int32_t(interval)});
@@ -169,7 +164,8 @@ struct Backward : Adjoint<R> {
         for (int64_t s = last - 1; s >= first; s--) {
             if (from > spikes[s].time) this->back(from - spikes[s].time);
             int64_t row = spikes[s].unit * y.N;
-            R g = g_spikes[s] + this->arrival(y.recurrent + row, this->out.recurrent + row);
+            R g = g_spikes[s] + this->by_time(y.recurrent + row);
+            axpy(y.N, this->pI.data(), this->out.recurrent + row);
             this->spike(spikes[s], g);
             from = spikes[s].time;
         }
@@ -284,7 +280,7 @@ void peaks_backward(const Readout<R>& y, const R* time, const R* slope, const in
                     R weight = g[b * y.N + n];
                     Factors<R> f = y.membrane.after(time[b * y.N + n] - t);
                     a.pV[n] += f.m * weight, a.pI[n] += f.k * weight;
-                    if (e < e1) dt[e] += slope[b * y.N + n] * weight;
+                    if (e < e1 && dt) dt[e] += slope[b * y.N + n] * weight;
                 }
             }
         }
@@ -327,7 +323,7 @@ void voltages_backward(const Readout<R>& y, int64_t S, const R* at, const R* g, 
             a.reset();
             int64_t e0 = y.in.offsets[b], e = y.in.offsets[b + 1];
             R t = S ? at[S - 1] : R(0);
-            while (e > e0 && (!S || y.in.times[e - 1] >= at[S - 1])) dt[--e] = 0;
+            while (e > e0 && (!S || y.in.times[e - 1] >= at[S - 1])) e--;
             for (int64_t s = S - 1; s >= 0; s--) {
                 a.back(t - at[s]), t = at[s];
                 axpy(y.N, g + (b * S + s) * y.N, a.pV.data());

@@ -62,6 +62,11 @@ def _layer(c: Constants, times: Tensor, units: Tensor, offsets: Tensor, weight: 
     return (c.tau_mem, c.tau_syn, c.duration, *sizes, *map(_address, (times, units, offsets, weight)))
 
 
+def _if_needed(ctx: Any, times: Tensor) -> Tensor | None:
+    """Room for the gradient by the times, the first argument of every function; input from data does not need it."""
+    return torch.zeros_like(times) if ctx.needs_input_grad[0] else None
+
+
 class _Spikes:
     """Owner of the spikes that the compiled code keeps for its backward pass."""
 
@@ -100,7 +105,7 @@ class SpikingLayer(torch.autograd.Function):
         grad = grad.contiguous()  # held here while the compiled code reads it
         times, weight, recurrent, units, offsets = ctx.saved_tensors
         layer = _layer(ctx.constants, times, units, offsets, weight)
-        d_weight, d_times = torch.zeros_like(weight), torch.zeros_like(times)
+        d_weight, d_times = torch.zeros_like(weight), _if_needed(ctx, times)
         d_recurrent = None if recurrent is None else torch.zeros_like(recurrent)
         gradients = map(_address, (grad, d_weight, d_recurrent, d_times))
         _function("backward", weight.dtype)(
@@ -130,7 +135,7 @@ class Peaks(torch.autograd.Function):
         grad = grad.contiguous()
         times, weight, units, offsets, when, slope, where = ctx.saved_tensors
         layer = _layer(ctx.constants, times, units, offsets, weight)
-        d_weight, d_times = torch.zeros_like(weight), torch.zeros_like(times)
+        d_weight, d_times = torch.zeros_like(weight), _if_needed(ctx, times)
         addresses = map(_address, (when, slope, where, grad, d_weight, d_times))
         _function("peaks_backward", weight.dtype)(*layer, *addresses, torch.get_num_threads())
         return d_times, d_weight, None, None, None
@@ -154,7 +159,7 @@ class Voltages(torch.autograd.Function):
         grad = grad.contiguous()
         times, weight, units, offsets, at = ctx.saved_tensors
         layer = _layer(ctx.constants, times, units, offsets, weight)
-        d_weight, d_times = torch.zeros_like(weight), torch.zeros_like(times)
+        d_weight, d_times = torch.zeros_like(weight), _if_needed(ctx, times)
         addresses = map(_address, (at, grad, d_weight, d_times))
         _function("voltages_backward", weight.dtype)(*layer, len(at), *addresses, torch.get_num_threads())
         return d_times, d_weight, None, None, None, None
