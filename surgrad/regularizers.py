@@ -18,7 +18,7 @@ from torch import Tensor
 from surgrad.errors import UserError
 
 Dims = str | int | Sequence[int]
-DIMS = ("population", "neuron")
+DIMS = ("population", "neuron", "batch")
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class ActivityRegularizer:
         strength: factor of the penalty.
         threshold: in spikes per neuron and sample, not a rate.
         dims: "population" averages the count over all units of a layer, so that single neurons may fire more;
-            "neuron" (or False, the published spelling) bounds each neuron on its own; or the axes of (B, *units) to
-            average over, such as -1 or [-2, -1].
+            "neuron" (or False, the published spelling) bounds each neuron on its own; "batch" averages the count of
+            each neuron over the samples (Neftci et al. 2019, tutorial 3); or the axes of (B, *units) to average over,
+            such as -1 or [-2, -1].
 
     Raises: UserError for other dims, a negative strength or threshold.
     """
@@ -56,6 +57,8 @@ class ActivityRegularizer:
             return counts.flatten(1).mean(1)
         if self.dims == "neuron" or self.dims is False:
             return counts
+        if self.dims == "batch":
+            return counts.mean(0)
         dims = (self.dims,) if isinstance(self.dims, int) else tuple(self.dims)
         if any(d == 0 or not -counts.dim() < d < counts.dim() for d in dims):
             raise UserError(

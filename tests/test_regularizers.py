@@ -77,3 +77,9 @@ def test_axes_that_are_not_units_are_refused(dims):
 def test_unknown_regularizer_names_the_allowed():
     with pytest.raises(UserError, match="'L3' is unknown; allowed: UpperBoundL1"):
         build_regularizer("L3")
+
+
+def test_batch_averages_each_neuron_over_samples():
+    counts = make_counts(5, 4, 6)
+    expected = sum((float(n) - 1) ** 2 for n in counts.mean(0).flatten()) / 24
+    assert float(build_regularizer("ActivityL2", threshold=1.0, dims="batch")(counts)) == pytest.approx(expected)
