@@ -291,3 +291,24 @@ def layer_moments(layer: SpikingLayer | Readout, dt: float, mode: str) -> tuple[
     per_output = [m.expand(layer.unit_shape).reshape(layer.unit_shape[0], -1).mean(1) for m in (eps_bar, eps_hat)]
     ones = (1,) * (_connections(layer)[0].weight.dim() - 1)
     return per_output[0].view(-1, *ones), per_output[1].view(-1, *ones)
+
+
+@dataclass(frozen=True)
+class ByConnection:
+    """Feed-forward, recurrent and readout weights, each by an initialiser of its own (for a connection alone).
+
+    Args: initialisers of connections, such as `Distribution`.
+    """
+
+    feedforward: Initializer
+    recurrent: Initializer
+    readout: Initializer
+
+    def __call__(self, target: Network, generator: Generator) -> None:
+        """Fill every weight of ``target``."""
+        for layer in target.layers:
+            self.feedforward(layer.feedforward, generator)
+            if layer.recurrent is not None:
+                self.recurrent(layer.recurrent, generator)
+        if target.readout is not None:
+            self.readout(target.readout, generator)

@@ -9,6 +9,7 @@ import torch
 
 from surgrad.errors import UserError
 from surgrad.initializers import (
+    ByConnection,
     Distribution,
     FluctuationDriven,
     FluctuationDrivenCentered,
@@ -180,3 +181,14 @@ def test_moments_of_the_weights(initializer, mean, std):
 def test_impossible_targets_are_named(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_each_kind_of_connection_has_an_initializer_of_its_own():
+    network = make_network()
+    ByConnection(Distribution(std=3.0), Distribution(std=0.03), Distribution(mean=1.0, std=0.0))(network, seeded())
+    below, above = network.layers
+    for connection, std in ((below.feedforward, 3), (above.feedforward, 3), (below.recurrent, 0.03)):
+        error = 4 / (2 * connection.weight.numel()) ** 0.5
+        assert float(connection.weight.detach().std()) == pytest.approx(std / connection.fan_in**0.5, rel=error)
+    readout = network.readout.feedforward.weight.detach()
+    torch.testing.assert_close(readout, torch.full_like(readout, 320**-0.5))
