@@ -1,17 +1,22 @@
 """Configuration of the data sets that classification trains on: typed, with units; one schema per kind of data."""
 
 from dataclasses import asdict, dataclass, field, make_dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 from omegaconf import MISSING, OmegaConf
 
+from surgrad.datasets import idx
 from surgrad.datasets.augment import published_noise
+from surgrad.datasets.braille import encoded, read_braille
 from surgrad.datasets.events import Augmentation, EventDataset
 from surgrad.datasets.hdf5 import read_shd
+from surgrad.datasets.latency import ChargingLatency, image_events
 from surgrad.datasets.randman import Randman
+from surgrad.datasets.random_task import RandomTask
 from surgrad.datasets.splits import VALIDATIONS, validation_split
 from surgrad.errors import UserError
-from surgrad.schema import check
+from surgrad.schema import build, check
 from surgrad.schema.common import one_of, positive
 
 Splits = tuple[EventDataset, EventDataset | None, EventDataset]
@@ -65,41 +70,133 @@ class DatasetConfig:
 
 
 @dataclass
-class HDF5Config(DatasetConfig):
+class HeldOutConfig(DatasetConfig):
+    """A data set whose training part also gives what validates."""
+
+    KINDS: ClassVar[tuple[str, ...]] = ("none", "random")
+
+    validation: str = "random"  # random | none (files: also speaker | file): what is held out to choose between epochs
+    validation_split: float = 0.9  # random: share of the training part that is kept for training
+    stratified: bool = False  # random: hold out the same share of every class
+    split_seed: int = 1  # random: seed of the split
+
+    def __post_init__(self):
+        super().__post_init__()
+        one_of("dataset.validation", self.validation, self.KINDS)
+        if self.validation == "random" and not 0 < self.validation_split < 1:
+            raise UserError(f"dataset.validation_split={self.validation_split}: need a share between 0 and 1")
+
+    def hold_out(self, everything: EventDataset) -> tuple[EventDataset, EventDataset | None]:
+        """(training, validation); raises UserError if one of them is left without samples."""
+        return validation_split(everything, self.validation, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        """What the chosen kind of validation is told."""
+        if self.validation == "none":
+            return {}
+        return {"fraction": 1 - self.validation_split, "seed": self.split_seed, "stratified": self.stratified}
+
+    def require_sizes(self, dataset: EventDataset) -> None:
+        """Raises UserError if the configured numbers of inputs and classes are not those of the data."""
+        for key, found in (("nb_inputs", dataset.nb_units), ("nb_classes", dataset.nb_classes)):
+            if getattr(self, key) not in (None, found):
+                raise UserError(f"dataset.{key}={getattr(self, key)}: {self.name} has {found}; leave it null")
+
+
+@dataclass
+class HDF5Config(HeldOutConfig):
     """A data set in files of the SHD format (spiking_digits, shd, ssc, or the user's own)."""
+
+    KINDS: ClassVar[tuple[str, ...]] = tuple(VALIDATIONS)
 
     datadir: str = "."  # folder of the files
     train_path: str = MISSING
     test_path: str = MISSING
     valid_path: str | None = None  # for validation=file
-    validation: str = "random"  # random | speaker | file | none: what is held out to choose between epochs
-    validation_split: float = 0.9  # random: share of the training file that is kept for training
-    stratified: bool = False  # random: hold out the same share of every class
-    split_seed: int = 1  # random: seed of the split
     validation_speakers: list[int] | None = None  # speaker: who is held out; null: the last one
-
-    def __post_init__(self):
-        super().__post_init__()
-        one_of("dataset.validation", self.validation, VALIDATIONS)
 
     def splits(self) -> Splits:
         """Reads the files; raises UserError naming file and cause where one is missing or damaged."""
         everything = read_shd(self.train_path, nb_units=self.nb_inputs, nb_classes=self.nb_classes)
         sizes = {"nb_units": everything.nb_units, "nb_classes": everything.nb_classes}
-        options = {
-            "none": {},
-            "random": {
-                "fraction": 1 - self.validation_split,
-                "seed": self.split_seed,
-                "stratified": self.stratified,
-            },
-            "speaker": {"speakers": self.validation_speakers},
-            "file": {"path": self.valid_path},
-        }[self.validation]
-        if self.validation == "random" and not 0 < self.validation_split < 1:
-            raise UserError(f"dataset.validation_split={self.validation_split}: need a share between 0 and 1")
-        train, valid = validation_split(everything, self.validation, **options)
-        return train, valid, read_shd(self.test_path, **sizes)
+        return *self.hold_out(everything), read_shd(self.test_path, **sizes)
+
+    def _options(self) -> dict[str, Any]:
+        own = {"speaker": {"speakers": self.validation_speakers}, "file": {"path": self.valid_path}}
+        return own.get(self.validation) or super()._options()
+
+
+@dataclass
+class ImageLatencyConfig(HeldOutConfig):
+    """MNIST or Fashion-MNIST, one spike per bright pixel (`surgrad.datasets.latency.ChargingLatency`)."""
+
+    folder: str = MISSING  # of the published files; subset/ below it holds the extract
+    subset: bool = False  # the extract that ships with the repository instead of the published files
+    tau: float = 20e-3  # of the latency code (s)
+    threshold: float = 0.2  # of the latency code: brightness, 0 to 1, above which a pixel spikes
+
+    def splits(self) -> Splits:
+        """Reads the images; raises UserError naming the file, and the command that fetches it, if one is missing."""
+        one_of("dataset.name", self.name, idx.CLASSES)
+        parts = idx.read_images(self.folder, self.name, subset=self.subset)
+        code = ChargingLatency(self.tau, self.threshold)
+        train, test = (image_events(part, code, name=self.name, class_names=idx.CLASSES[self.name]) for part in parts)
+        self.require_sizes(train)
+        return *self.hold_out(train), test
+
+
+@dataclass
+class BrailleConfig(HeldOutConfig):
+    """Braille letters under a fingertip (`surgrad.datasets.braille`), turned into spikes by ``encoding``."""
+
+    path: str = MISSING  # of braille.npz
+    taxels: list[int] = field(default_factory=lambda: [1, 2, 6, 10])  # the others never change
+    standardize: bool = True  # with mean and deviation of the training part
+    encoding: dict[str, Any] = field(default_factory=dict)  # node; its dt is the time from sample to sample (s)
+    test_split: float = 0.2  # share of all recordings that tests, drawn by split_seed
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.test_split < 1:
+            raise UserError(f"dataset.test_split={self.test_split}: need a share between 0 and 1")
+
+    def splits(self) -> Splits:
+        """Reads and encodes the recordings; raises UserError if the file is missing or damaged."""
+        if "_target_" not in self.encoding:
+            raise UserError("dataset.encoding: has no _target_, such as surgrad.datasets.lif_encoding.LIFEncoding")
+        recordings = read_braille(self.path, tuple(self.taxels))
+        tests = np.zeros(len(recordings.labels), bool)
+        order = np.random.default_rng(self.split_seed).permutation(len(tests))
+        tests[order[: round(self.test_split * len(tests))]] = True
+        if self.standardize:
+            recordings = recordings.standardized(like=recordings.subset(~tests))
+        encoding = build(self.encoding, at="dataset.encoding")
+        spikes = encoded(recordings, encoding, encoding.nb_units(len(self.taxels)), self.name)
+        self.require_sizes(spikes)
+        return *self.hold_out(spikes.subset(~tests)), spikes.subset(tests)
+
+
+@dataclass
+class RandomTaskConfig(DatasetConfig):
+    """Random spikes with random labels (`surgrad.datasets.random_task`): tests at chance, whatever was learned."""
+
+    nb_inputs: int | None = 100
+    nb_classes: int | None = 2
+    nb_samples: int = 256
+    task_seed: int = 0
+
+    def splits(self) -> Splits:
+        """Generates the data; nu is the rate of the inputs. There is nothing to validate on."""
+        task = RandomTask(
+            nb_samples=self.nb_samples,
+            nb_units=self.nb_inputs or 0,
+            nb_classes=self.nb_classes or 0,
+            nb_steps=self.nb_steps,
+            rate=self.nu,
+            dt=self.time_step,
+            seed=self.task_seed,
+        )
+        return task.draw(0), None, task.draw(1)
 
 
 @dataclass
@@ -136,7 +233,13 @@ class RandmanConfig(DatasetConfig):
 
 
 #: The schema of each data set by name; a data set of another name is one in files.
-DATASETS: dict[str, type[DatasetConfig]] = {"randman": RandmanConfig}
+DATASETS: dict[str, type[DatasetConfig]] = {
+    "randman": RandmanConfig,
+    "mnist": ImageLatencyConfig,
+    "fashion_mnist": ImageLatencyConfig,
+    "braille": BrailleConfig,
+    "random": RandomTaskConfig,
+}
 
 
 def dataset_config(content: Any, extra: type | None = None) -> DatasetConfig:
