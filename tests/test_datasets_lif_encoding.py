@@ -28,7 +28,7 @@ def test_constant_drive_fires_at_the_closed_form_interval():
 
 
 def test_every_neuron_follows_its_recursion():
-    x = 4 * np.random.default_rng(0).normal(size=(2, 30, 3)) + 2
+    x = 8 * np.random.default_rng(0).normal(size=(2, 30, 3)) + 4
     encoding = LIFEncoding(DT, copies=5, hold=3, seed=1)
     times, units, offsets = encoding(x)
     gain, bias = np.random.default_rng(1).standard_normal((2, 15))
