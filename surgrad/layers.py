@@ -75,10 +75,12 @@ class DelayedDense(Dense):
     def forward(self, s: Tensor, dt: float, shift: int = 0) -> Tensor:
         """Spikes (T, B, *in_shape), ``shift`` steps later -> currents (T + shift + nb_taps - 1, B, nb_units)."""
         s, steps, nb_taps = s.flatten(2).to(self.weight.dtype), self.delay() / dt, self.nb_taps(dt)
+        whole = steps.detach().floor().clamp(max=nb_taps - 2)
+        late = steps - whole
         current = s.new_zeros(len(s) + shift + nb_taps - 1, s.shape[1], len(self.weight))
         for k in range(nb_taps):
-            arriving = F.linear(s, self.weight * torch.relu(1 - (steps - k).abs()))
-            current[shift + k : shift + k + len(s)] += arriving
+            share = (1 - late) * (whole == k) + late * (whole == k - 1)
+            current[shift + k : shift + k + len(s)] += F.linear(s, self.weight * share)
         return current
 
 

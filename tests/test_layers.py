@@ -166,3 +166,44 @@ def test_trained_time_constants_of_a_readout_have_the_right_gradient():
             below = loss()
             p.add_(step)
         assert float(p.grad) == pytest.approx(float((above - below) / (2 * step)), rel=1e-6)
+
+
+# ---------------------------------------------------------------- Euler decay
+@pytest.mark.parametrize(("tau", "dt"), [(20e-3, 2e-3), (10e-3, 1e-3)])
+def test_euler_decay_is_the_first_order_of_the_exponential(tau, dt):
+    constant = TimeConstant(tau)
+    assert float(constant.decay(dt, "euler")) == pytest.approx(1 - dt / tau, abs=1e-7)
+    assert float(constant.decay(dt)) - float(constant.decay(dt, "euler")) == pytest.approx((dt / tau) ** 2 / 2, rel=0.3)
+
+
+@pytest.mark.parametrize("kernel", ["reference", "cpu"])
+@pytest.mark.parametrize("decay", ["exponential", "euler"])
+def test_the_neuron_says_how_its_layer_decays(kernel, decay):
+    """u[t+1] = b u[t] + (1 - b) i[t], i[t+1] = a i[t] + I[t], in a spiking layer below threshold and in a readout."""
+    dt, tau_mem, tau_syn = 2e-3, 20e-3, 10e-3
+    a, b = ((1 - dt / tau if decay == "euler" else math.exp(-dt / tau)) for tau in (tau_syn, tau_mem))
+    current, i, u, expected = [0.5, 0.0, 0.25, 0.0, 0.0], 0.0, 0.0, []
+    for drive in current:
+        i, u = a * i + drive, b * u + (1 - b) * i
+        expected.append(u)
+    readout = Readout(Dense(1, 1), tau_mem, tau_syn, u0=0.0, decay=decay)
+    layer = SpikingLayer(Dense(1, 1), LIF(decay=decay), tau_mem, tau_syn)
+    network = Network([layer], readout, dt, delay=0)
+    x = torch.tensor(current).view(-1, 1, 1)
+    with torch.no_grad():
+        layer.feedforward.weight.fill_(1.0)
+        readout_only = Network([], readout, dt, delay=0)
+        readout.feedforward.weight.fill_(1.0)
+        out = network(x, kernel=kernel, return_state=True)
+        y = readout_only(x, kernel=kernel).readout
+    assert float(out.counts[0].sum()) == 0
+    assert float(out.state.layers[0].u) == pytest.approx(expected[-1], rel=1e-6)
+    torch.testing.assert_close(y.flatten(), torch.tensor(expected))
+
+
+def test_euler_decay_refuses_a_step_longer_than_a_time_constant():
+    layer = SpikingLayer(Dense(1, 1), LIF(decay="euler"), 20e-3, 1e-3)
+    with pytest.raises(UserError, match=r"decay='euler' with dt=0.002 s needs time constants .* but one is 0.001 s"):
+        Network([layer], None, 2e-3)(torch.zeros(4, 1, 1))
+    with pytest.raises(UserError, match="decay='rk4' is unknown; allowed: exponential, euler"):
+        LIF(decay="rk4")

@@ -417,7 +417,8 @@ def run(
             plan.input_before = pack(state.last_input[None], layout)[:, 0].contiguous()
     else:
         before = state.last_input if state else None
-        current = channels_last(network.layers[0].feedforward(delayed(x, network.delay, before)))
+        first = network.layers[0] if network.layers else network.readout
+        current = channels_last(first.feedforward(delayed(x, network.delay, before)))
     outputs = _scan(plan, current)
     nb_hidden = len(network.layers)
     counts = [stage.layout.from_places(c) for stage, c in zip(stages[:nb_hidden], outputs[:nb_hidden], strict=True)]
