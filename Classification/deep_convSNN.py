@@ -3,6 +3,7 @@
 python3 Classification/deep_convSNN.py --config-name=config
 python3 Classification/deep_convSNN.py method=superspike dataset=randman seed=3 nb_epochs=40
 python3 Classification/deep_convSNN.py -m method=superspike,stochasticsuperspike seed=1,2,3
+torchrun --nproc-per-node=4 Classification/deep_convSNN.py dataset=shd
 """
 
 import logging
@@ -10,6 +11,7 @@ import logging
 import torch
 
 from surgrad import figures
+from surgrad.distributed import Processes, open_run
 from surgrad.initializers import Distribution, FluctuationDrivenCentered
 from surgrad.losses import build_loss
 from surgrad.models import conv_snn, method_neuron, set_neuron
@@ -27,9 +29,11 @@ log = logging.getLogger(__name__)
     "classification",
     ClassificationConfig,
     run_name="${method.name}/dataset=${dataset.name}/seed=${seed}+lr=${method.lr}",
+    opener=open_run,
 )
 def main(cfg: ClassificationConfig, run) -> float:
-    device = resolve_device(cfg.device)
+    processes = Processes.current()
+    device = processes.device(resolve_device(cfg.device))
     torch.backends.cudnn.deterministic = True  # the same command gives the same run
     data = cfg.dataset
     train, valid, test = data.splits()
@@ -81,7 +85,9 @@ def main(cfg: ClassificationConfig, run) -> float:
     )
 
     def look(epoch: int) -> dict[str, float]:
-        """Monitor before training, every epoch_chunk epochs, and after."""
+        """Monitor before training, every epoch_chunk epochs, and after; one process does."""
+        if not processes.first:
+            return {}
         if epoch in (0, cfg.nb_epochs):
             return monitor("before" if epoch == 0 else "after")
         return monitor(f"epoch_{epoch}") if cfg.monitor_chunks and epoch % cfg.epoch_chunk == 0 else {}
@@ -98,6 +104,7 @@ def main(cfg: ClassificationConfig, run) -> float:
         seed=cfg.seed,
         augment=data.augmentation(),
         compute=compute,
+        processes=processes,
         before_epoch=lambda epoch: set_neuron(network, neuron(cfg.method.name, epoch)),
         after_epoch=look,
         monitor_spikes=cfg.monitor_spikes,
@@ -106,15 +113,14 @@ def main(cfg: ClassificationConfig, run) -> float:
 
     # The test set is looked at once, here: last and best validation epoch, own and swapped spikes.
     last = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    options = {"nb_draws": cfg.test_draws, "seed": cfg.seed, "compute": compute, "processes": processes}
     for suffix, weights, epoch in (("", last, cfg.nb_epochs), ("_best_valid", best.weights, best.epoch)):
         network.load_state_dict(weights)
         for other, method in (("", cfg.method.name), ("_other", cfg.method.other)):
             set_neuron(network, neuron(method, epoch))
             for part, dataset in (("valid", valid), ("test", test)):
                 if dataset is not None:
-                    found = evaluate_repeatedly(
-                        network, dataset, grid, objective, nb_draws=cfg.test_draws, seed=cfg.seed, compute=compute
-                    )
+                    found = evaluate_repeatedly(network, dataset, grid, objective, **options)
                     names = {key: f"{part}_{key}{other}{suffix}" for key in found._fields}
                     run.summary.update({names[key]: value for key, value in found._asdict().items()})
     sizes = {"nb_classes": train.nb_classes, "nb_weights": sum(weight.numel() for weight in network.parameters())}
@@ -122,8 +128,9 @@ def main(cfg: ClassificationConfig, run) -> float:
 
     network.load_state_dict(last)
     set_neuron(network, neuron(cfg.method.other, cfg.nb_epochs))
-    run.summary.update({name.replace("fano", "fano_other"): value for name, value in monitor("after_other").items()})
-    if cfg.plot == "plot":
+    fano = monitor("after_other") if processes.first else {}
+    run.summary.update({name.replace("fano", "fano_other"): value for name, value in fano.items()})
+    if cfg.plot == "plot" and processes.first:
         metrics = RunRecord(run.folder).metrics
         run.figure("training", figures.training_curves(metrics, chance=1 / train.nb_classes))
     log.info(

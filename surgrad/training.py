@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from surgrad.datasets.events import Augmentation, Batches, EventBatch, EventDataset
+from surgrad.distributed import ALONE, Processes
 from surgrad.errors import UserError
 from surgrad.losses import ReadoutCrossEntropy
 from surgrad.network import Network
@@ -78,7 +79,7 @@ class Compute:
     truncate: int = 0
     precision: str = "float32"
 
-    def __call__(self, network: Network, x: Tensor | EventBatch, **options: Any) -> NetworkOutput:
+    def __call__(self, network: nn.Module, x: Tensor | EventBatch, **options: Any) -> NetworkOutput:
         """Run ``network`` on ``x``; ``options`` are further arguments of `Network.forward`."""
         return network(x, **asdict(self), **options)
 
@@ -105,29 +106,36 @@ class Scores(NamedTuple):
 
 
 class _Tally:
-    """Sums of what `Scores` averages, kept in float64 on the host."""
+    """Sums of what `Scores` averages, over the samples of all processes; float64 on the host."""
 
-    def __init__(self, nb_layers: int, duration: float):
-        self.nb_samples, self.duration = 0, duration
-        self.loss = self.penalty = self.correct = 0.0
-        self.rates = [0.0] * nb_layers
+    def __init__(self, duration: float, processes: Processes):
+        self.duration, self.processes = duration, processes
+        self.sums = torch.zeros((), dtype=torch.float64)
 
-    def add(self, loss: Tensor, extra: Tensor, correct: Tensor, counts: Sequence[Tensor]) -> None:
-        n = counts[0].shape[0]
-        self.nb_samples += n
-        self.loss += n * float(loss)
-        self.penalty += n * float(extra)
-        self.correct += float(correct)
-        for k, layer_counts in enumerate(counts):
-            self.rates[k] += n * float(layer_counts.detach().mean()) / self.duration
+    @torch.no_grad()
+    def add(self, nb_samples: int, loss: Tensor, extra: Tensor, correct: Tensor, counts: Sequence[Tensor]) -> Scores:
+        """Add a batch, of which ``nb_samples`` are this process's, with their mean loss, penalty and spike counts.
+
+        Returns: the scores of that batch, of all processes.
+        """
+        values = torch.stack([loss, extra.to(loss.device), *(c.mean() for c in counts), correct.to(loss.dtype)])
+        means, correct = values.double().cpu().split([len(values) - 1, 1])
+        nb = torch.full((1,), nb_samples, dtype=torch.float64)
+        sums = self.processes.total(torch.cat([nb * means, nb.clamp(max=1) * correct, nb]))
+        self.sums = self.sums + sums
+        return self._scores(sums)
 
     def scores(self) -> Scores:
-        n = self.nb_samples
-        return Scores(self.loss / n, self.penalty / n, self.correct / n, [rate / n for rate in self.rates])
+        """The scores of all batches so far."""
+        return self._scores(self.sums)
+
+    def _scores(self, sums: Tensor) -> Scores:
+        loss, extra, *counts, correct = (sums[:-1] / sums[-1]).tolist()
+        return Scores(loss, extra, correct, [count / self.duration for count in counts])
 
 
 def train_epoch(
-    network: Network,
+    network: nn.Module,
     batches: Batches,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
@@ -136,28 +144,30 @@ def train_epoch(
     draw: int = 0,
     device: str = "cpu",
     compute: Compute = FASTEST,
+    processes: Processes = ALONE,
     on_batch: Callable[[Scores], None] = lambda scores: None,
 ) -> Scores:
     """One pass of gradient descent.
 
-    Args: network, batches, objective, optimizer; ``seed`` and ``draw`` (the epoch) address the escape noise;
-        ``compute``; ``on_batch`` is told the scores so far.
+    Args: network (`Processes.parallel` of it), batches, objective, optimizer; ``seed`` and ``draw`` (the epoch) address
+        the escape noise; ``compute``; ``processes`` share every batch; ``on_batch`` is told the scores so far.
     Returns: scores averaged over the pass, each batch with the weights it met.
     Raises: UserError if the loss is not finite.
     """
-    tally = _Tally(len(network.layers), batches.nb_steps * batches.dt)
+    tally = _Tally(batches.nb_steps * batches.dt, processes)
     for batch in batches:
+        batch, weight = processes.share(batch)
         batch = batch.to(device)
         out = compute(network, batch, seed=seed, draw=draw)
         loss = objective.loss(out.readout, batch.labels)
         extra = penalty(objective.regularizers, out.counts)
         optimizer.zero_grad(set_to_none=True)
-        (loss + extra).backward()
-        if not math.isfinite(float(loss.detach()) + float(extra.detach())):
-            raise UserError(f"the loss is {float(loss.detach())} (penalty {float(extra.detach())})")
-        optimizer.step()
+        (weight * (loss + extra)).backward()
         correct = (objective.loss.predictions(out.readout.detach()) == batch.labels).sum()
-        tally.add(loss.detach(), extra.detach(), correct, out.counts)
+        seen = tally.add(len(batch) if weight else 0, loss, extra, correct, out.counts)
+        if not math.isfinite(seen.loss + seen.penalty):
+            raise UserError(f"the loss is {seen.loss} (penalty {seen.penalty})")
+        optimizer.step()
         on_batch(tally.scores())
     return tally.scores()
 
@@ -172,17 +182,20 @@ def evaluate(
     seed: int = 0,
     draw: int = 0,
     compute: Compute = FASTEST,
+    processes: Processes = ALONE,
 ) -> Scores:
     """Scores on a data set, in its order; the last batch may be smaller. Arguments as in `train_epoch`."""
     if not len(dataset):
         raise UserError(f"{dataset.name}: there is no sample to evaluate")
-    tally = _Tally(len(network.layers), grid.duration)
+    tally = _Tally(grid.duration, processes)
     for batch in grid(dataset):
+        batch, weight = processes.share(batch)
         batch = batch.to(grid.device)
         out = compute(network, batch, seed=seed, draw=draw)
         loss = objective.loss(out.readout, batch.labels)
         correct = (objective.loss.predictions(out.readout) == batch.labels).sum()
-        tally.add(loss, penalty(objective.regularizers, out.counts), correct, out.counts)
+        extra = penalty(objective.regularizers, out.counts)
+        tally.add(len(batch) if weight else 0, loss, extra, correct, out.counts)
     return tally.scores()
 
 
@@ -199,7 +212,7 @@ def evaluate_repeatedly(
 ) -> Repeated:
     """Evaluate with ``nb_draws`` draws of the escape noise; a network without noise is evaluated once.
 
-    Args: as in `evaluate`; ``options`` are its seed and compute.
+    Args: as in `evaluate`; ``options`` are its seed, compute and processes.
     """
     stochastic = any(layer.neuron.escape_noise.stochastic for layer in network.layers)
     draws = [TEST_DRAW + k for k in range(nb_draws if stochastic else 1)]
@@ -233,6 +246,7 @@ class Fit:
         nb_epochs, seed: how long; of the shuffling and the escape noise.
         augment: changes the events of every training batch.
         compute: how the network is run.
+        processes: share every batch; the first writes the run folder.
         before_epoch: called with the number of the epoch that starts, 1 to nb_epochs: sets what changes over epochs.
         after_epoch: called with the number of epochs done, 0 to nb_epochs; returns more columns for metrics.csv.
         monitor_spikes: write the firing rates of the layers.
@@ -250,6 +264,7 @@ class Fit:
     seed: int = 0
     augment: Augmentation | None = None
     compute: Compute = FASTEST
+    processes: Processes = ALONE
     before_epoch: Callable[[int], None] = lambda epoch: None
     after_epoch: Callable[[int], Mapping[str, float]] = lambda epoch: {}
     monitor_spikes: bool = True
@@ -265,18 +280,22 @@ class Fit:
         """
         self.generator.manual_seed(self.seed)
         done = self._restore()
+        parallel = self.processes.parallel(self.network)
         if done is None:
             done = 0
             untrained = dict.fromkeys(("train_loss", "train_acc"))  # empty cells keep the columns in order
             self.run.log({"epoch": 0, **untrained, **self._validate(0, math.inf), **self.after_epoch(0)})
             self._checkpoint(0)
         nb_batches = math.ceil(len(self.train) / self.grid.batch_size)
-        with progress(total=self.nb_epochs * nb_batches, initial=done * nb_batches, unit="batch") as bar:
+        disable = None if self.processes.first else True
+        with progress(
+            total=self.nb_epochs * nb_batches, initial=done * nb_batches, unit="batch", disable=disable
+        ) as bar:
             for epoch in range(done + 1, self.nb_epochs + 1):
-                self._epoch(epoch, bar)
+                self._epoch(epoch, parallel, bar)
         return self.best
 
-    def _epoch(self, epoch: int, bar: tqdm) -> None:
+    def _epoch(self, epoch: int, parallel: nn.Module, bar: tqdm) -> None:
         started = time.perf_counter()
         self.before_epoch(epoch)
         bar.set_description(f"epoch {epoch}/{self.nb_epochs}")
@@ -287,7 +306,7 @@ class Fit:
 
         try:
             scores = train_epoch(
-                self.network,
+                parallel,
                 self.grid(self.train, self.generator, self.augment),
                 self.objective,
                 self.optimizer,
@@ -295,6 +314,7 @@ class Fit:
                 draw=epoch,
                 device=self.grid.device,
                 compute=self.compute,
+                processes=self.processes,
                 on_batch=advance,
             )
             self._require_finite_weights()
@@ -317,7 +337,14 @@ class Fit:
             self.best = Best(epoch, math.nan, train_loss, self._weights())
         else:
             scores = evaluate(
-                self.network, self.valid, self.grid, self.objective, seed=self.seed, draw=epoch, compute=self.compute
+                self.network,
+                self.valid,
+                self.grid,
+                self.objective,
+                seed=self.seed,
+                draw=epoch,
+                compute=self.compute,
+                processes=self.processes,
             )
             columns = {"valid_loss": scores.loss, "valid_acc": scores.acc}
             if self.best is None or self.best.beaten_by(scores):
@@ -354,7 +381,7 @@ class Fit:
 
     def _restore(self) -> int | None:
         """Epochs done according to the checkpoint, which is loaded; None without one."""
-        content = self.run.load_checkpoint()
+        content = self.processes.agreed(self.run.load_checkpoint)
         if content is None:
             return None
         self.network.load_state_dict(content["model"])
