@@ -9,7 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
-from surgrad.datasets.latency import bright_first, linear_latency
+from surgrad.datasets.latency import BrightFirst, linear_latency
 from surgrad.datasets.yin_yang import YinYang
 from surgrad.errors import UserError
 from surgrad.eventprop import EventLayer, EventLIF, EventReadout, Spikes, spikes_from_times
@@ -115,12 +115,10 @@ def test_latency_codes():
     assert spikes.times.tolist() == pytest.approx([1e-3, 2e-3, 6e-3])
     with pytest.raises(UserError, match="outside the window"):
         linear_latency(np.array([[7.0]]))
-    images = np.array([[[255, 0], [51, 1]]], np.uint8)
-    spikes = bright_first(images, late=20e-3)
-    assert spikes.units.tolist() == [0, 2]
-    assert spikes.times.tolist() == pytest.approx([0.0, 16e-3])
-    with pytest.raises(UserError, match="uint8"):
-        bright_first(images / 255)
+    times = BrightFirst(late=20e-3)(np.array([255, 0, 51, 1, 2]) / 255)
+    assert times.tolist() == pytest.approx([0.0, math.inf, 16e-3, math.inf, 20e-3 * (1 - 2 / 255)])
+    with pytest.raises(UserError, match="threshold"):
+        BrightFirst(threshold=1.0)
 
 
 # ---------------------------------------------------------------- the script

@@ -32,25 +32,25 @@ def linear_latency(
     return spikes_from_times(times, duration, dtype)
 
 
-def bright_first(
-    images: np.ndarray,
-    *,
-    late: float = 20e-3,
-    threshold: int = 1,
-    duration: float = 40e-3,
-    dtype: torch.dtype = torch.float32,
-) -> Spikes:
-    """A pixel spikes at late (1 - x / 255); those not brighter than ``threshold`` stay silent.
+@dataclass(frozen=True)
+class BrightFirst:
+    """T(x) = late (1 - x), the brighter the earlier; x up to the threshold stay silent (Wunderlich & Pehle 2021).
 
-    Args: images (B, ...) uint8; late, duration in s.
-    Raises: UserError if pixels are no bytes.
+    Args: late in s; threshold in units of x, by default the darkest byte but one.
+    Raises: UserError unless late is positive and the threshold in 0..1.
     """
-    images = np.asarray(images)
-    if images.dtype != np.uint8:
-        raise UserError(f"pixels are {images.dtype}; wanted uint8, 0 to 255")
-    pixels = images.reshape(len(images), -1)
-    times = np.where(pixels > threshold, late * (1 - pixels / 255.0), np.inf)
-    return spikes_from_times(times, duration, dtype)
+
+    late: float = 20e-3
+    threshold: float = 1 / 255
+
+    def __post_init__(self) -> None:
+        if not (self.late > 0 and 0 <= self.threshold < 1):
+            raise UserError(f"late={self.late} s must be positive, threshold={self.threshold} in 0..1")
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Spike times in s, float64, inf where silent. Args: x in 0..1, any shape."""
+        x = np.asarray(x, np.float64)
+        return np.where(x > self.threshold, self.late * (1 - x), np.inf)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from surgrad.datasets.augment import published_noise
 from surgrad.datasets.braille import encoded, read_braille
 from surgrad.datasets.events import Augmentation, EventDataset
 from surgrad.datasets.hdf5 import read_shd
-from surgrad.datasets.latency import ChargingLatency, image_events
+from surgrad.datasets.latency import image_events
 from surgrad.datasets.randman import Randman
 from surgrad.datasets.random_task import RandomTask
 from surgrad.datasets.splits import VALIDATIONS, validation_split
@@ -128,18 +128,19 @@ class HDF5Config(HeldOutConfig):
 
 @dataclass
 class ImageLatencyConfig(HeldOutConfig):
-    """MNIST or Fashion-MNIST, one spike per bright pixel (`surgrad.datasets.latency.ChargingLatency`)."""
+    """MNIST or Fashion-MNIST, one spike per bright pixel at the time that ``code`` gives to its brightness."""
 
     folder: str = MISSING  # of the published files; subset/ below it holds the extract
     subset: bool = False  # the extract that ships with the repository instead of the published files
-    tau: float = 20e-3  # of the latency code (s)
-    threshold: float = 0.2  # of the latency code: brightness, 0 to 1, above which a pixel spikes
+    code: dict[str, Any] = field(default_factory=dict)  # node of surgrad.datasets.latency: brightness to time (s)
 
     def splits(self) -> Splits:
         """Reads the images; raises UserError naming the file, and the command that fetches it, if one is missing."""
         one_of("dataset.name", self.name, idx.CLASSES)
         parts = idx.read_images(self.folder, self.name, subset=self.subset)
-        code = ChargingLatency(self.tau, self.threshold)
+        if "_target_" not in self.code:
+            raise UserError("dataset.code: has no _target_, such as surgrad.datasets.latency.ChargingLatency")
+        code = build(self.code, at="dataset.code")
         train, test = (image_events(part, code, name=self.name, class_names=idx.CLASSES[self.name]) for part in parts)
         self.require_sizes(train)
         return *self.hold_out(train), test
