@@ -70,7 +70,8 @@ def test_every_primary_config_composes_and_builds_its_network(main, name):
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_of_a_group_composes_and_builds(main, group, option):
-    network_of(composed("config", f"{group}={option}"))
+    law = ["inhibitory=0.2"] if (group, option) == ("initializer", "dale") else []
+    network_of(composed("config", f"{group}={option}", *law))
 
 
 def test_values_in_yaml_are_those_of_the_schema(main):

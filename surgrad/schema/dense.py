@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from surgrad.dale import impose
 from surgrad.errors import UserError
 from surgrad.heterogeneity import keep_within_bounds, parameter_groups
 from surgrad.initializers import Initializer
@@ -30,6 +31,7 @@ class DenseConfig(CommonConfig):
 
     hidden: list[int] = field(default_factory=lambda: [128])  # units of each hidden layer, bottom to top
     recurrent: bool = True  # every hidden layer also drives itself
+    inhibitory: float = 0.0  # share of inhibitory neurons under Dale's law; 0: neurons may both excite and inhibit
     delay: int = 1  # steps from a spike to its arrival in the layer above: 0 | 1
     neuron: dict[str, Any] = field(default_factory=dict)  # node, without its surrogate
     surrogate: dict[str, Any] = field(default_factory=dict)  # node
@@ -97,6 +99,8 @@ class DenseConfig(CommonConfig):
             delay=self.delay,
             generator=generator,
         )
+        if self.inhibitory:
+            impose(network, self.inhibitory)
         initialize: Initializer = build(self.initializer, at="initializer")
         initialize(network, generator)
         return network
