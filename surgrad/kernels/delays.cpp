@@ -1,6 +1,7 @@
 // Input currents from spike events, through synapses with a delay each or with none. An event of input j at step t adds
 //     w0[j][i] to I[t + k[j][i]][i]    and    w1[j][i] to I[t + k[j][i] + 1][i]
 // for every neuron i: a delay between k and k + 1 steps is shared between the two (surgrad/layers.py, `DelayedDense`).
+// One sample at a time lies in the cache. With delays its currents are kept neuron by neuron, so that the two arrivals are neighbours.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -10,11 +11,11 @@
 #include "simd.h"
 
 extern "C" struct SynapsesDesc {
-    int64_t nb_in, nb_out;      // nb_out is a multiple of LANES
-    const float *w0, *w1;       // (nb_in, nb_out); w1 is null without delays
-    const int32_t* place;       // (nb_in, nb_out), k nb_out + i for a delay of k whole steps; null without delays
-    int64_t B, T, length;       // samples, steps with spikes, steps with currents
-    int64_t shift, threads;     // every spike arrives `shift` steps later
+    int64_t nb_in, nb_out;         // nb_out is a multiple of LANES
+    const float* w;                // (nb_in, nb_out, 2) pairs w0, w1; without delays (nb_in, nb_out)
+    const int32_t* place;          // (nb_in, nb_out), i stride + k for a delay of k whole steps; null without delays
+    int64_t B, T, length, stride;  // samples, steps with spikes, steps with currents and the room for them
+    int64_t shift, threads;        // every spike arrives `shift` steps later
     const int32_t *steps, *units;  // events, sorted by sample
     const int64_t* offsets;        // (B + 1,)
 };
@@ -22,6 +23,10 @@ extern "C" struct SynapsesDesc {
 namespace {
 
 using Desc = SynapsesDesc;
+typedef float pair __attribute__((vector_size(8), aligned(4), may_alias));
+
+pair& at(float* p, int64_t k) { return *(pair*)(p + k); }
+pair at(const float* p, int64_t k) { return *(const pair*)(p + k); }
 
 // Samples in fixed shares, so that sums over them are the same in every run
 template <class F>
@@ -31,62 +36,76 @@ void over_samples(const Desc& d, F f) {
         for (int64_t b = d.B * part / parts; b < d.B * (part + 1) / parts; b++) f(b, part);
     });
 }
-
 template <class F>
 void each_event(const Desc& d, int64_t b, F f) {
-    for (int64_t e = d.offsets[b]; e < d.offsets[b + 1]; e++) f((d.steps[e] + d.shift) * d.nb_out, d.units[e] * d.nb_out);
+    for (int64_t e = d.offsets[b]; e < d.offsets[b + 1]; e++) f(d.steps[e] + d.shift, d.units[e] * d.nb_out);
 }
 
-// currents (length, nb_out) of one sample += what its events bring
+// Currents of one sample: (nb_out, stride) with delays, (length, nb_out) without
 void deliver(const Desc& d, int64_t b, float* currents) {
     if (!d.place)
-        return each_event(d, b, [&](int64_t at, int64_t row) {
-            for (int64_t i = 0; i < d.nb_out; i += LANES) store(currents + at + i, load(currents + at + i) + load(d.w0 + row + i));
+        return each_event(d, b, [&](int64_t t, int64_t row) {
+            float* to = currents + t * d.nb_out;
+            for (int64_t i = 0; i < d.nb_out; i += LANES) store(to + i, load(to + i) + load(d.w + row + i));
         });
-    each_event(d, b, [&](int64_t at, int64_t row) {
-        float *first = currents + at, *second = first + d.nb_out;
-        const float *w0 = d.w0 + row, *w1 = d.w1 + row;
+    each_event(d, b, [&](int64_t t, int64_t row) {
+        const float* w = d.w + 2 * row;
         const int32_t* place = d.place + row;
-        for (int64_t i = 0; i < d.nb_out; i++) first[place[i]] += w0[i], second[place[i]] += w1[i];
+        for (int64_t i = 0; i < d.nb_out; i++) at(currents + t, place[i]) += at(w, 2 * i);
     });
 }
 
-// g0[j][i] += sum over the events of j of dL/dI at their first arrival, g1 likewise at the second
-void collect(const Desc& d, int64_t b, const float* gradient, float* g0, float* g1) {
+// Sums over the events of j of dL/dI at both arrivals, laid out as w
+void collect(const Desc& d, int64_t b, const float* gradient, float* sums) {
     if (!d.place)
-        return each_event(d, b, [&](int64_t at, int64_t row) {
-            for (int64_t i = 0; i < d.nb_out; i += LANES) store(g0 + row + i, load(g0 + row + i) + load(gradient + at + i));
+        return each_event(d, b, [&](int64_t t, int64_t row) {
+            const float* from = gradient + t * d.nb_out;
+            for (int64_t i = 0; i < d.nb_out; i += LANES) store(sums + row + i, load(sums + row + i) + load(from + i));
         });
-    each_event(d, b, [&](int64_t at, int64_t row) {
-        const float *first = gradient + at, *second = first + d.nb_out;
-        float *__restrict to0 = g0 + row, *__restrict to1 = g1 + row;
+    each_event(d, b, [&](int64_t t, int64_t row) {
+        float* to = sums + 2 * row;
         const int32_t* place = d.place + row;
-        for (int64_t i = 0; i < d.nb_out; i++) to0[i] += first[place[i]], to1[i] += second[place[i]];
+        for (int64_t i = 0; i < d.nb_out; i++) at(to, 2 * i) += at(gradient + t, place[i]);
     });
 }
 
 // dL/ds_j[t] = sum_i w0 G_i[t + shift + k] + w1 G_i[t + shift + k + 1] for all steps: here vectors run along time
-void back_to_spikes(const Desc& d, const float* gradient, int64_t stride, float* by_unit, float* out) {
+void back_to_spikes(const Desc& d, const float* gradient, float* out) {
     constexpr int64_t NV = 4, WIDE = NV * LANES;
-    for (int64_t i = 0; i < d.nb_out; i++) {
-        for (int64_t t = 0; t < d.length; t++) by_unit[i * stride + t] = gradient[t * d.nb_out + i];
-        std::fill(by_unit + i * stride + d.length, by_unit + (i + 1) * stride, 0.0f);
-    }
-    std::vector<const float*> first(d.nb_out);
     for (int64_t j = 0; j < d.nb_in; j++) {
-        const float *w0 = d.w0 + j * d.nb_out, *w1 = d.w1 + j * d.nb_out;
-        for (int64_t i = 0; i < d.nb_out; i++) first[i] = by_unit + i * stride + d.shift + d.place[j * d.nb_out + i] / d.nb_out;
+        const float* w = d.w + 2 * j * d.nb_out;
+        const int32_t* place = d.place + j * d.nb_out;
         for (int64_t t = 0; t < d.T; t += WIDE) {
             vf sum[NV] = {};
             for (int64_t i = 0; i < d.nb_out; i++) {
-                const float* from = first[i] + t;
-                for (int v = 0; v < NV; v++) sum[v] += w0[i] * load(from + v * LANES) + w1[i] * load(from + v * LANES + 1);
+                const float* from = gradient + place[i] + d.shift + t;
+                for (int v = 0; v < NV; v++) sum[v] += w[2 * i] * load(from + v * LANES) + w[2 * i + 1] * load(from + v * LANES + 1);
             }
             for (int v = 0; v < NV; v++)
                 for (int64_t n = 0; n < std::min<int64_t>(LANES, d.T - t - v * LANES); n++)
                     out[(t + v * LANES + n) * d.B * d.nb_in + j] = sum[v][n];
         }
     }
+}
+
+// Between one sample's own layout and (length, B, nb_out)
+template <class F>
+void each_step(const Desc& d, int64_t b, F copy) {
+    for (int64_t t = 0; t < d.length; t++) copy(t, (t * d.B + b) * d.nb_out);
+}
+void write(const Desc& d, int64_t b, const float* own, float* all) {
+    each_step(d, b, [&](int64_t t, int64_t to) {
+        if (d.place)
+            for (int64_t i = 0; i < d.nb_out; i++) all[to + i] = own[i * d.stride + t];
+        else std::memcpy(all + to, own + t * d.nb_out, d.nb_out * sizeof(float));
+    });
+}
+void read(const Desc& d, int64_t b, const float* all, float* own) {
+    each_step(d, b, [&](int64_t t, int64_t from) {
+        if (d.place)
+            for (int64_t i = 0; i < d.nb_out; i++) own[i * d.stride + t] = all[from + i];
+        else std::memcpy(own + t * d.nb_out, all + from, d.nb_out * sizeof(float));
+    });
 }
 
 }  // namespace
@@ -98,28 +117,24 @@ void synapses_forward(const Desc* desc, float* currents) {
     const Desc& d = *desc;
     std::vector<std::vector<float>> memory(d.threads);
     over_samples(d, [&](int64_t b, int64_t part) {
-        auto& mine = memory[part];
-        mine.assign(d.length * d.nb_out, 0.0f);
-        deliver(d, b, mine.data());
-        for (int64_t t = 0; t < d.length; t++)
-            std::memcpy(currents + (t * d.B + b) * d.nb_out, mine.data() + t * d.nb_out, d.nb_out * sizeof(float));
+        auto& own = memory[part];
+        own.assign(d.nb_out * d.stride, 0.0f);
+        deliver(d, b, own.data());
+        write(d, b, own.data(), currents);
     });
 }
 
-// From dL/dI (length, B, nb_out): sums g0, g1 (threads, nb_in, nb_out), zeroed, and dL/ds (T, B, nb_in) where it is wanted
-void synapses_backward(const Desc* desc, const float* gradient, float* g0, float* g1, float* g_spikes) {
+// From dL/dI (length, B, nb_out): sums (threads, as w), zeroed, and dL/ds (T, B, nb_in) where it is wanted
+void synapses_backward(const Desc* desc, const float* gradient, float* sums, float* g_spikes) {
     const Desc& d = *desc;
-    const int64_t stride = d.length + 5 * LANES, size = d.nb_in * d.nb_out;
-    std::vector<std::vector<float>> memory(d.threads), by_unit(d.threads);
+    const int64_t size = (d.place ? 2 : 1) * d.nb_in * d.nb_out;
+    std::vector<std::vector<float>> memory(d.threads);
     over_samples(d, [&](int64_t b, int64_t part) {
-        auto& mine = memory[part];
-        mine.resize(d.length * d.nb_out);
-        for (int64_t t = 0; t < d.length; t++)
-            std::memcpy(mine.data() + t * d.nb_out, gradient + (t * d.B + b) * d.nb_out, d.nb_out * sizeof(float));
-        collect(d, b, mine.data(), g0 + part * size, g1 ? g1 + part * size : nullptr);
-        if (!g_spikes) return;
-        by_unit[part].resize(d.nb_out * stride);
-        back_to_spikes(d, mine.data(), stride, by_unit[part].data(), g_spikes + b * d.nb_in);
+        auto& own = memory[part];
+        own.resize(d.nb_out * d.stride);  // what lies beyond `length` of each neuron stays 0
+        read(d, b, gradient, own.data());
+        collect(d, b, own.data(), sums + part * size);
+        if (g_spikes) back_to_spikes(d, own.data(), g_spikes + b * d.nb_in);
     });
 }
 

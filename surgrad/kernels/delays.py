@@ -22,9 +22,8 @@ _int, _pointer = ctypes.c_int64, ctypes.c_void_p
 
 class _Synapses(ctypes.Structure):
     _fields_ = (
-        [(name, _int) for name in ("nb_in", "nb_out")]
-        + [(name, _pointer) for name in ("w0", "w1", "place")]
-        + [(name, _int) for name in ("B", "T", "length", "shift", "threads")]
+        [("nb_in", _int), ("nb_out", _int), ("w", _pointer), ("place", _pointer)]
+        + [(name, _int) for name in ("B", "T", "length", "stride", "shift", "threads")]
         + [(name, _pointer) for name in ("steps", "units", "offsets")]
     )
 
@@ -34,14 +33,16 @@ def library() -> ctypes.CDLL:
     """The compiled sums. Raises: UserError if they cannot be compiled."""
     lib = compiled("delays")
     lib.synapses_forward.argtypes, lib.synapses_forward.restype = [_pointer] * 2, None
-    lib.synapses_backward.argtypes, lib.synapses_backward.restype = [_pointer] * 5, None
+    lib.synapses_backward.argtypes, lib.synapses_backward.restype = [_pointer] * 4, None
     lib.synapses_size.restype = _int
     return lib
 
 
 def _by_input(x: Tensor) -> Tensor:
-    """(nb_units, fan_in) -> (fan_in, nb_units), zeros up to a multiple of LANES."""
-    return F.pad(x.detach().T, (0, -x.shape[0] % LANES)).contiguous()
+    """(nb_units, fan_in, ...) -> (fan_in, nb_units, ...), zeros up to a multiple of LANES units."""
+    padded = x.new_zeros(x.shape[1], -(-x.shape[0] // LANES) * LANES, *x.shape[2:])
+    padded[:, : x.shape[0]] = x.transpose(0, 1)
+    return padded
 
 
 class _Arrivals(torch.autograd.Function):
@@ -49,40 +50,57 @@ class _Arrivals(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, events: EventBatch, length: int, shift: int, spikes: Tensor | None, weight: Tensor, delay: Tensor | None
+        ctx,
+        events: EventBatch,
+        length: int,
+        shift: int,
+        spikes: Tensor | None,
+        weight: Tensor,
+        delay: Tensor | None,
     ):
-        threads = torch.get_num_threads()
+        stride = length + 5 * LANES  # vectors along time read beyond the end
         if delay is None:
-            parts, share = [_by_input(weight), None, None], None
+            late, place, w = None, None, _by_input(weight.detach())
         else:
             k = delay.detach().floor().clamp(max=length - shift - events.nb_steps - 1)
-            share = delay.detach() - k
-            parts = [_by_input(weight * (1 - share)), _by_input(weight * share), _by_input(k).int()]
-            parts[2] = parts[2] * parts[2].shape[1] + torch.arange(parts[2].shape[1], dtype=torch.int32)
+            late = delay.detach() - k
+            w = _by_input(torch.stack([weight * (1 - late), weight * late], -1).detach())
+            place = _by_input(k).int()
+            place += stride * torch.arange(place.shape[1], dtype=torch.int32)
         times = [x.contiguous() for x in (events.steps.int(), events.units.int(), events.offsets)]
-        sizes = (len(events), events.nb_steps, length, shift, threads)
-        pointers = [None if x is None else x.data_ptr() for x in (*parts, *times)]
-        desc = _Synapses(events.nb_units, parts[0].shape[1], *pointers[:3], *sizes, *pointers[3:])
-        currents = empty(length, len(events), parts[0].shape[1])
+        desc = _Synapses(
+            nb_in=events.nb_units,
+            nb_out=w.shape[1],
+            w=w.data_ptr(),
+            place=None if place is None else place.data_ptr(),
+            B=len(events),
+            T=events.nb_steps,
+            length=length,
+            stride=stride,
+            shift=shift,
+            threads=torch.get_num_threads(),
+            **{name: x.data_ptr() for name, x in zip(("steps", "units", "offsets"), times, strict=True)},
+        )
+        currents = empty(length, len(events), desc.nb_out)
         library().synapses_forward(ctypes.byref(desc), currents.data_ptr())
-        ctx.desc, ctx.alive = desc, (parts, times)
-        ctx.save_for_backward(weight, share)
+        ctx.desc, ctx.alive = desc, (w, place, times)
+        ctx.save_for_backward(weight, late)
         return currents[..., : len(weight)]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor):
-        desc, (weight, share) = ctx.desc, ctx.saved_tensors
+        desc, (weight, late), w = ctx.desc, ctx.saved_tensors, ctx.alive[0]
         gradient = F.pad(gradient, (0, desc.nb_out - len(weight))).contiguous()
-        sums = [torch.zeros(desc.threads, desc.nb_in, desc.nb_out) for _ in range(1 if share is None else 2)]
+        sums = torch.zeros(desc.threads, *w.shape)
         g_spikes = empty(desc.T, desc.B, desc.nb_in) if ctx.needs_input_grad[3] else None
-        buffers = (*sums, *[None] * (2 - len(sums)), g_spikes)
-        pointers = [None if x is None else x.data_ptr() for x in buffers]
-        library().synapses_backward(ctypes.byref(desc), gradient.data_ptr(), *pointers)
-        g0, *g1 = (x.sum(0).T[: len(weight)] for x in sums)
-        if share is None:
-            return None, None, None, None, g0, None
-        return None, None, None, g_spikes, torch.lerp(g0, *g1, share), weight * (g1[0] - g0)
+        pointer = None if g_spikes is None else g_spikes.data_ptr()
+        library().synapses_backward(ctypes.byref(desc), gradient.data_ptr(), sums.data_ptr(), pointer)
+        sums = sums.sum(0).transpose(0, 1)[: len(weight)]
+        if late is None:
+            return None, None, None, None, sums, None
+        first, second = sums.unbind(-1)
+        return None, None, None, g_spikes, torch.lerp(first, second, late), weight * (second - first)
 
 
 def currents(connection: Dense, below: Tensor | EventBatch, dt: float, shift: int) -> Tensor:
