@@ -6,7 +6,7 @@
     state.h5        recorded arrays              checkpoint.pt   to go on from; checkpoint.prev.pt the one before
     Plots/*.png     figures                      run.log, traceback.txt, wandb/
 
-Write one with `open_run`, read many with `load_runs`.
+Write one with `open_run`, read many with `load_runs`; in a terminal `python3 -m surgrad.runs list`.
 """
 
 import dataclasses
@@ -48,6 +48,13 @@ NOT_IDENTITY = frozenset(
     | {"data_dir", "rerun", "hydra"}
 )
 
+#: What is computed again where a run folder holds something already.
+RERUN = {
+    "missing": "what is done is left alone, what is broken goes on from its checkpoint",
+    "failed": "as missing, but what failed starts from the beginning",
+    "all": "everything starts from the beginning",
+}
+
 _STATE_BUFFER = 64 * 2**20  # bytes of recorded arrays held back, so that one epoch's arrays are one write
 
 
@@ -55,8 +62,14 @@ class RunDone(UserError):
     """The folder holds the finished run of this very configuration."""
 
     def __init__(self, folder: Path, summary: dict[str, Any]) -> None:
-        super().__init__(f"already done: {folder} (rerun=true starts afresh)")
+        super().__init__(f"already done: {folder} (rerun=all starts afresh)")
         self.folder, self.summary = folder, summary
+
+
+def check_rerun(rerun: str) -> None:
+    """Raise UserError if `rerun` is not one of `RERUN`."""
+    if rerun not in RERUN:
+        raise UserError(f"rerun={rerun}: unknown; allowed: {', '.join(RERUN)}")
 
 
 # ---------------------------------------------------------------- which run is this
@@ -178,15 +191,17 @@ class Run:
 
 @contextmanager
 def open_run(
-    folder: str | Path, config: Any, wandb: WandbConfig | None = None, *, rerun: bool = False
+    folder: str | Path, config: Any, wandb: WandbConfig | None = None, *, rerun: str = "missing"
 ) -> Iterator[Run]:
     """Open a run folder for writing, new or to go on with; the status is right whatever happens inside.
 
-    `config` (mapping or dataclass) decides: an unfinished run of the same configuration is resumed; with `rerun`
-    what is there is moved to `.old/` first. On SIGTERM the process ends with exit code 143, status interrupted.
+    `config` (mapping or dataclass) decides: an unfinished run of the same configuration is resumed, unless `rerun`
+    (see `RERUN`) has it start again; what is there is then moved to `.old/` first. On SIGTERM the process ends with
+    exit code 143, status interrupted.
     Raises RunDone if the run is done already; UserError if another process is writing the folder, or if it holds
     a run of another configuration.
     """
+    check_rerun(rerun)
     folder = Path(folder).absolute()
     settings = files.plain(dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -194,7 +209,7 @@ def open_run(
         stack.callback(files.FolderLock(folder).release)
         run = _prepare(folder, settings, rerun)
         stack.enter_context(_log_file(folder / "run.log"))
-        stack.enter_context(_sigterm_as_exit())
+        stack.enter_context(sigterm_as_exit())
         log.info("%s %s", "resuming in" if run.resuming else "run folder", folder)
         try:
             run._mirror = stack.enter_context(mirror(wandb, folder, settings, run.summary.get("wandb_id")))
@@ -206,15 +221,17 @@ def open_run(
         run._close(None)
 
 
-def _prepare(folder: Path, config: dict[str, Any], rerun: bool) -> Run:
+def _prepare(folder: Path, config: dict[str, Any], rerun: str) -> Run:
     """Decide between new, resumed and done, and leave the folder as a running run."""
-    if rerun and (folder / "summary.json").exists():
+    before = files.read_json(folder / "summary.json")
+    afresh = rerun == "all" or (rerun == "failed" and before.get("status") == "failed")
+    if afresh and (folder / "summary.json").exists():
         target = files.set_aside(folder, keep=lambda entry: entry.name == ".lock")
         log.info("rerun: what was here is now in %s", target)
-    before = files.read_json(folder / "summary.json")
+        before = {}
     begun = files.has_checkpoint(folder) or (folder / "metrics.csv").exists() or before.get("status") == "done"
     if begun:
-        _require_same(folder, config)
+        require_same(folder, config)
     if before.get("status") == "done":
         raise RunDone(folder, before)
     resuming = files.has_checkpoint(folder)
@@ -237,7 +254,8 @@ def _prepare(folder: Path, config: dict[str, Any], rerun: bool) -> Run:
     return run
 
 
-def _require_same(folder: Path, config: dict[str, Any]) -> None:
+def require_same(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise UserError naming the keys in which a run folder holds another run than that of `config`."""
     if not (folder / "config.yaml").exists():
         return
     old, new = identity(_read_yaml(folder / "config.yaml")), identity(config)
@@ -248,7 +266,7 @@ def _require_same(folder: Path, config: dict[str, Any]) -> None:
         more = f" and {len(different) - 5} more" if len(different) > 5 else ""
         raise UserError(
             f"{folder} holds a run with another configuration: {shown}{more}; give another hydra.run.dir, "
-            "or rerun=true to start afresh there"
+            "or rerun=all to start afresh there"
         )
 
 
@@ -295,6 +313,17 @@ class RunRecord:
         """done, failed, interrupted, or running; a run whose process died is interrupted."""
         status = self.summary.get("status", "interrupted")
         return "interrupted" if status == "running" and not files.is_locked(self.folder) else status
+
+    @property
+    def reason(self) -> str:
+        """Why it is neither done nor running, in one line."""
+        if self.status == "failed":
+            return str(self.summary.get("error", ""))
+        if self.status == "interrupted" and self.summary.get("status") == "interrupted":
+            return "stopped by a signal"
+        if self.status == "interrupted":
+            return "its process died without a word (kill -9, out of memory, power)"
+        return ""
 
     @cached_property
     def overrides(self) -> list[str]:
@@ -370,7 +399,7 @@ def _log_file(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
+def sigterm_as_exit() -> Iterator[None]:
     """SIGTERM raises SystemExit(143), so that files are closed and the status is written; a second is ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -434,3 +463,9 @@ def _now() -> str:
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+if __name__ == "__main__":
+    from surgrad.run_tools import main
+
+    main()

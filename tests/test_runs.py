@@ -135,6 +135,7 @@ def test_kill_9_leaves_a_resumable_folder(tmp_path):
             process.wait()
     (record,) = load_runs(folder)
     assert record.status == "interrupted"
+    assert "without a word" in record.reason
     with open_run(folder, CONFIG, DISABLED) as run:
         saved = run.load_checkpoint()
         assert saved["epoch"] == 1
@@ -158,6 +159,7 @@ def test_stopped_from_outside_is_interrupted(tmp_path, send, expected):
         assert stopped.value.code == 143
     signal.signal(signal.SIGINT, inherited)
     assert load_runs(tmp_path)[0].status == "interrupted"
+    assert load_runs(tmp_path)[0].reason == "stopped by a signal"
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -180,16 +182,46 @@ def test_done_run_is_not_repeated_unless_asked(tmp_path):
     with open_run(tmp_path, CONFIG, DISABLED) as run:
         run.log({"epoch": 0, "train_loss": 1.0})
         run.summary["test_acc"] = 0.5
-    with pytest.raises(RunDone, match="rerun=true") as done, open_run(tmp_path, CONFIG, DISABLED):
+    with pytest.raises(RunDone, match="rerun=all") as done, open_run(tmp_path, CONFIG, DISABLED):
         pytest.fail("a finished run was repeated")
     assert done.value.summary["test_acc"] == 0.5
-    with open_run(tmp_path, CONFIG, DISABLED, rerun=True) as run:
+    with open_run(tmp_path, CONFIG, DISABLED, rerun="all") as run:
         assert not run.resuming
         assert "test_acc" not in run.summary
     assert len(load_runs(tmp_path)) == 1
     assert load_runs(tmp_path)[0].metrics == {}
     (old,) = (tmp_path / ".old").iterdir()
     assert json.loads((old / "summary.json").read_text())["test_acc"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("rerun", "left_by", "goes_on"),
+    [
+        ("missing", RuntimeError, True),
+        ("missing", KeyboardInterrupt, True),
+        ("failed", RuntimeError, False),
+        ("failed", KeyboardInterrupt, True),
+        ("all", KeyboardInterrupt, False),
+    ],
+)
+def test_rerun_decides_what_goes_on_and_what_starts_again(tmp_path, rerun, left_by, goes_on):
+    with pytest.raises(left_by), open_run(tmp_path, CONFIG, DISABLED) as run:  # noqa: PT012
+        run.log({"epoch": 0, "train_loss": 1.0})
+        run.checkpoint({"epoch": 0})
+        raise left_by
+    with open_run(tmp_path, CONFIG, DISABLED, rerun=rerun) as run:
+        assert run.resuming == goes_on
+        assert (run.load_checkpoint() is not None) == goes_on
+    (record,) = load_runs(tmp_path)
+    assert record.summary["attempts"] == (2 if goes_on else 1)
+    assert len(list(tmp_path.glob(".old/*/checkpoint.pt"))) == (0 if goes_on else 1)
+
+
+def test_unknown_rerun_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match="rerun=yes: unknown; allowed: missing, failed, all"):  # noqa: SIM117
+        with open_run(tmp_path / "run", CONFIG, DISABLED, rerun="yes"):
+            pytest.fail("went on")
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_configuration_in_the_same_folder_is_refused(tmp_path):
@@ -215,7 +247,7 @@ def test_run_without_a_checkpoint_starts_again(tmp_path):
 
 
 def test_identity_of_a_run():
-    assert run_id(CONFIG) == run_id(CONFIG | {"device": "cuda", "wandb": {"mode": "online"}, "rerun": True})
+    assert run_id(CONFIG) == run_id(CONFIG | {"device": "cuda", "wandb": {"mode": "online"}, "rerun": "all"})
     assert run_id(CONFIG) != run_id(CONFIG | {"seed": 2})
     assert run_id(CONFIG) != run_id(CONFIG | {"method": {"name": "superspike", "beta": 10.5}})
     assert identity({"dataset": {"path": f"{REPO}/data/x.h5"}}) == {"dataset.path": "data/x.h5"}

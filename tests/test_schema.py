@@ -74,7 +74,7 @@ def test_a_command_runs_in_a_folder_of_its_own_and_is_not_repeated(suite, tmp_pa
 
     suite.main(["method.beta=5"])
     assert len(runs(tmp_path)) == 2
-    suite.main(["rerun=true"])
+    suite.main(["rerun=all"])
     assert len(runs(tmp_path)) == 2
     assert (record.folder / "summary.json").read_text() != before
 
@@ -104,6 +104,7 @@ def test_a_command_runs_in_a_folder_of_its_own_and_is_not_repeated(suite, tmp_pa
         ("seed=a=b", r"an override is key=value"),
         ("nb_epochs=0", r"nb_epochs=0: wanted 1 or more"),
         ("wandb.mode=on", r"wandb.mode=on: unknown; allowed: offline, online, disabled"),
+        ("rerun=true", r"rerun=True: unknown; allowed: missing, failed, all"),
         ("device=gpu", r"device=gpu: unknown; allowed: auto, cpu, cuda"),
         ("device=cuda:99", r"device=cuda:99: "),
     ],

@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from surgrad import run_files as files
 from surgrad.errors import UserError
-from surgrad.runs import NOT_IDENTITY, REPO, Run, RunDone, open_run, run_id
+from surgrad.runs import NOT_IDENTITY, REPO, Run, RunDone, check_rerun, open_run, run_id
+from surgrad.schema import launchers
 from surgrad.schema.build import build
 from surgrad.schema.common import CommonConfig, WandbConfig, resolve_device, use_threads
 from surgrad.schema.explain import CONFIG_ERRORS, explain, unknown_key, unknown_option
@@ -48,7 +49,7 @@ OmegaConf.register_new_resolver("repo", lambda: str(REPO), replace=True)
 
 
 class JobFailed(Exception):
-    """A job of a sweep failed and has said why: tells the launcher."""
+    """A job of a sweep failed and has said why: tells the launcher. Also the end of a sweep with such a job."""
 
 
 def entry(
@@ -110,7 +111,13 @@ def check(composed: DictConfig, schema: type) -> Any:
 
     Raises UserError naming the key for an unknown key, a wrong type, a missing value or a bad interpolation.
     """
-    return _convert(_checked(composed, schema))
+    return check_settings(composed, schema)[0]
+
+
+def check_settings(composed: DictConfig, schema: type) -> tuple[Any, dict[str, Any]]:
+    """As `check`, and the same configuration in dicts and lists, as a run folder records it."""
+    checked = _checked(composed, schema)
+    return _convert(checked), OmegaConf.to_container(checked, enum_to_str=True)
 
 
 def _checked(composed: DictConfig, schema: type) -> DictConfig:
@@ -168,22 +175,24 @@ def _task(
         outcome.append(result)
         return result
 
+    task.schema = schema  # a sweep checks the configurations of all its jobs before it starts the first
     return task
 
 
 def _run(main: Callable[[Any, Run], Any], schema: type, opener: Callable, composed: DictConfig) -> Any:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        checked = _checked(composed, schema)
-        cfg = _convert(checked)
+        cfg, settings = check_settings(composed, schema)
+        rerun = getattr(cfg, "rerun", "missing")
+        check_rerun(rerun)
         device = resolve_device(str(getattr(cfg, "device", "auto")))
+        launchers.take_gpu(device, HydraConfig.get().job)
         use_threads(getattr(cfg, "num_threads", None))
     except UserError:
         _remove_empty(folder)
         raise
-    settings = OmegaConf.to_container(checked, enum_to_str=True)
     try:
-        with opener(folder, settings, getattr(cfg, "wandb", None), rerun=getattr(cfg, "rerun", False)) as run:
+        with opener(folder, settings, getattr(cfg, "wandb", None), rerun=rerun) as run:
             if isinstance(run, Run):  # one of many processes is given something that writes nothing
                 _write_hydra(folder, composed)
             run.summary["device"] = _device_name(device)
@@ -227,18 +236,22 @@ def _store(schema: type, runs: Path, run_name: str) -> None:
     name = f"{run_name}-${{run_id:}}"
     output = {"run": {"dir": f"{runs}/{name}"}, "sweep": {"dir": str(runs), "subdir": name}}
     store.store(group="hydra/output", name="surgrad", node=output, package="hydra")
-    logging_config = {
-        "version": 1,
-        "formatters": {"short": {"format": "%(asctime)s %(message)s", "datefmt": "%H:%M:%S"}},
-        "handlers": {"console": {"class": "surgrad.run_log.ConsoleHandler", "formatter": "short"}},
-        "root": {"level": "INFO", "handlers": ["console"]},
-        "disable_existing_loggers": False,
-    }
-    for group in ("job_logging", "hydra_logging"):
+    for group, label in (("job_logging", "${job_label:}"), ("hydra_logging", "")):
+        logging_config = {
+            "version": 1,
+            "formatters": {"short": {"format": f"%(asctime)s {label}%(message)s", "datefmt": "%H:%M:%S"}},
+            "handlers": {"console": {"class": "surgrad.run_log.ConsoleHandler", "formatter": "short"}},
+            "root": {"level": "INFO", "handlers": ["console"]},
+            "disable_existing_loggers": False,
+        }
         store.store(group=f"hydra/{group}", name="surgrad", node=logging_config, package=f"hydra.{group}")
-    ours = {"output": "surgrad", "job_logging": "surgrad", "hydra_logging": "surgrad"}
+    sweeper = {"_target_": "hydra_plugins.surgrad_sweeper.StudySweeper", "max_batch_size": None, "params": None}
+    store.store(group="hydra/sweeper", name="surgrad", node=sweeper, package="hydra.sweeper")
+    launchers.store_all(store)
+    ours = dict.fromkeys(("output", "sweeper", "job_logging", "hydra_logging"), "surgrad")
     house = HydraConf(output_subdir=None)
     house.defaults = [{k: ours.get(k, v) for k, v in group.items()} for group in house.defaults]
+    house.defaults.sort(key=lambda group: "launcher" in group)  # last, since it may say how many jobs make a batch
     store.store(group="hydra", name="config", node=house, provider="surgrad")
 
 

@@ -1,5 +1,6 @@
 """What the schemas of all suites share."""
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,8 +20,8 @@ class CommonConfig:
 
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda | cuda:<n>
-    num_threads: int | None = None  # CPU threads; null leaves it to torch
-    rerun: bool = False  # start afresh although the run folder holds this run
+    num_threads: int | None = None  # CPU threads; null: OMP_NUM_THREADS, else torch's choice
+    rerun: str = "missing"  # missing | failed | all: what is computed again, see surgrad.runs.RERUN
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
 
@@ -59,9 +60,15 @@ def resolve_device(name: str) -> torch.device:
 
 
 def use_threads(number: int | None) -> None:
-    """Let torch use `number` CPU threads; None changes nothing. Raises UserError below 1."""
+    """Let torch use `number` CPU threads; None: as many as OMP_NUM_THREADS says, which the launchers of sweeps set.
+
+    torch itself reads that variable only once, before a worker knows its job. Raises UserError below 1.
+    """
     if number is None:
-        return
+        said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+        if not said.isdigit() or said == "0":
+            return
+        number = int(said)
     if number < 1:
         raise UserError(f"num_threads={number}: wanted 1 or more, or null")
     torch.set_num_threads(number)
