@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    := env -u PYTHONPATH $(BIN)/python
 
-.PHONY: help quickstart test slow lint format clean
+.PHONY: help quickstart reproduce test slow lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -22,6 +22,10 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 
 quickstart: $(VENV)/.installed  ## train the deep ConvSNN on the embedded spoken digits (5 minutes on 2 cores)
 	$(RUN) Classification/deep_convSNN.py --config-name=config_quickstart
+
+TIER ?= minutes
+reproduce: $(VENV)/.installed  ## run what the papers' claims need, TIER=minutes|hours|gpu, and write docs/papers.md
+	$(RUN) scripts/papers_table.py --run $(TIER)
 
 test: lint  ## every check: environment, ruff, tests, notebooks
 	$(RUN) -m pytest --numprocesses=auto --nbmake tests Sigmoid_network
