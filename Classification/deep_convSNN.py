@@ -14,13 +14,13 @@ from surgrad import figures
 from surgrad.distributed import Processes, open_run
 from surgrad.initializers import Distribution, FluctuationDrivenCentered
 from surgrad.losses import build_loss
-from surgrad.models import conv_snn, method_neuron, set_neuron
+from surgrad.models import set_neuron
 from surgrad.monitoring import Monitor
 from surgrad.optimizers import build_optimizer
 from surgrad.runs import RunRecord
 from surgrad.schema import entry, resolve_device
 from surgrad.schema.classification import ClassificationConfig
-from surgrad.training import BatchGrid, Compute, Fit, Objective, annealed, evaluate_repeatedly
+from surgrad.training import BatchGrid, Compute, Fit, Objective, evaluate_repeatedly
 
 log = logging.getLogger(__name__)
 
@@ -39,23 +39,7 @@ def main(cfg: ClassificationConfig, run) -> float:
     train, valid, test = data.splits()
     log.info("%s: %d training, %d validation, %d test samples", data.name, len(train), len(valid or []), len(test))
 
-    def neuron(method: str, epoch: int):
-        """The neuron of a method with the slope beta that it has in an epoch."""
-        beta = cfg.beta
-        if cfg.anneal:
-            beta = annealed(beta, epoch, start=cfg.anneal_start, step=cfg.anneal_step, interval=cfg.anneal_interval)
-        return method_neuron(method, cfg.spike_parameters(beta))
-
-    network = conv_snn(
-        data.stack(),
-        nb_inputs=train.nb_units,
-        nb_classes=train.nb_classes,
-        neuron=neuron(cfg.method.name, 1),
-        dt=data.time_step,
-        tau_mem=cfg.tau_mem,
-        tau_syn=cfg.tau_syn,
-        tau_readout=cfg.tau_readout,
-    )
+    network = cfg.network(train.nb_units, train.nb_classes)
     initialize = FluctuationDrivenCentered(cfg.method.target_sigma_u, data.nu, data.alpha, readout=Distribution())
     initialize(network, torch.Generator().manual_seed(cfg.seed))
     network.to(device)
@@ -105,7 +89,7 @@ def main(cfg: ClassificationConfig, run) -> float:
         augment=data.augmentation(),
         compute=compute,
         processes=processes,
-        before_epoch=lambda epoch: set_neuron(network, neuron(cfg.method.name, epoch)),
+        before_epoch=lambda epoch: set_neuron(network, cfg.neuron(cfg.method.name, epoch)),
         after_epoch=look,
         monitor_spikes=cfg.monitor_spikes,
         logging_freq=cfg.logging_freq,
@@ -117,7 +101,7 @@ def main(cfg: ClassificationConfig, run) -> float:
     for suffix, weights, epoch in (("", last, cfg.nb_epochs), ("_best_valid", best.weights, best.epoch)):
         network.load_state_dict(weights)
         for other, method in (("", cfg.method.name), ("_other", cfg.method.other)):
-            set_neuron(network, neuron(method, epoch))
+            set_neuron(network, cfg.neuron(method, epoch))
             for part, dataset in (("valid", valid), ("test", test)):
                 if dataset is not None:
                     found = evaluate_repeatedly(network, dataset, grid, objective, **options)
@@ -127,7 +111,7 @@ def main(cfg: ClassificationConfig, run) -> float:
     run.summary.update(best_epoch=best.epoch, **sizes)
 
     network.load_state_dict(last)
-    set_neuron(network, neuron(cfg.method.other, cfg.nb_epochs))
+    set_neuron(network, cfg.neuron(cfg.method.other, cfg.nb_epochs))
     fano = monitor("after_other") if processes.first else {}
     run.summary.update({name.replace("fano", "fano_other"): value for name, value in fano.items()})
     if cfg.plot == "plot" and processes.first:

@@ -11,12 +11,15 @@ from typing import Any
 
 from surgrad.errors import UserError
 from surgrad.losses import LOSSES
-from surgrad.models import METHODS, ConvStack, SpikeParameters
+from surgrad.models import METHODS, ConvStack, SpikeParameters, conv_snn, method_neuron
+from surgrad.network import Network
+from surgrad.neurons import LIF
 from surgrad.optimizers import OPTIMIZERS
 from surgrad.regularizers import ActivityRegularizer, build_regularizer
 from surgrad.schema import CommonConfig
 from surgrad.schema.common import one_of, positive
 from surgrad.schema.datasets import dataset_config
+from surgrad.training import annealed
 
 
 @dataclass
@@ -189,6 +192,23 @@ class ClassificationConfig(CommonConfig):
             return 0
         return self.fano.bin_dt if self.binned else self.monitor_fano
 
-    def spike_parameters(self, beta: float) -> SpikeParameters:
-        """What the methods build their neurons from, at slope ``beta``."""
-        return SpikeParameters(beta, self.p0, self.delta_uh, self.sigm, self.diff_reset)
+    def neuron(self, method: str, epoch: int) -> LIF:
+        """The neuron of a method, with the slope beta that it has in an epoch."""
+        beta = self.beta
+        if self.anneal:
+            rule = {"start": self.anneal_start, "step": self.anneal_step, "interval": self.anneal_interval}
+            beta = annealed(beta, epoch, **rule)
+        return method_neuron(method, SpikeParameters(beta, self.p0, self.delta_uh, self.sigm, self.diff_reset))
+
+    def network(self, nb_inputs: int, nb_classes: int) -> Network:
+        """The network as it is before the first epoch, all weights still zero."""
+        return conv_snn(
+            self.dataset.stack(),
+            nb_inputs=nb_inputs,
+            nb_classes=nb_classes,
+            neuron=self.neuron(self.method.name, 1),
+            dt=self.dataset.time_step,
+            tau_mem=self.tau_mem,
+            tau_syn=self.tau_syn,
+            tau_readout=self.tau_readout,
+        )
