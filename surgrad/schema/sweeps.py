@@ -1,6 +1,7 @@
 """What `-m` does: which jobs of a sweep are run, what a dead worker costs, and what came of all of them."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import BrokenExecutor
@@ -61,6 +62,8 @@ class Job:
 
 def plan(products: Iterable[tuple[Sequence[str], DictConfig]], schema: type) -> list[Job]:
     """The jobs that composed configurations stand for. Raises UserError for a mistake in any of them."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # its processes would each decide what is left to do
+        raise UserError("torchrun starts the processes of one run: start it once for each run, without -m")
     jobs: dict[Path, Job] = {}
     for overrides, config in products:
         try:
