@@ -5,8 +5,9 @@ B_r of them and L_r is the mean over its own, the gradient of the global batch i
 
     dL/dw = sum_r (B_r / B) dL_r/dw,
 
-one sum over processes per step, which `DistributedDataParallel` takes. All processes draw the same order of samples,
-and escape noise is addressed by the samples' own numbers: the spikes do not depend on who draws them.
+one sum over processes per step, which `DistributedDataParallel` takes. (A penalty on averages over the batch is given
+those over all processes.) All processes draw the same order of samples, and escape noise is addressed by the samples'
+own numbers: the spikes do not depend on who draws them.
 """
 
 import logging
@@ -88,6 +89,17 @@ class Processes:
         if self.size > 1:
             dist.all_reduce(values)
         return values
+
+    def with_common_mean(self, x: Tensor, weight: float) -> Tensor:
+        """Shift a share ``x`` (B_r, ...) so that its mean over samples is that of the global batch.
+
+        The shift carries no gradient: that of a function f of the mean is f' times that of the own mean, which the
+        average over processes makes that of the global one.
+        """
+        if self.size == 1:
+            return x
+        own = x.detach().mean(0)
+        return x + (self.total(weight / self.size * own.cpu()).to(own) - own)
 
     def agreed(self, find: Callable[[], T]) -> T:
         """What ``find`` gives in the first process, in all of them; it is called there alone."""

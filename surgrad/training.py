@@ -95,6 +95,16 @@ class Objective:
     loss: ReadoutCrossEntropy
     regularizers: Sequence[ActivityRegularizer] = ()
 
+    def penalty(self, counts: Sequence[Tensor], processes: Processes, weight: float) -> Tensor:
+        """Sum of the penalties on spike counts (B, *units) of each layer, the share of one process with its weight.
+
+        What acts on averages over the batch sees those of the whole batch.
+        """
+        of_batch = [r for r in self.regularizers if r.dims == "batch"]
+        of_samples = [r for r in self.regularizers if r.dims != "batch"]
+        averaged = [processes.with_common_mean(c, weight) for c in counts] if of_batch else []
+        return penalty(of_samples, counts) + penalty(of_batch, averaged)
+
 
 class Scores(NamedTuple):
     """Means over samples: loss, penalty, share of correct predictions; firing rate in Hz of each spiking layer."""
@@ -160,7 +170,7 @@ def train_epoch(
         batch = batch.to(device)
         out = compute(network, batch, seed=seed, draw=draw)
         loss = objective.loss(out.readout, batch.labels)
-        extra = penalty(objective.regularizers, out.counts)
+        extra = objective.penalty(out.counts, processes, weight)
         optimizer.zero_grad(set_to_none=True)
         (weight * (loss + extra)).backward()
         correct = (objective.loss.predictions(out.readout.detach()) == batch.labels).sum()
@@ -194,7 +204,7 @@ def evaluate(
         out = compute(network, batch, seed=seed, draw=draw)
         loss = objective.loss(out.readout, batch.labels)
         correct = (objective.loss.predictions(out.readout) == batch.labels).sum()
-        extra = penalty(objective.regularizers, out.counts)
+        extra = objective.penalty(out.counts, processes, weight)
         tally.add(len(batch) if weight else 0, loss, extra, correct, out.counts)
     return tally.scores()
 

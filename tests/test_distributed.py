@@ -62,6 +62,19 @@ def test_weighted_shares_have_the_gradient_of_the_batch_whatever_the_penalty(bat
     torch.testing.assert_close(mean, list(whole), rtol=1e-5, atol=1e-6)
 
 
+def test_a_function_of_the_mean_over_the_batch_has_its_value_and_gradient(batch, monkeypatch):
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    value = x.mean(0).square().sum()
+    (gradient,) = torch.autograd.grad(value, x)
+    shares = [(x[:3], 0.75), (x[3:], 1.25)]
+    summed = sum(weight / 2 * part.detach().mean(0) for part, weight in shares)
+    monkeypatch.setattr(Processes, "total", lambda self, values: summed)
+    found = [Processes(k, 2).with_common_mean(*share).mean(0).square().sum() for k, share in enumerate(shares)]
+    torch.testing.assert_close(torch.stack(found), value.expand(2))
+    (mean,) = torch.autograd.grad(sum(weight / 2 * f for f, (_, weight) in zip(found, shares, strict=True)), x)
+    torch.testing.assert_close(mean, gradient)
+
+
 def test_spikes_of_a_share_are_those_of_the_batch(batch):
     network = make_network()
     whole = network(batch, seed=3, draw=2, record=True).spikes[0]
@@ -86,9 +99,12 @@ def test_each_process_takes_the_gpu_of_its_number(monkeypatch):
         many.device(gpu)
 
 
-# 20 classes x 3 = 48 training samples: batches of 15, 15, 15 and 3; 6 validation samples
+# 48 training samples: batches of 15, 15, 15 and 3; 6 validation samples
 OPTIONS = [*TINY, "batch_size=15", "nb_epochs=5", "test_draws=1", "plot=none", "fano.evaluate=false"]
 OPTIONS += ["method.target_sigma_u=2", "dataset.rec=true"]
+# penalties on the mean over the batch, which no process has by itself, and on each sample
+OPTIONS += ["regularizer.dims=batch", "regularizer.upperBoundL2Threshold=0.1", "regularizer.upperBoundL2Strength=1"]
+OPTIONS += ["regularizer.lowerBoundL2Threshold=5", "regularizer.lowerBoundL2Strength=0.1"]
 
 
 def torchrun(*command):
@@ -115,14 +131,13 @@ def require_same_curve(several, single):
 
 
 def test_two_processes_have_the_loss_curve_of_one(tmp_path):
-    sweep = ["-m", *OPTIONS, "method=superspike,stochasticsuperspike"]
-    done = torchrun(SCRIPT, *sweep, f"hydra.sweep.dir={tmp_path / 'two'}")
+    done = torchrun(SCRIPT, *OPTIONS, "method=superspike", f"hydra.run.dir={tmp_path / 'two'}")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("run folder") == 2  # the second process is silent
-    load_script().main([*sweep, f"hydra.sweep.dir={tmp_path / 'one'}"])
-    for several, single in zip(load_runs(tmp_path / "two"), load_runs(tmp_path / "one"), strict=True):
-        assert several.status == "done"
-        require_same_curve(several, single)
+    assert done.stdout.count("run folder") == 1  # the second process is silent
+    load_script().main([*OPTIONS, "method=superspike", f"hydra.run.dir={tmp_path / 'one'}"])
+    (several,), (single,) = load_runs(tmp_path / "two"), load_runs(tmp_path / "one")
+    assert several.status == "done"
+    require_same_curve(several, single)
 
 
 DYING = """
@@ -144,6 +159,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def test_a_killed_process_ends_the_job_which_goes_on_with_the_same_command(tmp_path):
     (tmp_path / "dying.py").write_text(DYING)
+    # of a stochastic network
     killed = [SCRIPT, *OPTIONS, f"hydra.run.dir={tmp_path / 'killed'}"]
     done = torchrun(tmp_path / "dying.py", *killed)
     assert done.returncode != 0
@@ -164,7 +180,14 @@ def test_a_killed_process_ends_the_job_which_goes_on_with_the_same_command(tmp_p
 
 
 def test_a_mistake_that_all_meet_is_said_once(tmp_path):
-    done = torchrun(SCRIPT, *OPTIONS, "method.lr=1e30", "optimizer=sgd", f"hydra.run.dir={tmp_path}")
+    done = torchrun(SCRIPT, *OPTIONS, "regularizer.dims=[3]", f"hydra.run.dir={tmp_path}")
     assert done.returncode != 0
-    assert done.stderr.count("try a smaller method.lr") == 1
+    assert done.stderr.count("error: dims=[3] does not fit") == 1
     assert load_runs(tmp_path)[0].status == "failed"
+
+
+def test_a_sweep_is_not_for_torchrun(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        load_script().main(["-m", *OPTIONS, "seed=1,2"])
+    assert "start it once for each run, without -m" in capsys.readouterr().err
