@@ -7,6 +7,7 @@ With a = exp(-dt/tau_syn), b = exp(-dt/tau_mem), threshold 1 and all states 0 at
     u[t+1] = (b u[t] + c i[t]) (1 - r[t])        reset "multiplicative"
     u[t+1] = b u[t] (1 - r[t]) + c i[t]          reset "multiplicative_leak"
     u[t+1] = b u[t] + c i[t] - r[t]              reset "subtractive"
+    u[t+1] = b (u[t] - r[t]) + c i[t]            reset "subtractive_leak"
 
 where r = s, and c = 1 - b (or 1, the parameterisation of the tutorials of Neftci et al. 2019). One draw per neuron
 and step serves both the spike and the reset. With Euler decay, a = 1 - dt/tau_syn and b = 1 - dt/tau_mem.
@@ -61,10 +62,15 @@ def _subtractive(u: Tensor, i: Tensor, r: Tensor, b: Tensor, c: Tensor) -> Tenso
     return b * u + c * i - r
 
 
+def _subtractive_leak(u: Tensor, i: Tensor, r: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    return b * (u - r) + c * i
+
+
 RESETS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "multiplicative": _multiplicative,
     "multiplicative_leak": _multiplicative_leak,
     "subtractive": _subtractive,
+    "subtractive_leak": _subtractive_leak,
 }
 
 DECAYS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -80,7 +86,7 @@ class LIF:
     Args:
         surrogate: h(x), the derivative used for spikes in the backward pass.
         escape_noise: how spikes are drawn in the forward pass.
-        reset: "multiplicative", "multiplicative_leak" or "subtractive".
+        reset: "multiplicative", "multiplicative_leak", "subtractive" or "subtractive_leak".
         diff_reset: let gradients flow through the reset. Off by default: through the reset the surrogate makes the
         threshold
             repelling, the more so the larger its peak (Zenke & Vogels 2021).
@@ -111,7 +117,7 @@ class AdaptiveLIF(LIF):
     Of tau_mem du/dt = -u + i - w and tau_w dw/dt = -w + a u + b s (Bittar & Garner 2022), each state is advanced with
     the newest value of the other. With d = exp(-dt/tau_w) and v the membrane after the reset of this step:
 
-        v[t]   = u[t] (1 - r[t])                         reset "subtractive": u[t] - r[t]
+        v[t]   = u[t] (1 - r[t])                         subtractive resets: u[t] - r[t]
         w[t+1] = d w[t] + (1 - d) (a v[t] + b s[t])
         u[t+1] = as in `LIF`, with i[t] - w[t+1] in the place of i[t]
 
@@ -192,7 +198,7 @@ def adaptive_step(
 ) -> AdaptiveState:
     """Advance i, u and w by one step; arguments as in `lif_step`, equations in `AdaptiveLIF`."""
     r = s if neuron.diff_reset else s.detach()
-    v = state.u - r if neuron.reset == "subtractive" else state.u * (1 - r)
+    v = state.u - r if neuron.reset.startswith("subtractive") else state.u * (1 - r)
     w = adaptation.decay * state.w + (1 - adaptation.decay) * (adaptation.a * v + adaptation.b * s)
     c = 1 - b if neuron.unit_gain else torch.ones_like(b)
     return AdaptiveState(a * state.i + current, RESETS[neuron.reset](state.u, state.i - w, r, b, c), w)

@@ -54,7 +54,7 @@ def test_one_step_is_its_equation(reset):
     s = number([0.0, 1.0])
     a_syn, b, values = number(0.8), number(0.9), AdaptationValues(number(0.95), number(30.0), number(60.0))
     got = adaptive_step(AdaptiveState(i, u, w), drive, s, a_syn, b, values, AdaptiveLIF(reset=reset))
-    v = u - s if reset == "subtractive" else u * (1 - s)
+    v = u - s if reset.startswith("subtractive") else u * (1 - s)
     next_w = 0.95 * w + 0.05 * (30 * v + 60 * s)
     expected = lif_step(LIFState(i - next_w, u), drive, s, a_syn, b, AdaptiveLIF(reset=reset))
     torch.testing.assert_close(got.w, next_w)
@@ -171,13 +171,14 @@ def linearized(current, a_syn, b, d, coupling, jump, recurrent, neuron, base):
         s = spikes0[t] + neuron.surrogate(membranes0[t] - 1, spikes0[t]) * (u - membranes0[t])
         spikes.append(s)
         r = s if neuron.diff_reset else spikes0[t]
-        v = u - r if neuron.reset == "subtractive" else u * (1 - r)
+        v = u - r if neuron.reset.startswith("subtractive") else u * (1 - r)
         w = d * w + (1 - d) * (coupling * v + jump * s)
         c = 1 - b if neuron.unit_gain else torch.ones_like(b)
         u = {
             "multiplicative": (b * u + c * (i - w)) * (1 - r),
             "multiplicative_leak": b * u * (1 - r) + c * (i - w),
             "subtractive": b * u + c * (i - w) - r,
+            "subtractive_leak": b * (u - r) + c * (i - w),
         }[neuron.reset]
         i = a_syn * i + incoming
     return torch.stack(spikes)

@@ -25,6 +25,7 @@ def decays(dt, tau_syn, tau_mem):
         ("multiplicative", lambda u, i, s, c: (B * u + c * i) * (1 - s)),
         ("multiplicative_leak", lambda u, i, s, c: B * u * (1 - s) + c * i),
         ("subtractive", lambda u, i, s, c: B * u + c * i - s),
+        ("subtractive_leak", lambda u, i, s, c: B * (u - s) + c * i),
     ],
 )
 def test_one_step_is_its_equation(reset, expected, unit_gain):

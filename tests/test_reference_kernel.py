@@ -42,6 +42,7 @@ def linearized(current, a, b, neuron, recurrent, base):
             "multiplicative": (b * u + c * i) * (1 - r),
             "multiplicative_leak": b * u * (1 - r) + c * i,
             "subtractive": b * u + c * i - r,
+            "subtractive_leak": b * (u - r) + c * i,
         }[neuron.reset]
         i = a * i + incoming
     return torch.stack(spikes), torch.stack(membranes)

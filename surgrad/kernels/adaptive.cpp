@@ -17,7 +17,7 @@ struct Coupling { const float *d, *a, *b; };  // of the adaptation current, per 
 
 // v[t], the membrane after the reset of step t, and w[t+1]
 template <int RESET>
-static inline vf after_reset(vf u, vf s) { return RESET == SUBTRACTIVE ? u - s : u * (1.0f - s); }
+static inline vf after_reset(vf u, vf s) { return RESET >= SUBTRACTIVE ? u - s : u * (1.0f - s); }
 static inline vf next_w(vf w, vf v, vf s, vf d, vf a, vf b) { return d * w + (1.0f - d) * (a * v + b * s); }
 
 struct States { float *i, *u, *w; };
@@ -43,7 +43,7 @@ struct AdaptiveAdjointRow {
     const uint16_t* bits;
     States x, l;             // states at t; dL/d(i, u, w)[t+1] -> dL/d(i, u, w)[t]
     float* dI;               // dL/dI[t]
-    float *g_syn, *g_mem, *g_d, *g_a, *g_b;  // sums of the derivatives by decays and couplings; the first two may be null
+    float *g_syn, *g_mem, *g_d, *g_a, *g_b;  // sums of the derivatives by decays and couplings
     float dc;                // dc/db of the membrane: -1 if c = 1 - b, 0 if c = 1
 };
 template <int RESET, bool DIFF>
@@ -54,32 +54,34 @@ void adaptive_adjoint_row(const Row& k, const Coupling& c, const AdaptiveAdjoint
         vf i = load(r.x.i + n), u = load(r.x.u + n), w = load(r.x.w + n), s = zero_or_one(r.bits[n / LANES]), stay = 1.0f - s;
         vf li = load(r.l.i + n), lu = load(r.l.u + n), gs = load(r.gs + n);
         vf v = after_reset<RESET>(u, s), drive = i - next_w(w, v, s, d, a, b);
-        vf kept = RESET == SUBTRACTIVE ? lu : stay * lu;              // reaches u[t] through the leak
+        vf kept = RESET >= SUBTRACTIVE ? lu : stay * lu;              // reaches u[t] through the leak
         vf driven = RESET == MULTIPLICATIVE ? kept : lu;              // reaches the drive i[t] - w[t+1]
         vf lw = load(r.l.w + n) - gain * driven, dv = (1.0f - d) * a * lw;
-        if (r.g_syn) add(r.g_syn + n, li * i), add(r.g_mem + n, kept * u + r.dc * driven * drive);
+        add(r.g_syn + n, li * i);
+        add(r.g_mem + n, kept * (RESET == SUBTRACTIVE_LEAK ? v : u) + r.dc * driven * drive);
         add(r.g_d + n, lw * (w - a * v - b * s));
         add(r.g_a + n, lw * (1.0f - d) * v);
         add(r.g_b + n, lw * (1.0f - d) * s);
         gs += (1.0f - d) * b * lw;
         if (DIFF) {
-            gs -= RESET == MULTIPLICATIVE ? (mem * u + gain * drive) * lu : RESET == MULTIPLICATIVE_LEAK ? mem * u * lu : lu;
-            gs -= RESET == SUBTRACTIVE ? dv : dv * u;
+            gs -= by_reset<RESET>(u, drive, mem, gain) * lu;
+            gs -= RESET >= SUBTRACTIVE ? dv : dv * u;
         }
         store(r.dI + n, li);
         store(r.l.i + n, load(k.a + n) * li + gain * driven);
-        store(r.l.u + n, mem * kept + (RESET == SUBTRACTIVE ? dv : dv * stay) + load(r.h + n) * gs);
+        store(r.l.u + n, mem * kept + (RESET >= SUBTRACTIVE ? dv : dv * stay) + load(r.h + n) * gs);
         store(r.l.w + n, d * lw);
     }
 }
 
 using Step = void (*)(const Row&, const Coupling&, const float*, const float*, States, uint16_t*, States);
 using AdaptiveAdjoint = void (*)(const Row&, const Coupling&, const AdaptiveAdjointRow&);
-const Step draw_rows[] = {step_row<0, false>, step_row<1, false>, step_row<2, false>};
-const Step known_rows[] = {step_row<0, true>, step_row<1, true>, step_row<2, true>};
-const AdaptiveAdjoint adaptive_adjoints[3][2] = {{adaptive_adjoint_row<0, false>, adaptive_adjoint_row<0, true>},
+const Step draw_rows[] = {step_row<0, false>, step_row<1, false>, step_row<2, false>, step_row<3, false>};
+const Step known_rows[] = {step_row<0, true>, step_row<1, true>, step_row<2, true>, step_row<3, true>};
+const AdaptiveAdjoint adaptive_adjoints[4][2] = {{adaptive_adjoint_row<0, false>, adaptive_adjoint_row<0, true>},
                                                  {adaptive_adjoint_row<1, false>, adaptive_adjoint_row<1, true>},
-                                                 {adaptive_adjoint_row<2, false>, adaptive_adjoint_row<2, true>}};
+                                                 {adaptive_adjoint_row<2, false>, adaptive_adjoint_row<2, true>},
+                                                 {adaptive_adjoint_row<3, false>, adaptive_adjoint_row<3, true>}};
 
 struct Group {  // samples [b0, b0 + nb) of a layer
     const AdaptiveDesc& desc;
@@ -153,7 +155,6 @@ struct Group {  // samples [b0, b0 + nb) of a layer
         float* halo = scratch.take(run.halo);
         int32_t* events = (int32_t*)scratch.take(run.events + 64);
         for (float* zero : {l.i, l.u, l.w, dI}) std::memset(zero, 0, row * sizeof(float));
-        auto partial = [&](float* all, long size) { return all ? all + thread * size : nullptr; };
         const auto adjoint = adaptive_adjoints[d.reset][d.diff_reset != 0];
         for (long block = (net.T - 1) / S; block >= 0; block--) {
             const long t0 = block * S, t1 = std::min(t0 + S, (long)net.T);
@@ -181,12 +182,12 @@ struct Group {  // samples [b0, b0 + nb) of a layer
                 for (long g = 0; g < nb; g++) {
                     const long here = k + g * P;
                     adjoint(y.row, coupling,
-                            {h + here, gs + here, bits(t, g), at(keep, here), at(l, g * P), dI + here, partial(d.g_a, P), partial(d.g_b, P),
-                             partial(desc.g_decay, P), partial(desc.g_a, P), partial(desc.g_b, P), d.unit_gain ? -1.0f : 0.0f});
+                            {h + here, gs + here, bits(t, g), at(keep, here), at(l, g * P), dI + here, d.g_a + thread * P, d.g_b + thread * P,
+                             desc.g_decay + thread * P, desc.g_a + thread * P, desc.g_b + thread * P, d.unit_gain ? -1.0f : 0.0f});
                     if (d.g_current) y.unpad(dI + here, d.g_current + (t * net.B + b0 + g) * y.n);
                     if (d.g_recurrent)
                         y.rec.scatter(events, decode(run.own(0, b0 + g, t - 1), y.words, events), dI + here,
-                                      partial(d.g_recurrent, y.rec.weights()));
+                                      d.g_recurrent + thread * y.rec.weights());
                 }
             }
         }

@@ -47,7 +47,7 @@ NOISES = {
     escape_noise.Sigmoid: lambda p: (1, (1 / p.beta, 0.0)),
     escape_noise.Exponential: lambda p: (2, (1 / p.p0, p.delta_u)),
 }
-RESETS = {"multiplicative": 0, "multiplicative_leak": 1, "subtractive": 2}
+RESETS = {"multiplicative": 0, "multiplicative_leak": 1, "subtractive": 2, "subtractive_leak": 3}
 
 _int, _float, _pointer = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 

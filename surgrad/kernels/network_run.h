@@ -189,12 +189,13 @@ void expand(const uint16_t* bits, long n, float* out) {  // writes multiples of 
 using ForwardRow = void (*)(const Row&, const float*, const float*, float*, float*, uint16_t*);
 using ReplayRow = void (*)(const Row&, const float*, const uint16_t*, float*, float*, float*, float*);
 using Adjoint = void (*)(const Row&, const AdjointRow&);
-const ForwardRow forward_rows[] = {forward_row<0>, forward_row<1>, forward_row<2>};
-const ReplayRow replay_rows[] = {replay_row<0>, replay_row<1>, replay_row<2>};
-const Adjoint adjoint_rows[3][2][2] = {
+const ForwardRow forward_rows[] = {forward_row<0>, forward_row<1>, forward_row<2>, forward_row<3>};
+const ReplayRow replay_rows[] = {replay_row<0>, replay_row<1>, replay_row<2>, replay_row<3>};
+const Adjoint adjoint_rows[4][2][2] = {
     {{adjoint_row<0, false, false>, adjoint_row<0, false, true>}, {adjoint_row<0, true, false>, adjoint_row<0, true, true>}},
     {{adjoint_row<1, false, false>, adjoint_row<1, false, true>}, {adjoint_row<1, true, false>, adjoint_row<1, true, true>}},
-    {{adjoint_row<2, false, false>, adjoint_row<2, false, true>}, {adjoint_row<2, true, false>, adjoint_row<2, true, true>}}};
+    {{adjoint_row<2, false, false>, adjoint_row<2, false, true>}, {adjoint_row<2, true, false>, adjoint_row<2, true, true>}},
+    {{adjoint_row<3, false, false>, adjoint_row<3, false, true>}, {adjoint_row<3, true, false>, adjoint_row<3, true, true>}}};
 
 void initial_state(const Layer& y, long b0, long nb, float* i, float* u) {
     for (long g = 0; g < nb; g++) {

@@ -2,7 +2,7 @@
 #pragma once
 #include "simd.h"
 
-enum Reset { MULTIPLICATIVE, MULTIPLICATIVE_LEAK, SUBTRACTIVE };
+enum Reset { MULTIPLICATIVE, MULTIPLICATIVE_LEAK, SUBTRACTIVE, SUBTRACTIVE_LEAK };
 enum Surrogate { SUPERSPIKE, ASYMPTOTIC, SIGMOID_PRIME, ESSER, EXPONENTIAL, SPIKER, TRUE_GRADIENT };
 enum Noise { STEP, SIGMOID, EXPONENTIAL_NOISE };
 
@@ -11,7 +11,16 @@ template <int RESET>
 static inline vf next_u(vf u, vf i, vf s, vf b, vf c) {
     if (RESET == MULTIPLICATIVE) return (b * u + c * i) * (1.0f - s);
     if (RESET == MULTIPLICATIVE_LEAK) return b * u * (1.0f - s) + c * i;
+    if (RESET == SUBTRACTIVE_LEAK) return b * (u - s) + c * i;
     return b * u + c * i - s;
+}
+
+// -du[t+1]/dr[t]
+template <int RESET>
+static inline vf by_reset(vf u, vf i, vf b, vf c) {
+    if (RESET == MULTIPLICATIVE) return b * u + c * i;
+    if (RESET == MULTIPLICATIVE_LEAK) return b * u;
+    return RESET == SUBTRACTIVE_LEAK ? b : splat(1.0f);
 }
 
 struct Row {  // constants of a layer, per neuron
@@ -112,12 +121,13 @@ static void adjoint_row(const Row& k, const AdjointRow& r) {
         if (TAU) {
             vf db = RESET == MULTIPLICATIVE        ? (u + r.dc * i) * stay
                     : RESET == MULTIPLICATIVE_LEAK ? u * stay + r.dc * i
+                    : RESET == SUBTRACTIVE_LEAK    ? u - 1.0f + stay + r.dc * i
                                                    : u + r.dc * i;
             store(r.ga + n, load(r.ga + n) + li * i);
             store(r.gb + n, load(r.gb + n) + lu * db);
         }
-        if (DIFF) gs -= RESET == MULTIPLICATIVE ? (b * u + c * i) * lu : RESET == MULTIPLICATIVE_LEAK ? b * u * lu : lu;
-        vf kept = RESET == SUBTRACTIVE ? lu : stay * lu;
+        if (DIFF) gs -= by_reset<RESET>(u, i, b, c) * lu;
+        vf kept = RESET == SUBTRACTIVE || RESET == SUBTRACTIVE_LEAK ? lu : stay * lu;
         store(r.dI + n, li);
         store(r.li + n, a * li + c * (RESET == MULTIPLICATIVE ? kept : lu));
         store(r.lu + n, b * kept + load(r.h + n) * gs);

@@ -28,6 +28,11 @@ def subtractive(u, i, r, b, c):
     return b * u + c * i - r
 
 
+@triton.jit
+def subtractive_leak(u, i, r, b, c):
+    return b * (u - r) + c * i
+
+
 # Their adjoints: from g = dL/du[t+1] to the derivatives with respect to u, i, r, b and c.
 
 
@@ -46,6 +51,11 @@ def multiplicative_leak_adjoint(g, u, i, r, b, c):
 @triton.jit
 def subtractive_adjoint(g, u, i, r, b, c):
     return b * g, c * g, -g, g * u, g * i
+
+
+@triton.jit
+def subtractive_leak_adjoint(g, u, i, r, b, c):
+    return b * g, c * g, -g * b, g * (u - r), g * i
 
 
 # Surrogates h(x, s) with up to two parameters p and q.
@@ -141,6 +151,7 @@ RESETS = {
     "multiplicative": (multiplicative, multiplicative_adjoint),
     "multiplicative_leak": (multiplicative_leak, multiplicative_leak_adjoint),
     "subtractive": (subtractive, subtractive_adjoint),
+    "subtractive_leak": (subtractive_leak, subtractive_leak_adjoint),
 }
 
 # Class of the library -> (function, names of its parameters).
