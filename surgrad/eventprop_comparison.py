@@ -117,10 +117,13 @@ def stepped(problem: Problem) -> Gradient:
     )
     started = time.perf_counter()
     with _Kept() as kept:
-        loss = 0.5 * (trace(z) - trace(layers[1](layers[0](x)))).square().sum() * problem.dt
+        hidden = layers[0](x)
+        output = layers[1](hidden)
+        loss = 0.5 * (trace(z) - trace(output)).square().sum() * problem.dt
+    nb_bytes = kept.nb_bytes + sum(s.grad_fn.spikes.nb_bytes for s in (hidden, output))
     loss.backward()
     seconds = time.perf_counter() - started
-    return Gradient(float(loss.detach()), layers[0].weight.grad, layers[1].weight.grad, seconds, kept.nb_bytes)
+    return Gradient(float(loss.detach()), layers[0].weight.grad, layers[1].weight.grad, seconds, nb_bytes)
 
 
 def surrogate(problem: Problem, beta: float = 10.0) -> Gradient:

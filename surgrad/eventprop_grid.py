@@ -13,8 +13,10 @@ Backward, pV and pI are the derivatives of the loss by u and i; a spike carries 
 
 Therefore **the gradient of a spike tensor is the derivative by its spike times** (per s), zero where there is no spike,
 and not by its values: layers, readout and `first_times` go together, other functions of the spikes do not. Spike times
-are rounded to the grid, which makes gradients first order in dt. Plain PyTorch on any device; sums over time are matrix
-products.
+are rounded to the grid, which makes gradients first order in dt.
+
+`_Scan` and `_Leak` are the specification: plain PyTorch on any device, sums over time are matrix products.
+`surgrad.kernels.eventprop_grid` is the same scan compiled and fused over time, for the CPU; there only spikes are kept.
 """
 
 import math
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 
 from surgrad.errors import UserError
 from surgrad.eventprop import EventLIF, Spikes
+from surgrad.kernels import eventprop_grid as compiled
 
 
 @dataclass(frozen=True)
@@ -142,10 +145,15 @@ def first_times(spikes: Tensor, dt: float) -> Tensor:
     return _First.apply(spikes, dt)
 
 
-class GridLayer(nn.Module):
-    """`EventLayer` on a time grid. Args: nb_inputs, nb_units; neuron; dt in s; recurrent; dtype.
+KERNELS = ("auto", "reference", "cpu")
 
+
+class GridLayer(nn.Module):
+    """`EventLayer` on a time grid. Args: nb_inputs, nb_units; neuron; dt in s; recurrent; dtype; kernel.
+
+    ``kernel`` is "reference" (PyTorch, any device), "cpu" (compiled) or "auto": compiled for tensors on the CPU.
     Parameters: weight (nb_inputs, nb_units), recurrent (nb_units, nb_units) or None; zero until initialised.
+    Raises: UserError for a step that is no shorter than the time constants, and for an unknown kernel.
     """
 
     def __init__(
@@ -156,15 +164,17 @@ class GridLayer(nn.Module):
         dt: float = 1e-3,
         recurrent: bool = False,
         dtype: torch.dtype = torch.float32,
+        kernel: str = "auto",
     ):
         super().__init__()
-        self.grid = _grid(neuron, dt)
+        self.grid, self.kernel = _grid(neuron, dt), _kernel(kernel)
         self.weight = nn.Parameter(torch.zeros(nb_inputs, nb_units, dtype=dtype))
         self.recurrent = nn.Parameter(torch.zeros(nb_units, nb_units, dtype=dtype)) if recurrent else None
 
     def forward(self, spikes: Tensor) -> Tensor:
         """Spikes (T, B, nb_inputs), 0/1 -> (T, B, nb_units); gradients are by spike times."""
-        return _Scan.apply(spikes.to(self.weight.dtype), self.weight, self.recurrent, self.grid)
+        scan = compiled.Spiking if _runs_compiled(self.kernel, self.weight) else _Scan
+        return scan.apply(spikes.to(self.weight.dtype).contiguous(), self.weight, self.recurrent, self.grid)
 
 
 class GridReadout(nn.Module):
@@ -177,14 +187,16 @@ class GridReadout(nn.Module):
         neuron: EventLIF | None = None,
         dt: float = 1e-3,
         dtype: torch.dtype = torch.float32,
+        kernel: str = "auto",
     ):
         super().__init__()
-        self.grid = _grid(neuron, dt)
+        self.grid, self.kernel = _grid(neuron, dt), _kernel(kernel)
         self.weight = nn.Parameter(torch.zeros(nb_inputs, nb_units, dtype=dtype))
 
     def forward(self, spikes: Tensor) -> Tensor:
         """Voltages (T, B, nb_units) at the beginning of every step: any differentiable loss may follow."""
-        return _Leak.apply(spikes.to(self.weight.dtype), self.weight, self.grid)
+        scan = compiled.Leaking if _runs_compiled(self.kernel, self.weight) else _Leak
+        return scan.apply(spikes.to(self.weight.dtype).contiguous(), self.weight, self.grid)
 
 
 def _grid(neuron: EventLIF | None, dt: float) -> Grid:
@@ -192,6 +204,19 @@ def _grid(neuron: EventLIF | None, dt: float) -> Grid:
     if not 0 < dt < min(neuron.tau_mem, neuron.tau_syn):
         raise UserError(f"dt={dt} s must be positive and below the time constants, {neuron}")
     return Grid(dt, neuron.tau_mem, neuron.tau_syn)
+
+
+def _kernel(kernel: str) -> str:
+    if kernel not in KERNELS:
+        raise UserError(f"kernel={kernel!r} is unknown; allowed: {', '.join(KERNELS)}")
+    return kernel
+
+
+def _runs_compiled(kernel: str, weight: Tensor) -> bool:
+    on_cpu = weight.device.type == "cpu"
+    if kernel == "cpu" and not on_cpu:
+        raise UserError(f"kernel=cpu, but the weights are on {weight.device}; take kernel=auto")
+    return kernel != "reference" and on_cpu
 
 
 def on_grid(spikes: Spikes, nb_units: int, nb_steps: int, dt: float) -> Tensor:

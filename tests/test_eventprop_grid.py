@@ -26,11 +26,11 @@ def pair(recurrent, seed=1):
     return given, weights, 0.1 * normal(12, 12) if recurrent else None
 
 
-def build(layer, readout, weights, rec, *dt):
+def build(layer, readout, weights, rec, *dt, **options):
     layers = [
-        layer(5, 12, NEURON, *dt, recurrent=rec is not None, dtype=torch.float64),
-        layer(12, 6, NEURON, *dt, dtype=torch.float64),
-        readout(6, 3, NEURON, *dt, dtype=torch.float64),
+        layer(5, 12, NEURON, *dt, recurrent=rec is not None, dtype=torch.float64, **options),
+        layer(12, 6, NEURON, *dt, dtype=torch.float64, **options),
+        readout(6, 3, NEURON, *dt, dtype=torch.float64, **options),
     ]
     for module, weight in zip(layers, weights, strict=True):
         module.weight.data = weight.clone()
@@ -58,8 +58,8 @@ def exact(given, weights, rec):
     return flat_gradient(layers), first.isfinite()
 
 
-def stepped(given, weights, rec, dt):
-    one, two, readout = layers = build(GridLayer, GridReadout, weights, rec, dt)
+def stepped(given, weights, rec, dt, kernel="auto"):
+    one, two, readout = layers = build(GridLayer, GridReadout, weights, rec, dt, kernel=kernel)
     hidden = one(on_grid(given, 5, round(DURATION / dt), dt))
     spikes = two(hidden)
     first = first_times(spikes, dt)
@@ -81,6 +81,40 @@ def test_gradient_converges_to_the_exact_one_at_first_order(recurrent):
     assert 0.85 < order < 1.15
 
 
+@pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])
+def test_the_compiled_scan_is_the_reference_to_rounding(recurrent):
+    (found, fired), (wanted, expected) = (stepped(*pair(recurrent), 0.1e-3, kernel) for kernel in ("cpu", "reference"))
+    assert torch.equal(fired, expected)
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_both_forms_agree_on_long_busy_recurrent_trains(dtype, threads):
+    """Many spikes per step and sizes that fill no register, with input that needs a gradient by its times."""
+    generator = torch.Generator().manual_seed(3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    given = (torch.rand(120, 7, 45, generator=generator) < 0.1).to(dtype)
+    layer, readout = GridLayer(45, 37, NEURON, 0.5e-3, True, dtype), GridReadout(37, 3, NEURON, 0.5e-3, dtype)
+    layer.weight.data.normal_(0.6, 0.3, generator=generator)
+    layer.recurrent.data.normal_(0.0, 0.2, generator=generator)
+    readout.weight.data.normal_(generator=generator)
+    outcomes = []
+    for kernel in ("cpu", "reference"):
+        layer.kernel = readout.kernel = kernel
+        x = given.clone().requires_grad_()
+        spikes = layer(x)
+        loss = readout(spikes).square().sum()
+        outcomes.append([spikes, *torch.autograd.grad(loss, [x, layer.weight, layer.recurrent, readout.weight])])
+    torch.set_num_threads(before)
+    assert outcomes[0][0].mean() > 0.01
+    assert torch.equal(outcomes[0][0], outcomes[1][0])
+    precision = 1e-10 if dtype == torch.float64 else 2e-3  # jumps of 1 / (i - 1) stretch float32's rounding
+    for found, wanted in zip(outcomes[0][1:], outcomes[1][1:], strict=True):
+        assert float((found - wanted).norm() / wanted.norm()) < precision
+
+
 def test_first_times_and_bins():
     given = spikes_from_times([[2.5e-3, math.inf, 0.4e-3]], DURATION, torch.float64)
     spikes = on_grid(given, 3, 5, 1e-3).requires_grad_()
@@ -90,6 +124,8 @@ def test_first_times_and_bins():
     assert spikes.grad.nonzero().tolist() == [[0, 0, 2], [2, 0, 0]]
 
 
-def test_a_step_as_long_as_a_time_constant_is_refused():
+def test_a_step_as_long_as_a_time_constant_and_an_unknown_kernel_are_refused():
     with pytest.raises(UserError, match="below the time constants"):
         GridLayer(1, 1, NEURON, dt=5e-3)
+    with pytest.raises(UserError, match="reference"):
+        GridLayer(1, 1, NEURON, kernel="cuda")

@@ -131,6 +131,20 @@ void axpy(int64_t N, const R* x, R* y) {
     for (int64_t n = 0; n < N; n++) y[n] += x[n];
 }
 
+// A spike that adds `w` to all currents: the derivative by its time, given those by all V and I
+template <class R>
+R by_time(int64_t N, const R* w, const R* pV, const R* pI, R tau_mem, R tau_syn) {
+    constexpr int64_t LANES = 16;  // sums side by side, which the compiler may keep in one register
+    const R a = 1 / tau_syn, b = 1 / tau_mem;
+    R sums[LANES] = {}, sum = 0;
+    int64_t n = 0;
+    for (; n + LANES <= N; n += LANES)
+        for (int64_t k = 0; k < LANES; k++) sums[k] += w[n + k] * (a * pI[n + k] - b * pV[n + k]);
+    for (; n < N; n++) sum += w[n] * (a * pI[n] - b * pV[n]);
+    for (R part : sums) sum += part;
+    return sum;
+}
+
 // What the adjoint of a sample leaves behind
 template <class R>
 struct Gradients {
@@ -160,19 +174,7 @@ struct Adjoint {
         Factors<R> f = membrane.after(d);
         pI[n] = f.s * pI[n] + f.k * pV[n], pV[n] *= f.m;
     }
-    // A spike that adds `w` to all currents: its gradient by time
-    R by_time(const R* w) const {
-        constexpr int64_t LANES = 16;  // sums side by side, which the compiler may keep in one register
-        const R *v = pV.data(), *i = pI.data();
-        const R a = 1 / membrane.tau_syn, b = 1 / membrane.tau_mem;
-        R sums[LANES] = {}, sum = 0;
-        int64_t n = 0;
-        for (; n + LANES <= N; n += LANES)
-            for (int64_t k = 0; k < LANES; k++) sums[k] += w[n + k] * (a * i[n + k] - b * v[n + k]);
-        for (; n < N; n++) sum += w[n] * (a * i[n] - b * v[n]);
-        for (R part : sums) sum += part;
-        return sum;
-    }
+    R by_time(const R* w) const { return ::by_time(N, w, pV.data(), pI.data(), membrane.tau_mem, membrane.tau_syn); }
     void event(int64_t e) {
         const int64_t row = in.units[e] * N;
         axpy(N, pI.data(), out.W + row);

@@ -10,7 +10,7 @@ from torch import Tensor
 from surgrad.errors import UserError
 from surgrad.kernels.build import compiled
 
-_SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 _pointer, _int, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _LAYER = [_double, _double, _double, _int, _int, *[_pointer] * 4]
 _SIGNATURES = {
@@ -38,14 +38,14 @@ class Constants(NamedTuple):
 
 @cache
 def _function(name: str, dtype: torch.dtype) -> Any:
-    if dtype not in _SUFFIX:
+    if dtype not in SUFFIX:
         raise UserError(f"event-based layers compute in float32 or float64, not {dtype}")
-    function = getattr(compiled("eventprop"), f"eventprop_{name}_{_SUFFIX[dtype]}")
+    function = getattr(compiled("eventprop"), f"eventprop_{name}_{SUFFIX[dtype]}")
     function.argtypes, function.restype = _SIGNATURES[name]
     return function
 
 
-def _address(x: Tensor | None) -> int | None:
+def address(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
@@ -59,7 +59,7 @@ def _layer(c: Constants, times: Tensor, units: Tensor, offsets: Tensor, weight: 
     if times.dtype != weight.dtype:
         raise UserError(f"times are {times.dtype}, weights {weight.dtype}: make them the same")
     sizes = (len(offsets) - 1, weight.shape[1])
-    return (c.tau_mem, c.tau_syn, c.duration, *sizes, *map(_address, (times, units, offsets, weight)))
+    return (c.tau_mem, c.tau_syn, c.duration, *sizes, *map(address, (times, units, offsets, weight)))
 
 
 def _if_needed(ctx: Any, times: Tensor) -> Tensor | None:
@@ -84,7 +84,7 @@ class SpikingLayer(torch.autograd.Function):
     def forward(ctx, times, weight, recurrent, units, offsets, constants: Constants):
         layer = _layer(constants, times, units, offsets, weight)
         dtype, threads = weight.dtype, torch.get_num_threads()
-        spikes = _Spikes(_function("forward", dtype)(*layer, _address(recurrent), constants.max_spikes, threads), dtype)
+        spikes = _Spikes(_function("forward", dtype)(*layer, address(recurrent), constants.max_spikes, threads), dtype)
         sample = _function("overflow", dtype)(spikes.handle)
         if sample >= 0:
             raise UserError(
@@ -94,7 +94,7 @@ class SpikingLayer(torch.autograd.Function):
         nb = _function("size", dtype)(spikes.handle)
         out = torch.empty(nb, dtype=dtype)
         out_units, out_offsets = torch.empty(nb, dtype=torch.int32), torch.empty_like(offsets)
-        _function("take", dtype)(spikes.handle, *map(_address, (out, out_units, out_offsets)))
+        _function("take", dtype)(spikes.handle, *map(address, (out, out_units, out_offsets)))
         ctx.save_for_backward(times, weight, recurrent, units, offsets)
         ctx.spikes, ctx.constants = spikes, constants
         ctx.mark_non_differentiable(out_units, out_offsets)
@@ -107,9 +107,9 @@ class SpikingLayer(torch.autograd.Function):
         layer = _layer(ctx.constants, times, units, offsets, weight)
         d_weight, d_times = torch.zeros_like(weight), _if_needed(ctx, times)
         d_recurrent = None if recurrent is None else torch.zeros_like(recurrent)
-        gradients = map(_address, (grad, d_weight, d_recurrent, d_times))
+        gradients = map(address, (grad, d_weight, d_recurrent, d_times))
         _function("backward", weight.dtype)(
-            *layer, _address(recurrent), ctx.spikes.handle, *gradients, torch.get_num_threads()
+            *layer, address(recurrent), ctx.spikes.handle, *gradients, torch.get_num_threads()
         )
         return d_times, d_weight, d_recurrent, None, None, None
 
@@ -123,7 +123,7 @@ class Peaks(torch.autograd.Function):
         value = torch.empty(len(offsets) - 1, weight.shape[1], dtype=weight.dtype)
         when, slope = torch.empty_like(value), torch.empty_like(value)
         where = torch.empty(value.shape, dtype=torch.int32)
-        addresses = map(_address, (value, when, slope, where))
+        addresses = map(address, (value, when, slope, where))
         _function("peaks", weight.dtype)(*layer, *addresses, torch.get_num_threads())
         ctx.save_for_backward(times, weight, units, offsets, when, slope, where)
         ctx.constants = constants
@@ -136,7 +136,7 @@ class Peaks(torch.autograd.Function):
         times, weight, units, offsets, when, slope, where = ctx.saved_tensors
         layer = _layer(ctx.constants, times, units, offsets, weight)
         d_weight, d_times = torch.zeros_like(weight), _if_needed(ctx, times)
-        addresses = map(_address, (when, slope, where, grad, d_weight, d_times))
+        addresses = map(address, (when, slope, where, grad, d_weight, d_times))
         _function("peaks_backward", weight.dtype)(*layer, *addresses, torch.get_num_threads())
         return d_times, d_weight, None, None, None
 
@@ -148,7 +148,7 @@ class Voltages(torch.autograd.Function):
     def forward(ctx, times, weight, units, offsets, at, constants: Constants):
         layer = _layer(constants, times, units, offsets, weight)
         out = torch.empty(len(offsets) - 1, len(at), weight.shape[1], dtype=weight.dtype)
-        addresses = map(_address, (at, out))
+        addresses = map(address, (at, out))
         _function("voltages", weight.dtype)(*layer, len(at), *addresses, torch.get_num_threads())
         ctx.save_for_backward(times, weight, units, offsets, at)
         ctx.constants = constants
@@ -160,6 +160,6 @@ class Voltages(torch.autograd.Function):
         times, weight, units, offsets, at = ctx.saved_tensors
         layer = _layer(ctx.constants, times, units, offsets, weight)
         d_weight, d_times = torch.zeros_like(weight), _if_needed(ctx, times)
-        addresses = map(_address, (at, grad, d_weight, d_times))
+        addresses = map(address, (at, grad, d_weight, d_times))
         _function("voltages_backward", weight.dtype)(*layer, len(at), *addresses, torch.get_num_threads())
         return d_times, d_weight, None, None, None, None
