@@ -223,11 +223,19 @@ _DAMAGED = (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.Unpick
 def save_checkpoint(folder: Path, content: Mapping[str, Any], *, verify: bool) -> None:
     """Write checkpoint.pt atomically and keep the one before as checkpoint.prev.pt.
 
-    Raises TypeError with `verify` if the content could not be loaded again with weights_only=True.
+    Raises UserError if it could not be written; with `verify` TypeError if it could not be loaded again with
+    weights_only=True.
     """
     current, previous = folder / "checkpoint.pt", folder / "checkpoint.prev.pt"
     with replacing(current) as temporary:
-        torch.save(dict(content), temporary)
+        try:
+            torch.save(dict(content), temporary)
+        except (OSError, RuntimeError) as error:  # the latter is what PyTorch says of a full disk
+            reason = getattr(error, "strerror", None) or "a full disk or a quota?"
+            raise UserError(
+                f"{current} could not be written ({reason}): make room, then the same command goes on from the "
+                "checkpoint before"
+            ) from error
         if verify:
             try:
                 torch.load(temporary, map_location="cpu", weights_only=True)

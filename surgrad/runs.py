@@ -198,15 +198,19 @@ def open_run(
     `config` (mapping or dataclass) decides: an unfinished run of the same configuration is resumed, unless `rerun`
     (see `RERUN`) has it start again; what is there is then moved to `.old/` first. On SIGTERM the process ends with
     exit code 143, status interrupted.
-    Raises RunDone if the run is done already; UserError if another process is writing the folder, or if it holds
-    a run of another configuration.
+    Raises RunDone if the run is done already; UserError if the folder cannot be written, if another process is writing
+    it, or if it holds a run of another configuration.
     """
     check_rerun(rerun)
     folder = Path(folder).absolute()
     settings = files.plain(dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = files.FolderLock(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): give another hydra.run.dir") from error
     with ExitStack() as stack:
-        stack.callback(files.FolderLock(folder).release)
+        stack.callback(lock.release)
         run = _prepare(folder, settings, rerun)
         stack.enter_context(_log_file(folder / "run.log"))
         stack.enter_context(sigterm_as_exit())

@@ -97,6 +97,13 @@ def entry(
                     raise
                 sys.stderr.write(f"error: {explain(error)}\n")
                 raise SystemExit(1) from None
+            except OSError as error:  # Hydra makes the run folder
+                if user_wants_tracebacks:
+                    raise
+                sys.stderr.write(
+                    f"error: {error.filename} cannot be written ({error.strerror}): another hydra.run.dir?\n"
+                )
+                raise SystemExit(1) from None
             if any(isinstance(result, JobFailed) for result in outcome):
                 raise SystemExit(1)
             return outcome[0] if len(outcome) == 1 else None
