@@ -84,14 +84,15 @@ def test_membrane_has_the_mean_and_the_deviation_asked_for(sigma_u, alpha):
         * layer.recurrent.weight[:, :160].square().mean()
         / ((1 - alpha) * 300 * layer.feedforward.weight.square().mean())
     )
-    assert float(feedforward_share) == pytest.approx(1, rel=0.05)
+    assert float(feedforward_share.detach()) == pytest.approx(1, rel=0.05)
 
 
 def test_weights_are_exponential():
     """Deviation = mean, and median = ln 2 of the mean, for each of the three populations."""
     built = network((300, 200, 4))
     layer = built.layers[0]
-    populations = (layer.feedforward.weight, layer.recurrent.weight[:, :160], -layer.recurrent.weight[:, 160:])
+    feedforward, recurrent = layer.feedforward.weight.detach(), layer.recurrent.weight.detach()
+    populations = (feedforward, recurrent[:, :160], -recurrent[:, 160:])
     for weights in populations:
         mean = float(weights.mean())
         assert float(weights.std()) == pytest.approx(mean, rel=0.05)

@@ -51,7 +51,7 @@ def test_every_layer_has_the_deviation_asked_for(sigma_u, recurrent):
     deviations, rates = deviations_and_rates(network)
     assert deviations == pytest.approx([sigma_u] * 4, rel=0.1)
     assert min(rates) > 1
-    assert float(network.readout.feedforward.weight.std()) == pytest.approx(0.1, rel=0.2)
+    assert float(network.readout.feedforward.weight.detach().std()) == pytest.approx(0.1, rel=0.2)
 
 
 def test_with_one_rate_for_all_layers_activity_dies_out_or_grows():
@@ -75,7 +75,7 @@ def test_without_corrections_weights_follow_from_the_rate_below():
     _, eps_hat = kernel_moments(TAU_MEM, TAU_SYN, DT)
     for layer, rate in zip(network.layers, (NU, *rates), strict=False):
         expected = sigma_u**2 / (100 * rate * float(eps_hat))
-        assert float(layer.feedforward.weight.var()) == pytest.approx(expected, rel=0.15)
+        assert float(layer.feedforward.weight.detach().var()) == pytest.approx(expected, rel=0.15)
 
 
 def test_a_run_of_one_layer_is_that_of_the_whole_network():
