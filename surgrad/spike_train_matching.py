@@ -225,7 +225,7 @@ class Task:
         ids = self._ids(nb_trials)
         layers = []
         for layer, noise in enumerate((mode.hidden, mode.output)):
-            neuron = self._neuron(noise, surrogate)
+            neuron = self.neuron(noise, surrogate)
             if layer == 0:
                 current = current[:, None].expand(-1, nb_trials, -1, -1).flatten(1, 2)
             else:
@@ -250,7 +250,7 @@ class Task:
         )
         return spikes, membrane if theta == 1 else membrane * theta
 
-    def _neuron(self, noise: EscapeNoise, surrogate: Surrogate | None) -> LIF:
+    def neuron(self, noise: EscapeNoise, surrogate: Surrogate | None) -> LIF:
         """A neuron of threshold 1 for a membrane divided by theta; differentiated through resets with a surrogate."""
         known = self._known_neurons.get((noise, surrogate))
         if known is None:
