@@ -54,7 +54,9 @@ def one_layer(cfg: InitializationConfig, run) -> None:
             ratios.append((target.nu, found.std / target.sigma_u, found.std / found.predicted_std))
     nu, to_target, to_theory = np.array(ratios).T
     for rate in what.nu:
-        run.summary[f"grid/nu={rate:g}/std_over_target"] = float(to_target[nu == rate].mean())
+        here = to_target[nu == rate]
+        run.summary[f"grid/nu={rate:g}/std_over_target"] = float(here.mean())
+        run.summary[f"grid/nu={rate:g}/largest_deviation_from_target"] = float(np.abs(here - 1).max())
     run.summary["grid/share_within_5_percent_of_target"] = float(np.mean(np.abs(to_target - 1) < 0.05))
     run.summary["grid/share_within_5_percent_of_theory"] = float(np.mean(np.abs(to_theory - 1) < 0.05))
     run.summary["grid/largest_deviation_from_theory"] = float(np.abs(to_theory - 1).max())
@@ -90,6 +92,8 @@ def time_steps(cfg: InitializationConfig, run) -> None:
     run.state("steps/compensated", compensated, units="Hz")
     continuous = white_noise_rate(what.mu_u, what.sigma_u, cfg.tau_mem)
     run.summary["steps/continuous_rate"] = continuous
+    run.summary["steps/rate_kept"] = rate[0][-1] / continuous  # at the last time step, with the first tau_syn
+    run.summary["steps/rate_kept_compensated"] = compensated[-1] / continuous
     log.info("steps: %.1f Hz in continuous time, %.1f Hz at dt = %g s", continuous, rate[0][-1], what.dts[-1])
 
 
@@ -109,7 +113,11 @@ def with_depth(cfg: InitializationConfig, run) -> None:
     compared = study.stacks(cfg.build_initializers(), **options)
     _record(run, "depth", compared)
     for name, results in compared.items():
-        log.info("depth: %s, rates %s Hz", name, np.mean([r.rate.mean(1) for r in results], 0).round(2))
+        if results:
+            found = {key: np.mean([study.by_layer(r)[key] for r in results], 0) for key in ("std", "rate")}
+            run.summary |= {f"depth/{name}/{key}_top": float(found[key][-1]) for key in found}
+            run.summary[f"depth/{name}/rate_bottom"] = float(found["rate"][0])
+            log.info("depth: %s, rates %s Hz", name, found["rate"].round(2))
     for name, rule in (("one rate", FluctuationDrivenCentered), ("rate-propagated", RatePropagated)):
         found = study.stacks({f"{sigma_u:g}": rule(sigma_u, what.nu) for sigma_u in what.sigma_us}, **options)
         rates = np.full((len(what.sigma_us), what.nb_draws, what.nb_layers), np.nan)
@@ -150,6 +158,7 @@ def real_spikes(cfg: InitializationConfig, run) -> None:
         _record(run, f"real/{kind}", found)
         for name, results in found.items():
             deviation = np.mean([study.by_layer(result)["std"] for result in results], 0)
+            run.summary[f"real/{kind}/{name}/std_bottom"] = float(deviation[0])
             log.info("%s, %s: deviations %s", name, kind, deviation.round(2))
 
 

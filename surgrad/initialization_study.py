@@ -31,6 +31,7 @@ from surgrad.network import Network
 from surgrad.neurons import LIF
 from surgrad.probing import Trace, bernoulli_spikes, free_membrane, over_time, root_mean_square, run_layer
 from surgrad.rate_propagation import TRANSIENT
+from surgrad.runs import REPO, RunRecord, load_runs
 from surgrad.theory.membrane import crossing_rate, poisson_membrane
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,19 @@ class Cell:
     def transient(self) -> int:
         """Steps that are left out of averages over time."""
         return math.ceil(TRANSIENT * max(self.tau_mem, self.tau_syn) / self.dt)
+
+
+#: The run that the documentation shows.
+PUBLISHED = REPO / "Classification" / "analysis" / "published" / "initialization"
+
+
+def study_run(where: str) -> RunRecord:
+    """The last finished run of `Classification/initialization.py` that a folder or glob holds, else the published one."""
+    try:
+        found = [run for run in load_runs(where) if run.status == "done" and "initializers" in run.config]
+    except FileNotFoundError:
+        found = []
+    return max(found, key=lambda run: run.summary["ended"]) if found else load_runs(PUBLISHED)[0]
 
 
 # ---------------------------------------------------------------- one layer, over the grid of targets
