@@ -43,8 +43,12 @@ def main(cfg: DenseConfig, run) -> float:
     )
 
     def look(epoch: int) -> dict[str, float]:
-        """Monitor before and after training."""
-        return monitor("before" if epoch == 0 else "after") if epoch in (0, cfg.nb_epochs) else {}
+        """Monitor before and after training; the test accuracy of this epoch, where it is to be watched."""
+        columns = monitor("before" if epoch == 0 else "after") if epoch in (0, cfg.nb_epochs) else {}
+        if cfg.watch_test:
+            scores = evaluate(network, test, grid, objective, seed=cfg.seed, draw=epoch, compute=compute)
+            columns["test_acc"] = scores.acc
+        return columns
 
     best = Fit(
         network,
@@ -62,7 +66,8 @@ def main(cfg: DenseConfig, run) -> float:
         logging_freq=cfg.logging_freq,
     )()
 
-    # The test set is looked at once, here: with the weights of the last and of the best validation epoch.
+    # The test set is looked at once, here: with the weights of the last and of the best validation epoch. Where it was
+    # watched, too, nothing has been chosen by it.
     last = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     options = {"nb_draws": cfg.test_draws, "seed": cfg.seed, "compute": compute}
     for suffix, weights in (("", last), ("_best_valid", best.weights)):

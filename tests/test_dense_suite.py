@@ -15,6 +15,7 @@ from surgrad.errors import UserError
 from surgrad.runs import REPO, load_runs
 from surgrad.schema import check
 from surgrad.schema.dense import DenseConfig
+from surgrad.selection import selection
 
 FOLDER = REPO / "configs" / "dense"
 PRIMARY = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -102,6 +103,33 @@ def test_a_surrogate_changes_gradients_and_not_spikes(main, tmp_path):
     learns, stuck = (load_runs(tmp_path / name)[0] for name in ("superspike", "true_gradient"))
     assert learns.metrics["valid_loss"][0] == stuck.metrics["valid_loss"][0]
     assert learns.metrics["valid_loss"][1] != stuck.metrics["valid_loss"][1]
+
+
+def test_watching_the_test_set_changes_nothing_but_a_column(main, tmp_path):
+    runs = {}
+    for watch in ("true", "false"):
+        main([*TINY, f"watch_test={watch}", f"hydra.run.dir={tmp_path}/{watch}"])
+        (runs[watch],) = load_runs(tmp_path / watch)
+    watched, plain = runs["true"], runs["false"]
+    assert watched.metrics.keys() - plain.metrics.keys() == {"test_acc"}
+    for column in ("train_loss", "valid_loss", "valid_acc"):
+        assert watched.metrics[column][1:].tolist() == plain.metrics[column][1:].tolist()
+    assert watched.metrics["test_acc"][-1] == watched.summary["test_acc"] == plain.summary["test_acc"]
+    assert selection(watched).by_validation == watched.summary["test_acc_best_valid"]
+
+
+@pytest.mark.parametrize("name", ["adaptive", "delays"])
+def test_adaptive_neurons_and_delays_train(main, tmp_path, name):
+    """Their own parameters move, and each stays in its range."""
+    own = ["~dataset.validation", *(["connection.max_delay=8e-3"] if name == "delays" else [])]
+    main([f"--config-name={name}", *TINY, "lr=0.05", "initializer.sigma_u=3", *own, f"hydra.run.dir={tmp_path}/run"])
+    (record,) = load_runs(tmp_path / "run")
+    assert record.status == "done"
+    start = network_of(composed(name, *(o for o in TINY if "wandb" not in o), *own))
+    end = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["model"]
+    logits = [key for key in end if key.endswith("logit")]
+    assert len(logits) == (6 if name == "adaptive" else 2)
+    assert all(bool((end[key] != start.state_dict()[key]).any()) for key in logits)
 
 
 @pytest.mark.parametrize(

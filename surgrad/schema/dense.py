@@ -57,6 +57,7 @@ class DenseConfig(CommonConfig):
     test_draws: int = 5  # draws of the noise in a stochastic test
     monitor_samples: int = 5  # samples whose spikes are kept and drawn, before and after training
     plot: bool = True
+    watch_test: bool = False  # a column test_acc in metrics.csv, to see what a choice by it would feign
 
     kernel: str = "auto"  # auto | reference | cpu | cuda
     memory: str = "full"  # full | recompute
