@@ -61,7 +61,7 @@ PUBLISHED = REPO / "Classification" / "analysis" / "published" / "initialization
 
 
 def study_run(where: str) -> RunRecord:
-    """The last finished run of `Classification/initialization.py` that a folder or glob holds, else the published one."""
+    """The last finished run of `Classification/initialization.py` below a folder or glob, else the published one."""
     try:
         found = [run for run in load_runs(where) if run.status == "done" and "initializers" in run.config]
     except FileNotFoundError:
