@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from surgrad.datasets.events import EventDataset
 from surgrad.errors import UserError
 from surgrad.eventprop import EventLayer, EventReadout, Spikes, first_spikes
 
@@ -138,6 +140,17 @@ class SpikeSet(NamedTuple):
 
     spikes: Spikes
     labels: Tensor
+
+    @classmethod
+    def from_events(cls, data: EventDataset, duration: float) -> "SpikeSet":
+        """The spikes of a data set up to ``duration`` (s), in the order of their times."""
+        keep = (data.times >= 0) & (data.times <= duration)
+        samples = np.repeat(np.arange(len(data.labels)), np.diff(data.offsets))[keep]
+        times, units = data.times[keep], data.units[keep]
+        order = np.lexsort((times, samples))
+        offsets = np.concatenate([[0], np.bincount(samples, minlength=len(data.labels)).cumsum()])
+        spikes = (torch.from_numpy(x) for x in (times[order], units[order].astype(np.int32), offsets))
+        return cls(Spikes(*spikes), torch.from_numpy(data.labels))
 
     def batches(self, batch_size: int, generator: torch.Generator | None = None) -> "Iterator[SpikeSet]":
         """In order, or shuffled by ``generator``; the last may be smaller."""

@@ -1,39 +1,67 @@
-"""Training of event-based networks in a run folder, with resume."""
+"""Training of event-based networks, and of the same networks on a time grid, in a run folder, with resume."""
+
+from __future__ import annotations
 
 import logging
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from surgrad.datasets.augment import published_noise
 from surgrad.errors import UserError
 from surgrad.eventprop_network import EventNetwork, SpikeSet, evaluate, train_epoch
 from surgrad.run_log import progress
 from surgrad.runs import Run
+from surgrad.training import TEST_DRAW, BatchGrid, Fit, Objective
+from surgrad.training import evaluate as evaluate_grid
+
+if TYPE_CHECKING:
+    from surgrad.schema.eventprop import EventConfig
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class EventFit:
-    """Epochs of Adam with a learning rate that falls by a factor per epoch; a killed run goes on bit for bit.
+@dataclass(frozen=True)
+class Recipe:
+    """Epochs of Adam with a learning rate that falls by a factor per epoch.
 
-    Args: network; run folder; training and validation set; nb_epochs; batch_size; lr; lr_decay; seed of the order of
-        the samples; input_dropout, probability of losing an input spike; logging_freq, epochs per line of the log.
+    Args: nb_epochs; batch_size; lr; lr_decay, per epoch; input_dropout, probability of losing an input spike; seed of
+        the order of the samples and of what is dropped; logging_freq, epochs per line of the log.
     """
 
-    network: EventNetwork
-    run: Run
-    train: SpikeSet
-    valid: SpikeSet
     nb_epochs: int
     batch_size: int
     lr: float
     lr_decay: float = 1.0
-    seed: int = 0
     input_dropout: float = 0.0
+    seed: int = 0
     logging_freq: int = 10
+
+    def optimizer(self, network: torch.nn.Module) -> torch.optim.Optimizer:
+        """Adam for all parameters."""
+        return torch.optim.Adam(network.parameters(), self.lr, fused=True)
+
+    def decay(self, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+        """Set the learning rate of an epoch, counted from 1."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr * self.lr_decay ** (epoch - 1)
+
+
+@dataclass
+class EventFit:
+    """Training of an event-based network; a killed run goes on bit for bit.
+
+    Args: network; recipe; run folder; training and validation set.
+    """
+
+    network: EventNetwork
+    recipe: Recipe
+    run: Run
+    train: SpikeSet
+    valid: SpikeSet
     best: dict = field(default_factory=lambda: {"epoch": 0, "acc": -1.0, "model": {}}, init=False)
 
     def __call__(self) -> dict:
@@ -41,16 +69,15 @@ class EventFit:
 
         Raises: UserError if a gradient is not finite; the checkpoint then holds the last good epoch.
         """
-        optimizer = torch.optim.Adam(self.network.parameters(), self.lr, fused=True)
-        generator = torch.Generator().manual_seed(self.seed + 2**32)  # another stream than that of the weights
+        recipe, optimizer = self.recipe, self.recipe.optimizer(self.network)
+        generator = torch.Generator().manual_seed(recipe.seed + 2**32)  # another stream than that of the weights
         done = self._restore(optimizer, generator)
-        for epoch in progress(range(done + 1, self.nb_epochs + 1), unit="epoch"):
+        for epoch in progress(range(done + 1, recipe.nb_epochs + 1), unit="epoch"):
             started = time.perf_counter()
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr * self.lr_decay ** (epoch - 1)
+            recipe.decay(optimizer, epoch)
             try:
                 trained = train_epoch(
-                    self.network, self.train, optimizer, self.batch_size, generator, self.input_dropout
+                    self.network, self.train, optimizer, recipe.batch_size, generator, recipe.input_dropout
                 )
             except UserError as error:
                 raise UserError(f"epoch {epoch}: {error}; the checkpoint keeps epoch {epoch - 1}") from error
@@ -69,7 +96,7 @@ class EventFit:
                     "best": self.best,
                 }
             )
-            if epoch % self.logging_freq == 0 or epoch in (1, self.nb_epochs):
+            if epoch % recipe.logging_freq == 0 or epoch in (1, recipe.nb_epochs):
                 log.info("epoch %d: train %.4f, valid %.4f, %.2f s", epoch, trained.acc, valid.acc, seconds)
         return self.best
 
@@ -87,3 +114,53 @@ class EventFit:
         self.run.rewind(saved["epoch"])
         log.info("going on after epoch %d", saved["epoch"])
         return saved["epoch"]
+
+
+def learn(cfg: EventConfig, run: Run) -> float:
+    """Train by ``cfg.method``, then look at the test set, once; returns the best validation accuracy.
+
+    The summary gets test accuracies of the last and of the best validation epoch.
+    """
+    methods = {"eventprop": _exact, "surrogate": _surrogate}
+    methods[cfg.method](cfg, run, *cfg.splits())
+    log.info("test accuracy %.4f", run.summary["test_acc"])
+    return run.summary["valid_acc_best_valid"]
+
+
+def _exact(cfg: EventConfig, run: Run, train: SpikeSet, valid: SpikeSet, test: SpikeSet) -> None:
+    """Spike times without a grid, EventProp."""
+    network = cfg.event_network()
+    best = EventFit(network, cfg.recipe(), run, train, valid)()
+    scores = evaluate(network, test)
+    run.summary.update(test_loss=scores.loss, test_acc=scores.acc, test_silent_label=scores.silent_label)
+    if best["model"]:
+        network.load_state_dict(best["model"])
+    run.summary.update(
+        test_acc_best_valid=evaluate(network, test).acc, valid_acc_best_valid=best["acc"], best_epoch=best["epoch"]
+    )
+
+
+def _surrogate(cfg: EventConfig, run: Run, train: SpikeSet, valid: SpikeSet, test: SpikeSet) -> None:
+    """The same network on a time grid, surrogate gradients."""
+    network, recipe = cfg.grid_network(), cfg.recipe()
+    grid, objective = BatchGrid(cfg.batch_size, cfg.time_step, cfg.nb_steps), Objective(cfg.grid_loss())
+    optimizer, tests = recipe.optimizer(network), cfg.events(test, "test")
+    best = Fit(
+        network,
+        optimizer=optimizer,
+        train=cfg.events(train, "train"),
+        valid=cfg.events(valid, "valid"),
+        grid=grid,
+        objective=objective,
+        run=run,
+        nb_epochs=cfg.nb_epochs,
+        seed=cfg.seed,
+        augment=published_noise(dt=cfg.time_step, nb_steps=cfg.nb_steps, p_drop=cfg.input_dropout),
+        before_epoch=lambda epoch: recipe.decay(optimizer, epoch),
+        logging_freq=cfg.logging_freq,
+    )()
+    last = evaluate_grid(network, tests, grid, objective, draw=TEST_DRAW)
+    network.load_state_dict(best.weights)
+    chosen = evaluate_grid(network, tests, grid, objective, draw=TEST_DRAW)
+    run.summary.update(test_loss=last.loss, test_acc=last.acc, test_acc_best_valid=chosen.acc)
+    run.summary.update(valid_acc_best_valid=best.acc, best_epoch=best.epoch)

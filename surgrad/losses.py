@@ -4,6 +4,7 @@ Each loss is a small frozen dataclass, usable from a config by ``_target_``; a c
 class scores that it trains.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -74,6 +75,27 @@ class SumOverTimeCrossEntropy(ReadoutCrossEntropy):
 
     def scores(self, readout: Tensor) -> Tensor:
         return readout.sum(0)
+
+
+@dataclass(frozen=True)
+class IntegratedCrossEntropy(ReadoutCrossEntropy):
+    """z = gain mean_t exp(-t / tau) y[t]: early times weigh more (loss shaping, Nowotny et al. 2025).
+
+    Args: tau in steps, inf for equal weights; gain.
+    Raises: UserError unless tau is positive.
+    """
+
+    tau: float = math.inf
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.tau > 0:
+            raise UserError(f"tau={self.tau} steps must be positive")
+
+    def scores(self, readout: Tensor) -> Tensor:
+        steps = torch.arange(len(readout), dtype=readout.dtype, device=readout.device)
+        weight = self.gain / len(readout) * torch.exp(-steps / self.tau)
+        return torch.einsum("t,tbc->bc", weight, readout)
 
 
 @dataclass(frozen=True)
