@@ -137,10 +137,10 @@ class ImageLatencyConfig(HeldOutConfig):
     def splits(self) -> Splits:
         """Reads the images; raises UserError naming the file, and the command that fetches it, if one is missing."""
         one_of("dataset.name", self.name, idx.CLASSES)
-        parts = idx.read_images(self.folder, self.name, subset=self.subset)
         if "_target_" not in self.code:
             raise UserError("dataset.code: has no _target_, such as surgrad.datasets.latency.ChargingLatency")
         code = build(self.code, at="dataset.code")
+        parts = idx.read_images(self.folder, self.name, subset=self.subset)
         train, test = (image_events(part, code, name=self.name, class_names=idx.CLASSES[self.name]) for part in parts)
         self.require_sizes(train)
         return *self.hold_out(train), test
