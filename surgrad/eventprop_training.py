@@ -122,6 +122,7 @@ def learn(cfg: EventConfig, run: Run) -> float:
     The summary gets test accuracies of the last and of the best validation epoch.
     """
     methods = {"eventprop": _exact, "surrogate": _surrogate}
+    run.summary["nb_classes"] = cfg.sizes[-1]
     methods[cfg.method](cfg, run, *cfg.splits())
     log.info("test accuracy %.4f", run.summary["test_acc"])
     return run.summary["valid_acc_best_valid"]

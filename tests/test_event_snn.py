@@ -21,7 +21,7 @@ FOLDER = REPO / "configs" / "event_snn"
 PRIMARY = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 QUICK = ["nb_hidden=12", "nb_epochs=1", "time_step=5e-3", "wandb.mode=disabled", "plot=false", "hydra.run.dir=run"]
 #: where a configuration would take longer than a test may
-SMALL = {"mnist": ["dataset.subset=true", "batch_size=50"], "config": ["duration=0.1"]}
+SMALL = {"mnist": ["dataset.subset=true", "dataset.batch_size=50"], "config": ["dataset.duration=0.1"]}
 
 
 @pytest.fixture
@@ -63,6 +63,8 @@ def test_mistakes_are_named():
         composed("config", "dataset.validation=none").splits()
     with pytest.raises(UserError, match="input_dropout"):
         composed("config", "input_dropout=1.0")
+    with pytest.raises(UserError, match="augment"):
+        composed("config", "+dataset.augment.sigma_t=1e-3")
     with pytest.raises(UserError, match="no spike times"):
         composed("config", "method=surrogate", "loss=first_spike")
     with pytest.raises(UserError, match="_target_"):

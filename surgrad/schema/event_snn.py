@@ -18,6 +18,8 @@ class EventSNNConfig(EventConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.dataset = dataset_config(self.dataset)
+        if self.dataset.augmentation() is not None:
+            raise UserError("dataset.augment: event-based runs only lose spikes; take input_dropout and leave it at 0")
 
     @property
     def sizes(self) -> tuple[int, int, int]:
