@@ -11,6 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
+from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
 from surgrad.runs import REPO, load_runs
 from surgrad.schema import check
@@ -116,6 +117,15 @@ def test_watching_the_test_set_changes_nothing_but_a_column(main, tmp_path):
         assert watched.metrics[column][1:].tolist() == plain.metrics[column][1:].tolist()
     assert watched.metrics["test_acc"][-1] == watched.summary["test_acc"] == plain.summary["test_acc"]
     assert selection(watched).by_validation == watched.summary["test_acc_best_valid"]
+
+
+@pytest.mark.parametrize("name", ["adaptive", "delays"])
+def test_adaptive_neurons_and_delays_fit_shd_unchanged(main, name):
+    cfg = composed(name, "dataset=shd")
+    assert cfg.dataset.validation == "speaker"
+    network = network_of(cfg, 700, 20)
+    x = EventBatch.from_dense((torch.rand(cfg.dataset.nb_steps, 2, 700) < 0.01).float())
+    assert network(x).readout.shape == (350, 2, 20)
 
 
 @pytest.mark.parametrize("name", ["adaptive", "delays"])
