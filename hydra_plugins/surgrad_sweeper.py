@@ -32,5 +32,7 @@ class StudySweeper(BasicSweeper):
         (products,) = self.split_arguments(overrides, None)
         composed = [(product, loader.load_sweep_config(self.config, product)) for product in products]
         jobs = sweeps.plan(composed, self.schema)
-        with env_override({"PYTHONPATH": self.python_path}):  # workers import what the script imports beside it
+        group = os.environ.get("WANDB_RUN_GROUP") or " ".join(arguments)[:128]  # the longest that wandb takes
+        # workers import what the script imports beside it
+        with env_override({"PYTHONPATH": self.python_path, "WANDB_RUN_GROUP": group}):
             sweeps.run(jobs, self.launcher.launch, self.max_batch_size)

@@ -24,8 +24,7 @@ def unsynced(record: RunRecord) -> list[Path]:
 def sync(record: RunRecord, command: Sequence[str]) -> str | None:
     """Upload the logs of one run, all attempts as one wandb run; why that failed, or None."""
     done = subprocess.run([*command, *map(str, unsynced(record))], capture_output=True, text=True, check=False)
-    left = unsynced(record)  # wandb marks what it has uploaded; its exit code is 0 even without a key
-    if not left:
+    if not unsynced(record):  # wandb marks each log that it has uploaded; its exit code is 0 for some failures
         return None
     said = (done.stdout + done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
     return said[-1].removeprefix("wandb: ")

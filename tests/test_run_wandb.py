@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from surgrad import run_wandb
 from surgrad.errors import UserError
 from surgrad.run_wandb import WandbConfig
-from surgrad.runs import load_runs, open_run
+from surgrad.runs import REPO, load_runs, open_run
 
 CONFIG = {"seed": 1, "nb_epochs": 5, "method": {"name": "superspike", "beta": 10.0}, "device": "cpu"}
 DISABLED = WandbConfig(mode="disabled")
@@ -124,7 +124,7 @@ def test_a_message_cut_off_by_a_kill_ends_the_log_as_a_failed_run(tmp_path):
     command = [sys.executable, "-P", run_wandb.__file__.replace("run_wandb", "wandb_process")]
     subprocess.run(command, input=messages, text=True, capture_output=True, check=True)
     assert history(tmp_path) == [{"epoch": 0}]
-    assert [record["exit"] for record in records(tmp_path) if record["type"] == "exit"] == [{"exit_code": 1}]
+    assert [record["exit"]["exit_code"] for record in records(tmp_path) if record["type"] == "exit"] == [1]
 
 
 def test_a_resumed_run_keeps_its_wandb_id(tmp_path):
@@ -154,6 +154,17 @@ def test_a_sweep_agent_names_the_run(tmp_path, monkeypatch):
     with open_run(tmp_path / "run", CONFIG, WandbConfig(mode="offline")) as run:
         run.log({"epoch": 0, "train_loss": 1.0})
     assert list(tmp_path.glob("run/wandb/offline-run-*-fromagent"))
+
+
+def test_the_runs_of_a_sweep_are_a_group(tmp_path):
+    script = REPO / "tests" / "door_suite" / "script.py"
+    command = [sys.executable, script, "-m", "seed=1,2", "wandb.mode=offline", f"hydra.sweep.dir={tmp_path}"]
+    subprocess.run(command, check=True, capture_output=True)
+    logs = [log for record in load_runs(tmp_path) for log in records(record.folder)]
+    groups = [log["run"]["run_group"] for log in logs if log["type"] == "run"]
+    assert len(groups) == 2
+    assert len(set(groups)) == 1
+    assert groups[0].startswith("seed=1,2 ")
 
 
 def test_disabled_starts_no_process_and_mistakes_are_named(tmp_path, monkeypatch):
