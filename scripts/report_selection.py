@@ -1,14 +1,16 @@
-"""Table of docs/results_dense.md: accuracies and the gap that choosing by the test set makes, by configuration.
+"""Adaptive neurons and delays beside plain ones: accuracies, and the gap that choosing an epoch by the test set makes.
 
-python3 scripts/report_selection.py RUNS...      (folders of runs with watch_test=true)
+python3 scripts/report_selection.py RUNS... [--figure docs/figures/dense_adaptive_delays.png]
+
+RUNS are folders of runs of Classification/dense_SNN.py with watch_test=true.
 """
 
 import argparse
 from collections.abc import Sequence
 
-from surgrad import study
+from surgrad import figures, study
 from surgrad.runs import RunRecord, load_runs
-from surgrad.selection import selection
+from surgrad.selection import expected_bias, selection
 
 COLUMNS = {
     "validation, best epoch": lambda run: run.summary["valid_acc_best_valid"],
@@ -21,17 +23,35 @@ COLUMNS = {
 }
 
 
-def report(runs: Sequence[RunRecord]) -> str:
-    """A Markdown table with a row per data set, neuron and connection."""
-    groups = study.grouped(study.finished(runs), "dataset.name", "neuron._target_", "connection._target_")
-    named = {tuple(str(part).split(".")[-1] for part in key): group for key, group in groups.items()}
-    return study.table(named, COLUMNS, "data set, neuron, connection")
+def by_configuration(runs: Sequence[RunRecord]) -> dict[tuple, list[RunRecord]]:
+    """Finished runs by neuron and connection."""
+    groups = study.grouped(study.finished(runs), "neuron._target_", "connection._target_")
+    return {tuple(str(part).split(".")[-1] for part in key): group for key, group in groups.items()}
+
+
+def bound(runs: Sequence[RunRecord], nb_samples: int) -> str:
+    """What chance alone would add if epochs were independent, at the mean test accuracy of the last epoch."""
+    acc = study.interval(selection(run).last for run in runs).mean
+    nb_epochs = len(runs[0].metrics["epoch"])
+    bias = expected_bias(acc, nb_samples, nb_epochs)
+    return f"{nb_epochs} independent epochs at {acc:.3f} on {nb_samples} samples: + {bias:.3f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+")
-    print(report(load_runs(parser.parse_args().runs)))
+    parser.add_argument("--figure", help="where the learning curves go")
+    parser.add_argument("--test-samples", type=int, default=180, help="samples in the test set")
+    options = parser.parse_args()
+    groups = by_configuration(load_runs(options.runs))
+    print(study.table(groups, COLUMNS, "neuron, connection"))
+    for key, runs in groups.items():
+        print(f"{', '.join(key)}: {bound(runs, options.test_samples)}")
+    if options.figure:
+        columns = ("train_loss", "train_acc", "valid_loss", "valid_acc")
+        curves = {", ".join(key): {c: study.curve(runs, c) for c in columns} for key, runs in groups.items()}
+        chance = study.chance(next(iter(groups.values())))
+        figures.learning_curves(curves, chance=chance).savefig(options.figure)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import nn
 from surgrad import kernels, surrogate
 from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
-from surgrad.kernels import build, delays, layerwise, reference
+from surgrad.kernels import adaptive, build, delays, layerwise, reference
 from surgrad.layers import Conv, DelayedDense, Dense, Readout, SpikingLayer
 from surgrad.network import Network
 from surgrad.neurons import LIF, AdaptiveLIF
@@ -22,14 +22,14 @@ pytestmark = pytest.mark.skipif(build.library() is None, reason="no C++ compiler
 DT = 2e-3
 
 
-def random_network(seed=0, adaptive=True, delayed=(True, True, True), delay=1, sizes=(23, 18, 16), recurrent=True):
+def random_network(seed=0, adapts=True, delayed=(True, True, True), delay=1, sizes=(23, 18, 16), recurrent=True):
     """Two spiking layers and a readout; which connections have delays of up to 6.5 steps."""
     generator = torch.Generator().manual_seed(seed)
 
     def connect(n_in, n_out, has_delays):
         return DelayedDense(n_in, n_out, 13e-3, seed=seed + n_in) if has_delays else Dense(n_in, n_out)
 
-    neuron = AdaptiveLIF(seed=seed) if adaptive else LIF()
+    neuron = AdaptiveLIF(seed=seed) if adapts else LIF()
     layers = [
         SpikingLayer(connect(n_in, n_out, d), neuron, 20e-3, 10e-3, Dense(n_out, n_out) if recurrent else None)
         for n_in, n_out, d in zip(sizes, sizes[1:], delayed, strict=False)
@@ -71,7 +71,7 @@ def assert_same(expected, got, tolerance=2e-4):
 
 @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    adaptive=st.booleans(),
+    adapts=st.booleans(),
     delayed=st.tuples(st.booleans(), st.booleans(), st.booleans()),
     delay=st.sampled_from([0, 1]),
     sizes=st.tuples(st.integers(2, 40), st.integers(2, 40), st.integers(2, 40)),
@@ -79,8 +79,8 @@ def assert_same(expected, got, tolerance=2e-4):
     density=st.sampled_from([0.02, 0.2]),
     seed=st.integers(0, 1000),
 )
-def test_equals_the_specification(adaptive, delayed, delay, sizes, recurrent, density, seed):
-    network = random_network(seed, adaptive, delayed, delay, sizes, recurrent)
+def test_equals_the_specification(adapts, delayed, delay, sizes, recurrent, density, seed):
+    network = random_network(seed, adapts, delayed, delay, sizes, recurrent)
     x = spikes_for(network, density=density, seed=seed)
     assert_same(run(network, x, reference.run), run(network, x, layerwise.run))
 
@@ -144,11 +144,11 @@ def test_convolutions_of_adaptive_neurons_run_too():
 
 # ---------------------------------------------------------------- which kernel runs
 def test_the_compiled_layers_run_where_they_can():
-    network = random_network(adaptive=False)
+    network = random_network(adapts=False)
     assert kernels.select("auto", network, None) is layerwise.run
     assert kernels.select("cpu", network, None) is layerwise.run
     assert kernels.select("reference", network, None) is reference.run
-    assert kernels.select("auto", random_network(adaptive=False, delayed=(False,) * 3), None) is not layerwise.run
+    assert kernels.select("auto", random_network(adapts=False, delayed=(False,) * 3), None) is not layerwise.run
     assert kernels.select("auto", random_network().double(), None) is reference.run
     with pytest.raises(UserError, match="knows neither adaptive neurons nor learned delays; use kernel=auto"):
         kernels.select("cuda", network, None)
@@ -162,6 +162,24 @@ def test_an_unknown_surrogate_is_left_to_the_specification():
 
     layer = SpikingLayer(Dense(4, 5), AdaptiveLIF(Own()), 20e-3, 10e-3)
     assert kernels.select("auto", Network([layer], None, DT), None) is reference.run
+
+
+def test_without_a_compiler_the_specification_runs_and_says_so_once(monkeypatch, caplog):
+    caches = (build.compiled, adaptive.library, delays.library, layerwise._not_compiled)
+    monkeypatch.setattr(build, "_compiler", lambda: None)
+    for function in caches:
+        function.cache_clear()
+    try:
+        network = random_network()
+        assert kernels.select("auto", network, None) is reference.run
+        assert kernels.select("auto", network, None) is reference.run
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "install g++" in caplog.text
+        with pytest.raises(UserError, match="install g"):
+            kernels.select("cpu", network, None)
+    finally:
+        for function in caches:
+            function.cache_clear()
 
 
 def test_descriptor_has_the_size_the_compiler_gave_it():

@@ -4,7 +4,8 @@
 whole arrays between the calls. The walk through the layers is that of `surgrad.kernels.reference`.
 """
 
-from functools import partial
+import logging
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,8 @@ from surgrad.state import AdaptiveLayerState, LayerState
 
 if TYPE_CHECKING:
     from surgrad.network import Network
+
+logger = logging.getLogger(__name__)
 
 
 def needed(network: "Network") -> bool:
@@ -37,9 +40,16 @@ def obstacle(network: "Network", dtype: torch.dtype, device: torch.device) -> st
     for layer in network.layers:
         if not (adaptive if layer.adaptation is not None else cpu).supports(layer.neuron):
             return f"it does not know {layer.neuron.surrogate} with {layer.neuron.escape_noise}"
+    return _not_compiled()
+
+
+@cache
+def _not_compiled() -> str | None:
+    """Why there is no compiled code, with one warning; or None."""
     try:
         adaptive.library(), delays.library()
     except UserError as error:
+        logger.warning("the slow reference kernel runs: %s", error)
         return str(error)
     return None
 
