@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from surgrad.datasets.augment import published_noise
+from surgrad.datasets.augment import Compose, Drop
 from surgrad.errors import UserError
 from surgrad.eventprop_network import EventNetwork, SpikeSet, evaluate, train_epoch
 from surgrad.run_log import progress
@@ -54,7 +55,7 @@ class Recipe:
 class EventFit:
     """Training of an event-based network; a killed run goes on bit for bit.
 
-    Args: network; recipe; run folder; training and validation set.
+    Args: network; recipe; run folder; training and validation set; augment, changes the training set for an epoch.
     """
 
     network: EventNetwork
@@ -62,6 +63,7 @@ class EventFit:
     run: Run
     train: SpikeSet
     valid: SpikeSet
+    augment: Callable[[SpikeSet, torch.Generator], SpikeSet] = lambda data, generator: data
     best: dict = field(default_factory=lambda: {"epoch": 0, "acc": -1.0, "model": {}}, init=False)
 
     def __call__(self) -> dict:
@@ -75,10 +77,9 @@ class EventFit:
         for epoch in progress(range(done + 1, recipe.nb_epochs + 1), unit="epoch"):
             started = time.perf_counter()
             recipe.decay(optimizer, epoch)
+            data = self.augment(self.train, generator)
             try:
-                trained = train_epoch(
-                    self.network, self.train, optimizer, recipe.batch_size, generator, recipe.input_dropout
-                )
+                trained = train_epoch(self.network, data, optimizer, recipe.batch_size, generator, recipe.input_dropout)
             except UserError as error:
                 raise UserError(f"epoch {epoch}: {error}; the checkpoint keeps epoch {epoch - 1}") from error
             valid = evaluate(self.network, self.valid)
@@ -130,8 +131,13 @@ def learn(cfg: EventConfig, run: Run) -> float:
 
 def _exact(cfg: EventConfig, run: Run, train: SpikeSet, valid: SpikeSet, test: SpikeSet) -> None:
     """Spike times without a grid, EventProp."""
-    network = cfg.event_network()
-    best = EventFit(network, cfg.recipe(), run, train, valid)()
+    network, change = cfg.event_network(), cfg.augmentation()
+
+    def changed(data: SpikeSet, generator: torch.Generator) -> SpikeSet:
+        return SpikeSet.from_events(change(cfg.events(data, "train"), generator), cfg.duration)
+
+    augment = {} if change is None else {"augment": changed}
+    best = EventFit(network, cfg.recipe(), run, train, valid, **augment)()
     scores = evaluate(network, test)
     run.summary.update(test_loss=scores.loss, test_acc=scores.acc, test_silent_label=scores.silent_label)
     if best["model"]:
@@ -146,6 +152,7 @@ def _surrogate(cfg: EventConfig, run: Run, train: SpikeSet, valid: SpikeSet, tes
     network, recipe = cfg.grid_network(), cfg.recipe()
     grid, objective = BatchGrid(cfg.batch_size, cfg.time_step, cfg.nb_steps), Objective(cfg.grid_loss())
     optimizer, tests = recipe.optimizer(network), cfg.events(test, "test")
+    changes = [step for step in (cfg.augmentation(), Drop(cfg.input_dropout)) if step is not None]
     best = Fit(
         network,
         optimizer=optimizer,
@@ -156,7 +163,7 @@ def _surrogate(cfg: EventConfig, run: Run, train: SpikeSet, valid: SpikeSet, tes
         run=run,
         nb_epochs=cfg.nb_epochs,
         seed=cfg.seed,
-        augment=published_noise(dt=cfg.time_step, nb_steps=cfg.nb_steps, p_drop=cfg.input_dropout),
+        augment=Compose(changes),
         before_epoch=lambda epoch: recipe.decay(optimizer, epoch),
         logging_freq=cfg.logging_freq,
     )()

@@ -63,8 +63,6 @@ def test_mistakes_are_named():
         composed("config", "dataset.validation=none").splits()
     with pytest.raises(UserError, match="input_dropout"):
         composed("config", "input_dropout=1.0")
-    with pytest.raises(UserError, match="augment"):
-        composed("config", "+dataset.augment.sigma_t=1e-3")
     with pytest.raises(UserError, match="no spike times"):
         composed("config", "method=surrogate", "loss=first_spike")
     with pytest.raises(UserError, match="_target_"):

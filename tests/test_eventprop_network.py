@@ -22,6 +22,7 @@ from surgrad.eventprop_network import (
     evaluate,
     train_epoch,
 )
+from surgrad.eventprop_training import EventFit, Recipe
 from surgrad.runs import REPO, load_runs
 from surgrad.schema import check
 from surgrad.schema.eventprop import YinYangConfig
@@ -87,6 +88,16 @@ def test_every_head_learns_which_input_comes_first(head):
     after = evaluate(network, data)
     assert after.loss < 0.8 * before.loss
     assert after.acc > 0.8
+
+
+def test_training_sees_what_augmentation_makes_of_the_data_and_validation_does_not():
+    class Folder:
+        load_checkpoint = log = checkpoint = staticmethod(lambda *_: None)
+
+    network, recipe = toy_network("maximum"), Recipe(nb_epochs=20, batch_size=16, lr=3e-2)
+    swapped = EventFit(network, recipe, Folder(), toy(), toy(), lambda data, _: SpikeSet(data.spikes, 1 - data.labels))
+    swapped()
+    assert evaluate(network, toy()).acc < 0.2
 
 
 def test_scores_do_not_depend_on_the_batches_of_an_evaluation():

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from surgrad.datasets.events import Augmentation
 from surgrad.errors import UserError
 from surgrad.eventprop_network import SpikeSet
 from surgrad.schema.datasets import dataset_config
@@ -18,8 +19,10 @@ class EventSNNConfig(EventConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.dataset = dataset_config(self.dataset)
-        if self.dataset.augmentation() is not None:
-            raise UserError("dataset.augment: event-based runs only lose spikes; take input_dropout and leave it at 0")
+
+    def augmentation(self) -> Augmentation | None:
+        """What the data set asks for, under dataset.augment."""
+        return self.dataset.augmentation()
 
     @property
     def sizes(self) -> tuple[int, int, int]:

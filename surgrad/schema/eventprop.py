@@ -8,7 +8,7 @@ import torch
 from omegaconf import MISSING
 from torch import nn
 
-from surgrad.datasets.events import EventDataset
+from surgrad.datasets.events import Augmentation, EventDataset
 from surgrad.datasets.latency import linear_latency
 from surgrad.datasets.yin_yang import CLASSES, Points, published_splits
 from surgrad.errors import UserError
@@ -91,6 +91,10 @@ class EventConfig(CommonConfig):
     def splits(self) -> Splits:
         """Training, validation and test set."""
         raise NotImplementedError
+
+    def augmentation(self) -> Augmentation | None:
+        """Changes to training data besides the loss of input spikes; None: none."""
+        return None
 
     @property
     def nb_steps(self) -> int:
