@@ -4,7 +4,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,19 +148,30 @@ def sweep_table(runs: Sequence[tuple[Sequence[str], str, RunRecord]]) -> str:
     root = common([record.folder for _, _, record in runs])
     varied = _varied([overrides for overrides, _, _ in runs])
     metrics = key_metrics([record for _, status, record in runs if status == "done"])
-    named = [(" ".join(own), status, record) for own, (_, status, record) in zip(varied, runs, strict=True)]
-    named.sort(key=lambda run: (run[1] != "done", natural(run[0])))
-    rows = [
-        [name or "-", status, *(number(metric(record, m)) for m in metrics), str(record.folder.relative_to(root))]
-        for name, status, record in named
-    ]
+    named = [(own, status, record) for own, (_, status, record) in zip(varied, runs, strict=True)]
+    named.sort(key=lambda run: (run[1] != "done", natural(" ".join(run[0]))))
+
+    def table(width: int, named_by: Callable[[Sequence[str], Path], Sequence[str]]) -> str:
+        rows = []
+        for own, status, record in named:
+            path = record.folder.relative_to(root)
+            cells = [number(metric(record, name)) for name in metrics]
+            rows.append([" ".join(named_by(own, path)) or "-", status, *cells, str(path)])
+        return render(["run", "status", *metrics, "path"], rows, width=width)
+
     lines = [f"{len(runs)} runs in {here(root)}: " + ", ".join(f"{n} {status}" for status, n in counted.items())]
-    lines.append(render(["run", "status", *metrics, "path"], rows))
+    whole = table(1000, lambda own, path: own)
+    lines.append(whole if max(map(len, whole.splitlines())) <= WIDTH else table(WIDTH, _unsaid))
     for _, status, record in named:
         if status not in ("done", "running"):
             reason = record.reason if status == record.status else "nothing is written yet"
             lines.append(shorten(f"{status}: {record.folder.name}: {reason}", WIDTH))
     return "\n".join(lines)
+
+
+def _unsaid(overrides: Sequence[str], path: Path) -> list[str]:
+    """The overrides that a path does not show: neither seed=1 in …/seed=1+lr=0.1 nor method=a in a/…"""
+    return [o for o in overrides if o not in re.split(r"[/+-]", str(path)) and o.partition("=")[2] not in path.parts]
 
 
 def _varied(products: Sequence[Sequence[str]]) -> list[list[str]]:

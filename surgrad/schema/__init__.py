@@ -1,12 +1,15 @@
 """The door of every experiment script: composes, checks and converts its configuration, opens its run folder."""
 
 import functools
+import importlib.util
+import inspect
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +84,7 @@ def entry(
         def command(arguments: Sequence[str] | None = None) -> Any:
             outcome: list[Any] = []
             user_wants_tracebacks = False
-            task = _task(main, schema, opener, outcome)
+            task = _Task(main, schema, opener, outcome)
             try:
                 if not configs.is_dir():
                     raise UserError(f"{configs} is missing: install the repository with `pip install -e .`")
@@ -108,6 +111,7 @@ def entry(
                 raise SystemExit(1)
             return outcome[0] if len(outcome) == 1 else None
 
+        command.task = functools.partial(_Task, main, schema, opener)
         return command
 
     return decorate
@@ -160,16 +164,22 @@ def _convert(checked: DictConfig) -> Any:
         raise error if isinstance(error, UserError) else UserError(str(error)) from error
 
 
-def _task(
-    main: Callable[[Any, Run], Any], schema: type, opener: Callable, outcome: list[Any]
-) -> Callable[[DictConfig], Any]:
+@dataclass
+class _Task:
     """What Hydra calls, once per job: says at once what went wrong, and lets the other jobs of a sweep go on."""
 
-    @functools.wraps(main)
-    def task(composed: DictConfig) -> Any:
+    main: Callable[[Any, Run], Any]
+    schema: type  # a sweep checks the configurations of all its jobs before it starts the first
+    opener: Callable[..., AbstractContextManager[Run]]
+    outcome: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        functools.update_wrapper(self, self.main)  # Hydra asks where it is from
+
+    def __call__(self, composed: DictConfig) -> Any:
         started = time.monotonic()
         try:
-            result = _run(main, schema, opener, composed)
+            result = _run(self.main, self.schema, self.opener, composed)
         except UserError as error:
             message = " ".join(str(error).split())
             log.error("error: %s", message)
@@ -179,11 +189,24 @@ def _task(
             result = JobFailed(f"{type(error).__name__}: {error}")
         if isinstance(result, JobFailed) and HydraConfig.get().mode == RunMode.MULTIRUN:
             raise result
-        outcome.append(result)
+        self.outcome.append(result)
         return result
 
-    task.schema = schema  # a sweep checks the configurations of all its jobs before it starts the first
-    return task
+    def __reduce__(self) -> tuple[Callable[[str, str], "_Task"], tuple[str, str]]:
+        """Workers import the script: what it refers to, such as torch.backends.cudnn, cannot always be sent to them."""
+        return _task_of_script, (inspect.getfile(self.main), self.main.__name__)
+
+
+def _task_of_script(file: str, name: str) -> _Task:
+    """The task that `entry` made of the function `name` of a script, imported once per process."""
+    module_name = f"surgrad_script_{Path(file).stem}"
+    module = sys.modules.get(module_name)
+    if module is None or module.__file__ != file:
+        spec = importlib.util.spec_from_file_location(module_name, file)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        spec.loader.exec_module(module)
+    return getattr(module, name).task()
 
 
 def _run(main: Callable[[Any, Run], Any], schema: type, opener: Callable, composed: DictConfig) -> Any:

@@ -139,7 +139,8 @@ def _launch(jobs: Sequence[Job], launch: Launch, first: int) -> bool:
     try:
         launch([job.overrides for job in jobs], initial_job_idx=first)
     except Exception as error:
-        log.error("the launcher stopped: %s: %s", type(error).__name__, error)
+        causes = [f"{type(e).__name__}: {e}" for e in (error, error.__cause__) if e]
+        log.error("the launcher stopped: %s", "; ".join(causes))
         while any(job.begun and job.status == "running" for job in jobs):
             time.sleep(1)
         return isinstance(error, BrokenExecutor)

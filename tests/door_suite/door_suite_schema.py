@@ -23,7 +23,8 @@ class Config(CommonConfig):
     tau_readout: float = 0.7  # s
     dataset: Any = None
     method: MethodConfig = field(default_factory=MethodConfig)
-    fail: str | None = None  # user | bug | kill | term
+    fail: str | None = None  # user | bug | kill | dead | term; all but dead only in the first attempt
+    pause: float = 0.0  # s after each epoch
 
     def __post_init__(self) -> None:
         if self.nb_epochs < 1:

@@ -1,8 +1,9 @@
-"""The smallest suite: what a script looks like behind the door. Used by tests/test_schema.py."""
+"""The smallest suite: what a script looks like behind the door. For test_schema.py and test_sweeps.py."""
 
 import logging
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -38,15 +39,17 @@ def term() -> None:
     config_path=Path(__file__).parent / "configs",
 )
 def main(cfg: Config, run: Run) -> float:
+    torch.backends.cudnn.deterministic = True  # a module that cannot be pickled
     saved = run.load_checkpoint()
     first = 0 if saved is None else saved["epoch"] + 1
     run.rewind(first - 1)
     for epoch in range(first, cfg.nb_epochs):
         run.log({"epoch": epoch, "train_loss": cfg.method.beta / (epoch + 1)})
         run.checkpoint({"epoch": epoch, "w": torch.zeros(1)})
-        if cfg.fail and saved is None:
-            {"user": user, "bug": bug, "kill": kill, "term": term}[cfg.fail]()
-    run.summary["test_acc"] = 0.5
+        time.sleep(cfg.pause)
+        if cfg.fail and (saved is None or cfg.fail == "dead"):
+            {"user": user, "bug": bug, "kill": kill, "dead": kill, "term": term}[cfg.fail]()
+    run.summary.update(test_acc=0.5, threads=torch.get_num_threads())
     log.info("results in %s", run.folder)
     return float(cfg.seed)
 
