@@ -46,7 +46,7 @@ class DelayedDense(Dense):
         in_shape, nb_units: as in `Dense`.
         max_delay: s. Delays start anywhere below it with equal probability.
         trainable: whether delays are learned.
-        seed: of the starting delays.
+        seed: of the starting delays; equal connections of a network start alike.
 
     Raises: UserError for a max_delay that is not positive.
     """

@@ -138,7 +138,7 @@ class AdaptiveLIF(LIF):
         b: range of the coupling to the neuron's own spikes: one spike raises w by (1 - d) b.
         tau_w: range of the time constant of w, in s.
         trainable: whether a, b and tau_w are learned.
-        seed: of the starting values.
+        seed: of the starting values; layers of equal shape start alike.
 
     The others as in `LIF`; the reset is by default the paper's, "multiplicative_leak".
     Raises: UserError for a range that is none, a of -1 or below, or tau_w that is not positive.
