@@ -2,7 +2,8 @@
 
 Trains the ConvSNN of the Classification suite on its data; overrides (batch_size=64 dataset=randman …) go to its
 configuration. A layout 2x1 is two processes of one thread each. Passes with the exchange of gradients and scores take
-turns with passes without, in which every process computes the same share alone.
+turns with passes without, in which every process computes the same share alone; exchange_share is what the former take
+longer, waiting for the slower process included. exchange_s is the exchange by itself, no process late.
 """
 
 import argparse
@@ -65,17 +66,31 @@ class Step:
         self.objective = Objective(build_loss(cfg.loss_type), cfg.regularizer.build())
         self.optimizer = build_optimizer(cfg.optimizer, self.network.parameters(), cfg.method.lr)
         self.weights = {name: w.clone() for name, w in self.network.state_dict().items()}
-        self.models = {kind: kind.parallel(self.network) for kind in (processes, Unconnected(**vars(processes)))}
+        kinds = (processes, Unconnected(**vars(processes)))[: processes.size]  # a single process exchanges nothing
+        self.models = {kind: kind.parallel(self.network) for kind in kinds}
 
-    def __call__(self, processes: Processes) -> dict[str, float]:
-        """Seconds of a step in one pass over the data, from the same weights each time."""
+    def __call__(self, processes: Processes, nb_steps: int) -> dict[str, float]:
+        """Seconds of a step, over the first ``nb_steps`` of a pass, from the same weights each time."""
         self.network.load_state_dict(self.weights)
         generator = torch.Generator().manual_seed(self.cfg.seed)
         batches = self.grid(self.data, generator, self.cfg.dataset.augmentation())
+        batches.groups = batches.groups[:nb_steps]
         wall, cpu = time.perf_counter(), time.process_time()
         train_epoch(self.models[processes], batches, self.objective, self.optimizer, draw=1, processes=processes)
         nb = len(batches)
         return {"wall": (time.perf_counter() - wall) / nb, "cpu": (time.process_time() - cpu) / nb}
+
+
+def exchange(processes: Processes, nb_weights: int) -> float:
+    """Seconds in which the gradients and scores of one step are summed over processes that have nothing else to do."""
+    gradient, scores = torch.zeros(nb_weights), torch.zeros(8, dtype=torch.float64)
+    seconds = []
+    for _ in range(50):
+        start = time.perf_counter()
+        processes.total(gradient)
+        processes.total(scores)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def work(args: argparse.Namespace) -> None:
@@ -84,13 +99,16 @@ def work(args: argparse.Namespace) -> None:
         dist.init_process_group("gloo")
     processes = Processes.current()
     step = Step(configuration(args.overrides), processes)
+    nb_weights = sum(w.numel() for w in step.network.parameters())
     for _ in range(1 + args.passes):
-        connected, alone = (step(kind) for kind in step.models)
+        connected, *alone = (step(kind, args.steps) for kind in step.models)
+        seconds = exchange(processes, nb_weights)
         cpu = processes.total(torch.tensor([connected["cpu"]])).item()
         if processes.first:
-            share = 1 - alone["wall"] / connected["wall"] if processes.size > 1 else 0.0
-            line = {"step_s": connected["wall"], "cpu_s": cpu, "alone_s": alone["wall"], "exchange_share": share}
-            line["exchanged_bytes"] = sum(w.numel() * w.element_size() for w in step.network.parameters())
+            line = {"step_s": connected["wall"], "cpu_s": cpu}
+            if alone:
+                line |= {"alone_s": alone[0]["wall"], "exchange_share": 1 - alone[0]["wall"] / connected["wall"]}
+                line |= {"exchange_s": seconds, "exchanged_bytes": 4 * nb_weights}
             print(json.dumps(line), flush=True)
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -102,7 +120,8 @@ def launch(layout: str, args: argparse.Namespace) -> list[dict]:
     command = [sys.executable, "-m"]
     if nb_processes != "1":
         command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={nb_processes}", "-m"]
-    command += ["benchmarks.distributed", "--worker", f"--passes={args.passes}", *args.overrides]
+    options = ["--worker", f"--passes={args.passes}", f"--steps={args.steps}"]
+    command += ["benchmarks.distributed", *options, *args.overrides]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()[1:]]
@@ -113,7 +132,8 @@ def main() -> None:
     p.add_argument("overrides", nargs="*", help="of configs/classification/config.yaml")
     p.add_argument("--layouts", nargs="+", default=["1x1", "1x2", "2x1"], metavar="PROCESSESxTHREADS")
     p.add_argument("--repeats", type=int, default=3, help="starts of each layout, in turn")
-    p.add_argument("--passes", type=int, default=2, help="timed pairs of passes over the data in each start")
+    p.add_argument("--passes", type=int, default=3, help="timed passes in each start, after one that is not")
+    p.add_argument("--steps", type=int, default=8, help="steps of a pass")
     p.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.worker:
