@@ -1,15 +1,20 @@
 """The benchmark commands: output, skipping, and the counted work behind the floors."""
 
+import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from classification_suite import TINY
 
+from benchmarks import distributed
 from benchmarks.command import floor
 from benchmarks.problems import ConvSNNStep, LIFScan, LinearLIF, Matching, Recurrent
 from benchmarks.rates import Rates
+from surgrad.distributed import ALONE, Processes
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,3 +57,22 @@ def test_a_command_prints_one_line_per_framework_and_names_the_absent(tmp_path):
         assert line["best_s"] <= line["median_s"]
         assert line["ratio_to_floor"] == pytest.approx(line["median_s"] / line["floor_s"], rel=1e-2)
     assert lines["surgrad"]["ratio_to_ours"] == 1
+
+
+def test_a_run_in_several_processes_is_timed_by_its_own_training_pass(capsys):
+    overrides = [option for option in TINY if not option.startswith("nb_epochs")]
+    distributed.work(argparse.Namespace(overrides=overrides, passes=1, steps=2))
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 2
+    assert all(line["step_s"] > 0 and line["cpu_s"] > 0 for line in lines)
+    assert "exchange_share" not in lines[0]  # of a single process
+
+
+def test_processes_that_exchange_nothing_have_the_shares_of_those_that_do():
+    network = torch.nn.Linear(2, 2)
+    silent = distributed.Unconnected(1, 3)
+    assert (silent.rank, silent.size, silent.first) == (1, 3, False)
+    assert silent.share.__func__ is Processes.share
+    assert silent.parallel(network) is network
+    assert silent.total(torch.ones(2)).tolist() == [1, 1]
+    assert distributed.exchange(ALONE, 10) >= 0
