@@ -21,7 +21,7 @@ from surgrad.eventprop_network import FirstSpike
 
 DURATION = 60e-3
 NEURONS = {
-    "ratio 4": EventLIF(20e-3, 5e-3),  # Newton's method
+    "ratio 4": EventLIF(20e-3, 5e-3),  # by iteration
     "ratio 2": EventLIF(10e-3, 5e-3),  # closed forms: quadratic,
     "equal": EventLIF(10e-3, 10e-3),  # Lambert's W
     "nearly equal": EventLIF(10e-3, 10e-3 * (1 + 1e-9)),
@@ -157,7 +157,7 @@ def test_spike_times_solve_the_differential_equation(neuron):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
 
 
-def test_closed_forms_agree_with_newton():
+def test_closed_forms_agree_with_the_iteration():
     """A relative change of 1e-9 of a time constant leaves the closed form, and moves no spike by more than that."""
     for neuron in (EventLIF(10e-3, 5e-3), EventLIF(10e-3, 10e-3)):
         given, layers, _ = network(neuron, recurrent=False)

@@ -60,7 +60,7 @@ struct Membrane {
             f = after(last);
             if (f.m * V + f.k * I < 1) return -1;
         }
-        R d = tau_mem == 2 * tau_syn ? quadratic(V, I) : delta == 0 ? lambert(V, I) : newton(V, I, last);
+        R d = tau_mem == 2 * tau_syn ? quadratic(V, I) : delta == 0 ? lambert(V, I) : iterate(V, I, last);
         return std::isfinite(d) ? std::min(std::max(d, R(0)), last) : last;
     }
     // tau_mem = 2 tau_syn: with x = exp(-d / tau_mem), (V + I) x - I x^2 = 1
@@ -79,9 +79,9 @@ struct Membrane {
         }
         return tau_mem * R(-w - double(V) / I);
     }
-    // Steps to the root of the parabola that has V's value, slope and curvature (V has curvature below 0 while it rises),
-    // kept inside the bracket [lo, hi]; Newton's step where the parabola stays below 1.
-    R newton(R V, R I, R hi) const {
+    // Steps to the root of the parabola that has V's value, slope and curvature (of third order), Newton's where it stays
+    // below 1, kept inside the bracket [lo, hi].
+    R iterate(R V, R I, R hi) const {
         const R tiny = 2 * std::numeric_limits<R>::epsilon() * tau_mem;
         R lo = 0, d = 0;
         for (int i = 0; i < 100; i++) {

@@ -3,8 +3,7 @@
 //   tau_mem dV/dt = -V + I,   tau_syn dI/dt = -I,   I += W[u] at an input spike of u,   V -> 0 when V reaches 1.
 //
 // From one event to the next the state obeys V(d) = m V + k I, I(d) = s I with common factors m, s, k of the interval d,
-// so a layer is advanced as one vector; only neurons that can have crossed 1 are looked at one by one. On the way up V
-// is concave: Newton's method from the left never oversteps.
+// so a layer is advanced as one vector; only neurons that can have crossed 1 are looked at one by one.
 //
 // Backward, pV and pI are the derivatives of the loss by V and I right after an event (lambda_V = -tau_mem pV' ...):
 //   interval         pI <- s pI + k pV,  pV <- m pV
