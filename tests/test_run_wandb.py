@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 
 from surgrad import run_wandb
 from surgrad.errors import UserError
@@ -165,6 +167,20 @@ def test_the_runs_of_a_sweep_are_a_group(tmp_path):
     assert len(groups) == 2
     assert len(set(groups)) == 1
     assert groups[0].startswith("seed=1,2 ")
+
+
+def test_the_sweep_that_the_docs_recommend_is_one_of_our_scripts():
+    """Its parameters are keys of the script's configuration, its metric is not one of the test set."""
+    page = (REPO / "docs" / "wandb.md").read_text()
+    sweep = OmegaConf.to_container(OmegaConf.create(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1]))
+    overrides = [f"{key}={space.get('min', space.get('values', [0])[0])}" for key, space in sweep["parameters"].items()]
+    overrides += [argument for argument in sweep["command"] if "=" in argument]
+    command = [sys.executable, REPO / sweep["program"], *overrides, "--cfg", "job"]
+    composed = OmegaConf.create(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert composed.wandb.mode == "online"
+    assert composed.method.lr == sweep["parameters"]["method.lr"]["min"]
+    assert "${args_no_hyphens}" in sweep["command"]
+    assert sweep["metric"]["name"] == "valid_acc"
 
 
 def test_disabled_starts_no_process_and_mistakes_are_named(tmp_path, monkeypatch):

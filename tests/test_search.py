@@ -191,6 +191,13 @@ def test_the_best_epoch_of_the_validation_set_is_the_worth_of_a_trial(cfg):
     assert {record.status for record in load_runs(c.search_folder)} == {"done"}
 
 
+def test_importance_tells_which_parameter_matters(cfg):
+    c = cfg(space={"x": "interval(0, 1)", "y": "interval(0, 1)"}, nb_trials=12, pruner="none", workers=4)
+    shares = search.importances(search.search(c), c)
+    assert shares["x"] > shares["y"]
+    assert sum(shares.values()) == pytest.approx(1)
+
+
 def test_a_trial_is_pruned_by_its_rows_and_leaves_an_interrupted_run(cfg):
     c = cfg(["seconds=0.2"], sampler="random")
     rows = search.table(search.search(c), c)
