@@ -5,8 +5,8 @@ Leaky integrate-and-fire neurons with exponential synapses, threshold 1 and rese
     tau_mem dV/dt = -V + I,    tau_syn dI/dt = -I,    I_n += W[u, n] at every input spike of unit u,
 
 are followed from event to event. Spike times are solved for, in closed form for tau_mem = 2 tau_syn and for equal time
-constants, by a safeguarded iteration of third order otherwise; there is no time step. The loss is differentiated exactly
-through the spike times, by adjoint variables that jump at spikes (eqs. 5-9 there; the jumps are derived in
+constants, by a safeguarded iteration of third order otherwise; there is no time step. The loss is differentiated
+exactly through the spike times, by adjoint variables that jump at spikes (eqs. 5-9 there; the jumps are derived in
 docs/eventprop.md).
 
 The gradient is that of the spikes that are there: it does not see a spike that a larger weight would create, and grows
