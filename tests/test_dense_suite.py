@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from dense_suite import TINY
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
@@ -21,21 +22,6 @@ from surgrad.selection import selection
 FOLDER = REPO / "configs" / "dense"
 PRIMARY = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 OPTIONS = sorted((path.parent.name, path.stem) for path in FOLDER.glob("*/*.yaml"))
-TINY = [
-    "dataset=randman",
-    "dataset.nb_classes=3",
-    "dataset.nb_inputs=12",
-    "dataset.nb_samples=20",
-    "dataset.duration=0.04",
-    "hidden=[6,5]",
-    "batch_size=16",
-    "nb_epochs=2",
-    "monitor_samples=2",
-    "wandb.mode=disabled",
-    "device=cpu",
-    "num_threads=1",
-    "plot=false",
-]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,199 @@
+"""What trained and drawn time constants change: accuracy, stretched time, the distributions that are learned.
+
+Perez-Nieves et al. 2021, on the runs of configs/dense/heterogeneity.yaml. Rows as in `surgrad.score_rows`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from surgrad.datasets.augment import TimeStretch
+from surgrad.datasets.events import EventDataset
+from surgrad.heterogeneity import BOUNDS, EXPERIMENT, FITS, Fit, at_bounds, log_likelihood, trained
+from surgrad.network import Network
+from surgrad.runs import REPO, RunRecord
+from surgrad.schema import check
+from surgrad.schema.dense import DenseConfig
+from surgrad.schema.trained import trained_network
+from surgrad.score_rows import (
+    Point,
+    Row,
+    chosen,
+    column,
+    grouped_rows,
+    only_data_set,
+    paired_difference,
+    points,
+    rows_of,
+    rows_table,
+)
+from surgrad.study import Interval, interval
+from surgrad.training import BatchGrid, Compute, Objective, evaluate
+
+SWEEPS = ("heterogeneity", "heterogeneity_fashion")
+PUBLISHED = REPO / "Classification" / "analysis" / "heterogeneity.csv"
+PUBLISHED_TAUS = REPO / "Classification" / "analysis" / "heterogeneity_tau.csv"
+
+#: Factors by which the test stretches time.
+STRETCHES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
+TAUS = ("tau_mem", "tau_syn")
+
+
+def condition(run: RunRecord) -> str:
+    """How time constants start and whether they are trained: "HomInit-StdTr", "gamma-HetTr", …"""
+    start = str(run.get("time_constants._target_", "homogeneous")).rpartition(".")[2]
+    start = {"homogeneous": "HomInit", "gamma": "HetInit"}.get(start, start)
+    return f"{start}-{'HetTr' if run.get('time_constants.trainable') else 'StdTr'}"
+
+
+def stretched_accuracy(
+    network: Network, dataset: EventDataset, grid: BatchGrid, objective: Objective, factor: float, compute: Compute
+) -> float:
+    """Accuracy where every event time, and the time the network is given, is ``factor`` times as long."""
+    slow = TimeStretch(factor, factor)(dataset, torch.Generator())
+    longer = BatchGrid(grid.batch_size, grid.dt, max(1, round(grid.nb_steps * factor)), grid.unit_shape, grid.device)
+    return evaluate(network, slow, longer, objective, compute=compute).acc
+
+
+def rows(run: RunRecord) -> list[Row]:
+    """The one row of a run: scores of the best validation epoch, on the test set also at the speeds of `STRETCHES`."""
+    cfg: DenseConfig = check(OmegaConf.create(run.config), DenseConfig)
+    data = cfg.dataset
+    network, test = trained_network(run), data.splits()[2]
+    grid = BatchGrid(cfg.batch_size, data.time_step, data.nb_steps)
+    options = (test, grid, cfg.objective())
+    speeds = {f: stretched_accuracy(network, *options, f, cfg.compute()) for f in STRETCHES}
+    row = {
+        "dataset": data.name,
+        "condition": condition(run),
+        "seed": cfg.seed,
+        "valid_acc": run.summary["valid_acc_best_valid"],
+        "test_acc": run.summary["test_acc_best_valid"],
+        "nb_weights": run.summary["nb_weights"],
+        "nb_taus": sum(constant.log_tau.numel() for constant in trained(network)),
+        "spikes": run.summary["test_spikes_per_sample"],
+        "chance": 1 / run.summary["nb_classes"],
+        **{f"test_acc_x{factor:g}": acc for factor, acc in speeds.items()},
+    }
+    return [row]
+
+
+def tau_rows(run: RunRecord) -> list[Row]:
+    """The time constants of every hidden neuron of a run, in s, with the weights of the best validation epoch."""
+    layers = trained_network(run).layers
+    return [
+        {
+            "dataset": run.get("dataset.name"),
+            "condition": condition(run),
+            "seed": int(run.get("seed")),
+            "layer": k,
+            "tau_mem": mem,
+            "tau_syn": syn,
+        }
+        for k, layer in enumerate(layers)
+        for mem, syn in zip(*(getattr(layer, name).tau.tolist() for name in TAUS), strict=True)
+    ]
+
+
+def load(where: str | Path, dataset: str | None = None) -> tuple[list[Row], str]:
+    """Rows of all finished runs of the sweep below a folder, else those published; and which of the two they are.
+
+    Args: folder; data set, by default the one that most runs used.
+    """
+    found, source = rows_of(where, SWEEPS, rows, PUBLISHED)
+    return only_data_set(found, dataset), source
+
+
+def load_taus(where: str | Path, dataset: str | None = None) -> list[Row]:
+    """Rows of all time constants, one per neuron, of the same runs as `load`."""
+    return only_data_set(rows_of(where, SWEEPS, tau_rows, PUBLISHED_TAUS)[0], dataset)
+
+
+# ---------------------------------------------------------------- comparisons
+def accuracy(rows: Sequence[Row], key: str = "test_acc") -> dict[str, Point]:
+    """Accuracy of each condition."""
+    return points(rows, "condition", key)
+
+
+def gains(rows: Sequence[Row], key: str = "test_acc") -> dict[str, Interval]:
+    """HetTr - StdTr for each start, paired by seed, and over all starts: positive where training them helps."""
+    pairs = {}
+    for start in sorted({row["condition"].partition("-")[0] for row in rows}, reverse=True):
+        pair = [chosen(rows, condition=f"{start}-{training}") for training in ("HetTr", "StdTr")]
+        if all(pair):
+            pairs[start] = pair
+    found = {start: paired_difference(*pair, key) for start, pair in pairs.items()}
+    if len(pairs) > 1:
+        by_seed = [[{row["seed"]: row[key] for row in half} for half in pair] for pair in pairs.values()]
+        shared = set.intersection(*(set(half) for pair in by_seed for half in pair))
+        found["both"] = interval(np.mean([a[seed] - b[seed] for a, b in by_seed]) for seed in sorted(shared))
+    return found
+
+
+def stretch_curves(rows: Sequence[Row]) -> dict[str, dict[float, Point]]:
+    """Test accuracy against the factor by which time is stretched, for each condition."""
+    found = {}
+    for (name,), group in grouped_rows(rows, "condition").items():
+        values = {factor: column(group, f"test_acc_x{factor:g}") for factor in STRETCHES}
+        found[name] = {factor: (value, interval(value)) for factor, value in values.items()}
+    return found
+
+
+def learned_fits(taus: Sequence[Row], name: str, low: float, high: float) -> Mapping[str, tuple[Fit, float]]:
+    """Gamma and log-normal distributions of highest likelihood, and that likelihood (nats per neuron, tau in ms).
+
+    Args: rows of `load_taus`; "tau_mem" or "tau_syn"; values on the bounds (low, high) in s are left out: they were
+        moved there.
+    """
+    values = inside(column(taus, name), low, high)
+    fits = {label: fit(values) for label, fit in FITS.items()}
+    return {label: (fit, log_likelihood(fit, values)) for label, fit in fits.items()}
+
+
+def inside(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The values that are not on a bound."""
+    return values[(values > low * 1.001) & (values < high * 0.999)]
+
+
+def tables(rows: Sequence[Row], taus: Sequence[Row]) -> str:
+    """Markdown: conditions, gains of trained time constants at all speeds, fits of what was learned."""
+    groups = grouped_rows(rows, "condition")
+    columns = {"validation": "valid_acc", "test": "test_acc", "spikes": "spikes", "parameters": "nb_weights"}
+    lines = [rows_table(groups, columns | {"of them time constants": "nb_taus"}, "condition"), ""]
+    speeds = {f"test, time x {factor:g}": f"test_acc_x{factor:g}" for factor in STRETCHES}
+    lines += [rows_table(groups, speeds, "condition"), ""]
+    found = {
+        label: gains(rows, key) for label, key in ({"validation": "valid_acc", "test": "test_acc"} | speeds).items()
+    }
+    starts = list(found["test"])
+    lines += [f"| HetTr - StdTr | {' | '.join(starts)} |", "|---" * (len(starts) + 1) + "|"]
+    lines += [f"| {label} | {' | '.join(str(gain[start]) for start in starts)} |" for label, gain in found.items()]
+    lines += [
+        "",
+        "| learned | mean (ms) | at bounds | Gamma: shape, scale (ms), nats | log-normal: sigma, median (ms), nats |",
+    ]
+    lines += ["|---|---|---|---|---|"]
+    for (name,), group in grouped_rows(taus, "condition").items():
+        for kind in TAUS if name.endswith("HetTr") else ():
+            values = column(group, kind)
+            (gamma, gamma_nats), (normal, normal_nats) = learned_fits(group, kind, *BOUNDS).values()
+            lines.append(
+                f"| {name}, {kind} | {1e3 * values.mean():.1f} | {at_bounds(values, BOUNDS):.3f} "
+                f"| {gamma.shape:.2f}, {1e3 * gamma.scale:.2f}, {gamma_nats:.3f} "
+                f"| {normal.sigma:.3f}, {1e3 * normal.median:.1f}, {normal_nats:.3f} |"
+            )
+    return "\n".join(lines)
+
+
+def learned_distributions(taus: Sequence[Row]) -> dict[str, tuple[np.ndarray, dict[str, Fit]]]:
+    """Of every condition that trains them, the time constants in s, with fits; membranes beside those of cells."""
+    found = {}
+    for (name,), group in grouped_rows(taus, "condition").items():
+        for kind in TAUS if name.endswith("HetTr") else ():
+            fits = {label: fit for label, (fit, _) in learned_fits(group, kind, *BOUNDS).items()}
+            fits |= {f"cells, {label}": fit for label, fit in EXPERIMENT.items()} if kind == "tau_mem" else {}
+            found[f"{name}, {kind}"] = (column(group, kind), fits)
+    return found
