@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from surgrad.datasets.latency import ChargingLatency
 from surgrad.datasets.threshold_crossing import Events
@@ -22,13 +23,13 @@ def surrogates(shapes: Mapping[str, Surrogate], reach: float = 0.5) -> Figure:
     x = torch.linspace(-reach, reach, 1001, dtype=torch.float64)
     s = (x > 0).double()
     with style():
-        figure, ((step, slope),) = panels(1, 2, (5.2, 1.9))
+        figure, ((step, slope),) = panels(1, 2, (6.4, 1.9))
         step.plot(1 + x, s, color="black")
         step.set(xlabel="membrane $u$", ylabel="spike $H(u - 1)$", yticks=[0, 1])
         for name, h in shapes.items():
             slope.plot(1 + x, h(x, s), label=name)
         slope.set(xlabel="membrane $u$", ylabel="taken for $dS/du$")
-        slope.legend()
+        figure.legend(*slope.get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
@@ -38,7 +39,7 @@ def learning(conditions: Mapping[str, Mapping[str, np.ndarray]], *, chance: floa
     Args: for each condition the columns of `surgrad.tutorials.learn`; accuracy expected by chance.
     """
     with style():
-        figure, (axes,) = panels(1, 2, (5.6, 2.1))
+        figure, (axes,) = panels(1, 2, (6.8, 2.0))
         for name, columns in conditions.items():
             for ax, quantity in zip(axes, ("loss", "acc"), strict=True):
                 (line,) = ax.plot(columns["epoch"], columns[f"train_{quantity}"], label=name)
@@ -46,9 +47,12 @@ def learning(conditions: Mapping[str, Mapping[str, np.ndarray]], *, chance: floa
                     ax.plot(columns["epoch"], columns[f"test_{quantity}"], "--", color=line.get_color(), linewidth=0.9)
         axes[0].set(xlabel="epoch", ylabel="loss", ylim=(0, None))
         axes[1].set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
+        for ax in axes:
+            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if chance is not None:
             axes[1].axhline(chance, color="0.8", linewidth=0.6, zorder=0)
-        axes[0].legend(title="dashed: test" if any("test_acc" in c for c in conditions.values()) else None)
+        title = "dashed: test" if any("test_acc" in columns for columns in conditions.values()) else None
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", title=title, title_fontsize=7)
     return figure
 
 
@@ -98,6 +102,7 @@ def images(pixels: np.ndarray, code: ChargingLatency, names: Sequence[str], dura
             axes[2, column].set(xlabel="time (ms)", xlim=(0, 1e3 * duration), ylim=(flat.size, 0), yticks=[])
             for row in (0, 1):
                 axes[row, column].set(xticks=[], yticks=[])
+                axes[row, column].spines[:].set_visible(False)
         axes[1, 0].set_ylabel("latency")
         axes[2, 0].set_ylabel("pixel")
         figure.colorbar(shown, ax=axes[1, :], label="ms", shrink=0.9, pad=0.01)
@@ -113,8 +118,8 @@ def trade_off(spikes: Sequence[float], accuracy: Sequence[float], strength: Sequ
         figure, ((ax,),) = panels(1, 1, (3.0, 2.1))
         ax.plot(spikes, accuracy, "o-", markersize=4)
         for x, y, price in zip(spikes, accuracy, strength, strict=True):
-            ax.annotate(f"x {price:g}", (x, y), xytext=(3, -9), textcoords="offset points", fontsize=6)
-        ax.set(xscale="log", xlabel="hidden spikes per sample", ylabel="test accuracy", ylim=(0, 1))
+            ax.annotate(f"x {price:g}", (x, y), xytext=(4, -10), textcoords="offset points", fontsize=6)
+        ax.set(xlabel="hidden spikes per sample", ylabel="test accuracy", xlim=(0, None), ylim=(0, 1))
     return figure
 
 
@@ -129,9 +134,10 @@ def tactile(signal: np.ndarray, dt: float, encodings: Mapping[str, Events], name
         for channel, name in enumerate(names):
             axes[0, 0].plot(time, signal[:, channel], label=name)
         axes[0, 0].set_ylabel("pressure")
-        axes[0, 0].legend(ncols=len(names), loc="upper right")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(names))
         for ax, (name, events) in zip(axes[1:, 0], encodings.items(), strict=True):
             _spikes(ax, events, len(names))
+            ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
             ax.set_ylabel(name)
         axes[-1, 0].set(xlabel="time (ms)", xlim=(0, time[-1]))
     return figure
