@@ -32,7 +32,7 @@ class MaskedDense(Dense):
     """
 
     def __init__(self, in_shape: int | Sequence[int], nb_units: int, projects: Tensor):
-        nn.Module.__init__(self)
+        nn.Module.__init__(self)  # not Dense's: the weight follows from `parameter` here
         self.in_shape = (in_shape,) if isinstance(in_shape, int) else tuple(in_shape)
         self.out_shape = (nb_units,)
         nb_inputs = math.prod(self.in_shape)

@@ -6,11 +6,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from surgrad.figures import STYLE, interval_points, panels, style
+from surgrad.figures import STYLE, panels, style
 from surgrad.runs import RunRecord
-from surgrad.study import interval
+from surgrad.score_rows import Point, Row, grouped_rows, points
 
 CYCLE = STYLE["axes.prop_cycle"].by_key()["color"]
+#: Initialisers of the sweep, as figures call them.
+RULES = {"FluctuationDrivenCentered": "one rate for all layers", "RatePropagated": "rate-propagated"}
 
 
 def _band(ax: Axes, x: Sequence[float], values: np.ndarray, **options) -> None:
@@ -191,31 +193,39 @@ def draw(name: str, run: RunRecord) -> Figure:
     return FIGURES[name](run)
 
 
-def accuracy(runs: Mapping[float, Sequence[RunRecord]], *, chance: float) -> Figure:
-    """Accuracy after training against the initial deviation of the membrane; dots are runs, bars 95 % intervals.
+def accuracy(rows: Sequence[Row]) -> Figure:
+    """Test accuracy and rate of the top layer against the initial deviation; dots are runs, bars 95 % intervals.
 
-    Args: runs by sigma_U; accuracy by chance.
+    Args: rows of `surgrad.initialization_study.sweep`.
     """
-    scores = (("last training epoch", "train_acc"), ("validation, best epoch", "valid_acc_best_valid"))
     with style():
-        figure, ((acc, spikes),) = panels(1, 2, (5.6, 2.3))
-        for k, (label, key) in enumerate(scores):
-            for position, (_, group) in enumerate(sorted(runs.items())):
-                last = [run.metrics[key][-1] if key in run.metrics else run.summary[key] for run in group]
-                shown = label if position == 0 else ""
-                interval_points(acc, position, np.array(last), interval(last), color=CYCLE[k], label=shown)
-        for position, (_, group) in enumerate(sorted(runs.items())):
-            before = [run.metrics["firing_rate-hid_0"][0] for run in group]
-            after = [run.metrics["firing_rate-hid_0"][-1] for run in group]
-            for values, color, label in ((before, CYCLE[2], "before"), (after, CYCLE[3], "after training")):
-                shown = label if position == 0 else ""
-                interval_points(spikes, position, np.array(values), interval(values), color=color, label=shown)
-        for ax in (acc, spikes):
-            ax.set_xticks(range(len(runs)), [f"{sigma_u:g}" for sigma_u in sorted(runs)])
-            ax.set_xlabel(r"initial $\sigma_U$")
-            ax.legend()
-        acc.axhline(chance, color="0.8", linewidth=0.6, zorder=0)
-        acc.set(ylabel="accuracy", ylim=(0, 1.02))
-        spikes.set_yscale("symlog", linthresh=1)
-        spikes.set(ylabel="rate of hidden layer 0 (Hz)", ylim=(0, None))
+        figure, ((acc, rate),) = panels(1, 2, (6.4, 2.3))
+        for k, ((name,), group) in enumerate(grouped_rows(rows, "initializer").items()):
+            for ax, key, shown in (
+                (acc, "test_acc", {"label": RULES.get(name, name)}),
+                (rate, "rate_before", {"label": "before training"}),
+                (rate, "rate_after", {"label": "after training", "markerfacecolor": "white"}),
+            ):
+                _points(ax, points(group, "sigma_u", key), shift=1.04 if k else 0.96, color=CYCLE[k], **shown)
+        acc.axhline(rows[0]["chance"], color="0.8", linewidth=0.6, zorder=0)
+        acc.set(ylabel="test accuracy", ylim=(0, 1.02))
+        rate.set_yscale("symlog", linthresh=0.1)
+        rate.set(ylabel="rate of the top layer (Hz)", ylim=(-0.02, None))
+        rate.set_yticks([0, 0.1, 1, 10, 100], ["0", "0.1", "1", "10", "100"])
+        values = sorted({row["sigma_u"] for row in rows})
+        for ax in (acc, rate):
+            ax.set(xscale="log", xlabel=r"initial $\sigma_U$")
+            ax.set_xticks(values, [f"{value:g}" for value in values])
+            ax.minorticks_off()
+            ax.legend(loc="lower right")
     return figure
+
+
+def _points(ax: Axes, curve: Mapping[float, Point], *, shift: float, color: str, **options) -> None:
+    """A curve of means with intervals, and its runs as faint dots. Args: axes; curve; factor beside its x; colour."""
+    x = shift * np.array(list(curve))
+    mean, low, high = (np.array([getattr(band, end) for _, band in curve.values()]) for end in ("mean", "low", "high"))
+    bars = np.nan_to_num([mean - low, high - mean])
+    ax.errorbar(x, mean, bars, marker="o", markersize=3.5, capsize=2, linewidth=0.9, color=color, **options)
+    for place, (values, _) in zip(x, curve.values(), strict=True):
+        ax.plot(np.full(len(values), place), values, ".", color=color, alpha=0.35, markersize=3)

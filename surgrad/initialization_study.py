@@ -32,6 +32,8 @@ from surgrad.neurons import LIF
 from surgrad.probing import Trace, bernoulli_spikes, free_membrane, over_time, root_mean_square, run_layer
 from surgrad.rate_propagation import TRANSIENT
 from surgrad.runs import REPO, RunRecord, load_runs
+from surgrad.score_rows import Row, rows_of
+from surgrad.study import last_value
 from surgrad.theory.membrane import crossing_rate, poisson_membrane
 
 log = logging.getLogger(__name__)
@@ -57,7 +59,9 @@ class Cell:
 
 
 #: The run that the documentation shows.
-PUBLISHED = REPO / "Classification" / "analysis" / "published" / "initialization"
+PUBLISHED = REPO / "Classification" / "analysis" / "initialization"
+#: Runs of the sweep over the initial deviation, as rows.
+PUBLISHED_SWEEP = REPO / "Classification" / "analysis" / "sigma_u.csv"
 
 
 def study_run(where: str) -> RunRecord:
@@ -67,6 +71,31 @@ def study_run(where: str) -> RunRecord:
     except FileNotFoundError:
         found = []
     return max(found, key=lambda run: run.summary["ended"]) if found else load_runs(PUBLISHED)[0]
+
+
+def sweep_rows(run: RunRecord) -> list[Row]:
+    """The one row of a run of configs/dense/sigma_u.yaml: its initial weights and what came of them.
+
+    Scores are those of the best validation epoch; rates are of the top hidden layer, before and after training.
+    """
+    rates = run.metrics[f"firing_rate-hid_{len(run.get('hidden')) - 1}"]
+    row = {
+        "initializer": str(run.get("initializer._target_")).rpartition(".")[2],
+        "sigma_u": float(run.get("initializer.sigma_u")),
+        "seed": int(run.get("seed")),
+        "train_acc": last_value(run, "train_acc"),
+        "valid_acc": run.summary["valid_acc_best_valid"],
+        "test_acc": run.summary["test_acc_best_valid"],
+        "rate_before": float(rates[0]),
+        "rate_after": float(rates[-1]),
+        "chance": 1 / run.summary["nb_classes"],
+    }
+    return [row]
+
+
+def sweep(where: str) -> tuple[list[Row], str]:
+    """Rows of all finished runs of the sweep below a folder, else those published; and which of the two they are."""
+    return rows_of(where, ["sigma_u"], sweep_rows, PUBLISHED_SWEEP)
 
 
 # ---------------------------------------------------------------- one layer, over the grid of targets
@@ -137,6 +166,21 @@ def measure_layer(
         spiking_std=root_mean_square(over_time(spiking.membrane, cell.transient)[1]),
         rate=float(spiking.spikes[cell.transient :].mean()) / cell.dt,
     )
+
+
+def grid_table(run: RunRecord) -> str:
+    """Measured deviations of a run by input rate and recurrence, as Markdown: mean and range over targets and draws."""
+    columns, dt = run.metrics, float(run.get("time_step"))
+    head = "inputs (Hz) | recurrence | layers | measured / asked for | sqrt(1 - nu dt) | measured / predicted"
+    lines = [f"| {head} |", "|---" * 6 + "|"]
+    ratio, theory = columns["std"] / columns["sigma_u"], columns["std"] / columns["predicted_std"]
+    for nu, recurrent in product(np.unique(columns["nu"]), (False, True)):
+        here = (columns["nu"] == nu) & (np.isnan(columns["alpha"]) != recurrent)
+        ranges = [f"{x.mean():.3f} ({x.min():.3f} to {x.max():.3f})" for x in (ratio[here], theory[here])]
+        binary = f"{math.sqrt(1 - nu * dt):.3f}"
+        cells = (f"{nu:g}", "yes" if recurrent else "no", str(here.sum()), ranges[0], binary, ranges[1])
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 # ---------------------------------------------------------------- a stack of layers

@@ -254,3 +254,37 @@ def test_every_config_composes(main, dataset):
 def test_an_empty_comparison_is_refused():
     with pytest.raises(UserError, match="initializers: is empty"):
         InitializationConfig(dataset={"name": "randman", "nb_classes": 3, "nb_inputs": 4})
+
+
+# ---------------------------------------------------------------- what is read back
+def sweep_rows():
+    """Accuracy that rises with the deviation, for both rules."""
+    rules = ("FluctuationDrivenCentered", "RatePropagated")
+    return [
+        {"initializer": rule, "sigma_u": sigma_u, "seed": seed, "test_acc": 0.1 + 0.3 * sigma_u + 0.01 * seed}
+        | {"rate_before": 10 * sigma_u, "rate_after": 12.0, "chance": 0.1}
+        for rule in rules
+        for sigma_u in (0.5, 1.0, 2.0)
+        for seed in (1, 2)
+    ]
+
+
+def test_the_figure_of_the_sweep_shows_means_and_runs():
+    accuracy, rate = figures.accuracy(sweep_rows()).axes
+    lines = [line for line in accuracy.lines if len(line.get_xdata()) == 3 and line.get_marker() == "o"]
+    assert len(lines) == 2
+    for line in lines:
+        assert line.get_ydata() == pytest.approx([0.265, 0.415, 0.715])
+    assert [text.get_text() for text in accuracy.get_legend().get_texts()] == list(figures.RULES.values())
+    assert rate.get_ylim()[1] >= 20
+
+
+def test_without_runs_the_published_study_is_read(tmp_path):
+    run = study.study_run(str(tmp_path))
+    assert run.folder == study.PUBLISHED
+    table = study.grid_table(run).splitlines()
+    assert len(table) == 2 + 2 * 3  # three rates, with and without recurrence
+    assert [row.split("|")[5].strip() for row in table[2:]] == ["0.995", "0.995", "0.985", "0.985", "0.949", "0.949"]
+    within = np.abs(run.metrics["std"] / run.metrics["predicted_std"] - 1)
+    assert within.max() == pytest.approx(run.summary["grid/largest_deviation_from_theory"])
+    assert within.max() < 0.05
