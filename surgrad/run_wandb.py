@@ -125,8 +125,8 @@ class WandbMirror:
     def checkpoint(self, path: Path, metadata: Mapping[str, Any]) -> None:
         self._send("checkpoint", {"path": str(path), "metadata": dict(metadata)})
 
-    def started(self) -> str:
-        """Wait until wandb knows the run; its address. Raises UserError if wandb refuses it."""
+    def started(self) -> str | None:
+        """Wait until wandb knows the run; its address, None if there is no answer. Raises UserError if it refuses."""
         kind, content = self._hear(_START_SECONDS)
         if kind == "refused":
             self._leave()
@@ -134,9 +134,10 @@ class WandbMirror:
             raise UserError(
                 f"wandb.mode=online: {reason}; run `wandb login`, set WANDB_API_KEY, or take wandb.mode=offline"
             )
-        if kind != "started":
-            self._stop(content)
-        return content
+        if kind == "started":
+            return content
+        self._stop(content)
+        return None
 
     def finish(self, exit_code: int) -> None:
         """Pass on what is left and let wandb finish; after a while it is left to finish by itself."""

@@ -108,6 +108,7 @@ def _next_trial(study: optuna.Study, cfg: SearchConfig, folder: Path, worker: st
         if number >= cfg.nb_trials and not left:
             return None
         study.sampler = SAMPLERS[cfg.sampler](cfg, cfg.seed + number)
+        # a trial that runs already cannot be asked for; what of it has been chosen is suggested again
         trial = optuna.trial.Trial(study, left[0]._trial_id) if left else study.ask()
         trial.set_user_attr("worker", worker)
         for key, choice in cfg.ranges().items():
