@@ -275,6 +275,24 @@ def test_submitit_runs_what_slurm_would_on_this_machine(folder):
     assert {run.summary["threads"] for run in records(folder)} == {max(1, CORES // 2)}
 
 
+def test_a_job_that_slurm_takes_off_its_node_is_queued_again_and_goes_on(folder):
+    """submitit answers the signal before a time limit or a preemption; here it is sent by hand."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    process = start(folder, "hydra/launcher=submitit_local", "seed=1", "nb_epochs=12", "pause=0.5")
+    deadline = time.monotonic() + 300
+    while not under_way(folder):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    (run,) = records(folder)
+    os.kill(int((run.folder / ".lock").read_text().split()[1]), signal.SIGUSR2)
+    said, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, said
+    (run,) = records(folder)
+    assert (run.status, run.summary["attempts"]) == ("done", 2)
+    assert run.metrics["epoch"].tolist() == list(range(12))
+
+
 SBATCH = """#!{python}
 # Stands in for Slurm: keeps the script, runs the jobs of its array one after the other in the background.
 import os, re, subprocess, sys
@@ -284,7 +302,8 @@ jobs = int(re.search(r"--array=0-([0-9]+)", script)[1]) + 1
 names = dict(SLURM_JOB_NUM_NODES="1", SLURM_NTASKS="1", SLURM_NODEID="0", SLURM_PROCID="0", SLURM_LOCALID="0")
 for job in range(jobs):
     own = dict(SLURM_JOB_ID=str(70 + job), SLURM_ARRAY_JOB_ID="70", SLURM_ARRAY_TASK_ID=str(job))
-    subprocess.Popen(["bash", "{folder}/sbatch.sh"], env=os.environ | names | own, stdout=subprocess.DEVNULL)
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.Popen(["bash", "{folder}/sbatch.sh"], env=os.environ | names | own, **quiet)
 print("Submitted batch job 70")
 """
 SRUN = """#!/bin/bash
