@@ -100,10 +100,14 @@ class LowerBoundL2(ActivityRegularizer):
 
 
 class ActivityL1(ActivityRegularizer):
-    """strength * mean(|n - threshold|): with threshold 0, the cost of every spike (Neftci et al. 2019)."""
+    """strength * mean(|n - threshold|): with threshold 0, the cost of every spike (Neftci et al. 2019).
+
+    A count at the threshold has the slope 1 of those above: with threshold 0 silent neurons, too, feel the cost of a
+    spike, through their surrogate.
+    """
 
     def _penalize(self, n: Tensor) -> Tensor:
-        return (n - self.threshold).abs()
+        return torch.where(n < self.threshold, self.threshold - n, n - self.threshold)
 
 
 class ActivityL2(ActivityRegularizer):

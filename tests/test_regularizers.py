@@ -83,3 +83,9 @@ def test_batch_averages_each_neuron_over_samples():
     counts = make_counts(5, 4, 6)
     expected = sum((float(n) - 1) ** 2 for n in counts.mean(0).flatten()) / 24
     assert float(build_regularizer("ActivityL2", threshold=1.0, dims="batch")(counts)) == pytest.approx(expected)
+
+
+def test_silent_neurons_feel_the_cost_of_a_spike():
+    counts = torch.zeros(3, 4, dtype=torch.float64, requires_grad=True)
+    build_regularizer("ActivityL1", strength=12.0, dims="neuron")(counts).backward()
+    torch.testing.assert_close(counts.grad, torch.ones_like(counts))
