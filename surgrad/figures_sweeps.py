@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from surgrad import heterogeneity_study as heterogeneity
 from surgrad import robustness
 from surgrad.figures import interval_points, method_color, panels, style
-from surgrad.heterogeneity import BOUNDS, Fit
+from surgrad.heterogeneity import BOUNDS, FITS, Fit
 from surgrad.robustness import Sparse
 from surgrad.score_rows import Point, Row, chosen, column, grouped_rows
 
@@ -118,7 +118,8 @@ def distributions(
 ) -> Figure:
     """Histograms of time constants with densities over them, one panel per title.
 
-    Args: for each title the time constants in s and distributions by label; bounds of the axis in s; number of bins.
+    Args: for each title the time constants in s and distributions by label, those of cells dashed; bounds of the axis
+        in s; number of bins.
     """
     with style():
         figure, axes = panels(1, len(panels_of), (0.6 + 2.3 * len(panels_of), 2.2), sharex=True)
@@ -126,14 +127,15 @@ def distributions(
         tau = np.linspace(edges[1] / 50, bounds[1], 400)
         for ax, (title, (values, fits)) in zip(axes[0], panels_of.items(), strict=True):
             ax.hist(values * 1e3, edges * 1e3, density=True, color="0.85")
-            for k, (name, fit) in enumerate(fits.items()):
+            for name, fit in fits.items():
+                cells, _, kind = name.rpartition(", ")
+                color = method_color("", list(FITS).index(kind))
                 density = np.exp(fit.log_density(tau)) * 1e-3
-                dashed = "--" if name.startswith("cells") else "-"
-                ax.plot(tau * 1e3, density, dashed, color=_color(name, k), label=name)
+                ax.plot(tau * 1e3, density, "--" if cells else "-", color=color, label=name)
             ax.set(xlabel="time constant (ms)", title=title, yticks=[])
             ax.set_xlim(0, bounds[1] * 1e3)
         axes[0, 0].set_ylabel("density")
-        axes[0, -1].legend()
+        axes[0, 0].legend()
     return figure
 
 

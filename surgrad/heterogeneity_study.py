@@ -26,7 +26,6 @@ from surgrad.score_rows import (
     grouped_rows,
     only_data_set,
     paired_difference,
-    points,
     rows_of,
     rows_table,
 )
@@ -113,9 +112,18 @@ def load_taus(where: str | Path, dataset: str | None = None) -> list[Row]:
 
 
 # ---------------------------------------------------------------- comparisons
+def by_condition(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
+    """Rows of each condition: HomInit before others, StdTr before HetTr."""
+    groups = grouped_rows(rows, "condition")
+    return dict(
+        sorted(groups.items(), key=lambda group: [part not in ("HomInit", "StdTr") for part in group[0][0].split("-")])
+    )
+
+
 def accuracy(rows: Sequence[Row], key: str = "test_acc") -> dict[str, Point]:
     """Accuracy of each condition."""
-    return points(rows, "condition", key)
+    values = {name: column(group, key) for (name,), group in by_condition(rows).items()}
+    return {name: (value, interval(value)) for name, value in values.items()}
 
 
 def gains(rows: Sequence[Row], key: str = "test_acc") -> dict[str, Interval]:
@@ -136,7 +144,7 @@ def gains(rows: Sequence[Row], key: str = "test_acc") -> dict[str, Interval]:
 def stretch_curves(rows: Sequence[Row]) -> dict[str, dict[float, Point]]:
     """Test accuracy against the factor by which time is stretched, for each condition."""
     found = {}
-    for (name,), group in grouped_rows(rows, "condition").items():
+    for (name,), group in by_condition(rows).items():
         values = {factor: column(group, f"test_acc_x{factor:g}") for factor in STRETCHES}
         found[name] = {factor: (value, interval(value)) for factor, value in values.items()}
     return found
@@ -160,7 +168,7 @@ def inside(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def tables(rows: Sequence[Row], taus: Sequence[Row]) -> str:
     """Markdown: conditions, gains of trained time constants at all speeds, fits of what was learned."""
-    groups = grouped_rows(rows, "condition")
+    groups = by_condition(rows)
     columns = {"validation": "valid_acc", "test": "test_acc", "spikes": "spikes", "parameters": "nb_weights"}
     lines = [rows_table(groups, columns | {"of them time constants": "nb_taus"}, "condition"), ""]
     speeds = {f"test, time x {factor:g}": f"test_acc_x{factor:g}" for factor in STRETCHES}
@@ -176,7 +184,7 @@ def tables(rows: Sequence[Row], taus: Sequence[Row]) -> str:
         "| learned | mean (ms) | at bounds | Gamma: shape, scale (ms), nats | log-normal: sigma, median (ms), nats |",
     ]
     lines += ["|---|---|---|---|---|"]
-    for (name,), group in grouped_rows(taus, "condition").items():
+    for (name,), group in by_condition(taus).items():
         for kind in TAUS if name.endswith("HetTr") else ():
             values = column(group, kind)
             (gamma, gamma_nats), (normal, normal_nats) = learned_fits(group, kind, *BOUNDS).values()
@@ -191,7 +199,7 @@ def tables(rows: Sequence[Row], taus: Sequence[Row]) -> str:
 def learned_distributions(taus: Sequence[Row]) -> dict[str, tuple[np.ndarray, dict[str, Fit]]]:
     """Of every condition that trains them, the time constants in s, with fits; membranes beside those of cells."""
     found = {}
-    for (name,), group in grouped_rows(taus, "condition").items():
+    for (name,), group in by_condition(taus).items():
         for kind in TAUS if name.endswith("HetTr") else ():
             fits = {label: fit for label, (fit, _) in learned_fits(group, kind, *BOUNDS).items()}
             fits |= {f"cells, {label}": fit for label, fit in EXPERIMENT.items()} if kind == "tau_mem" else {}

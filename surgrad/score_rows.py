@@ -5,7 +5,6 @@ the code in a small file and drawn again without the runs.
 """
 
 import csv
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,8 +147,8 @@ def rows_table(groups: Mapping[tuple, Sequence[Row]], columns: Mapping[str, str]
 
 
 def shown(value: Interval) -> str:
-    """An interval for a table: shares to three digits, larger numbers without."""
-    if value.n and value.mean >= 10:
-        spread = "" if math.isnan(value.low) else f" ± {value.high - value.mean:.0f}"
-        return f"{value.mean:.0f}{spread}"
-    return str(value)
+    """An interval for a table: shares to three digits, larger numbers to none, and what never varies without ±."""
+    if not value.n or 0 < abs(value.mean) < 10:
+        return str(value)
+    half = value.high - value.mean
+    return f"{value.mean:.0f}" + (f" ± {half:.0f}" if half > 0 else "")

@@ -75,16 +75,17 @@ def test_the_data_set_of_most_rows_is_shown_unless_one_is_named():
 
 def test_tables_show_shares_to_three_digits_and_counts_to_none():
     groups = {
-        ("x", 1): [{"acc": 0.5, "spikes": 120.4}, {"acc": 0.5, "spikes": 120.4}],
+        ("x", 1): [{"acc": 0.5, "spikes": 119.7}, {"acc": 0.5, "spikes": 121.1}],
         ("y", 2.0): [{"acc": 1.0, "spikes": 9.0}],
     }
     assert score_rows.rows_table(groups, {"test": "acc", "spikes": "spikes"}, "name").splitlines() == [
         "| name | runs | test | spikes |",
         "|---|---|---|---|",
-        "| x, 1 | 2 | 0.500 ± 0.000 | 120 ± 0 |",
+        "| x, 1 | 2 | 0.500 ± 0.000 | 120 ± 9 |",
         "| y, 2 | 1 | 1.000 | 9.000 |",
     ]
     assert score_rows.shown(interval([math.nan])) == "-"
+    assert score_rows.shown(interval([107264.0, 107264.0])) == "107264"
 
 
 @dataclass
