@@ -203,8 +203,8 @@ def accuracy(rows: Sequence[Row]) -> Figure:
         for k, ((name,), group) in enumerate(grouped_rows(rows, "initializer").items()):
             for ax, key, shown in (
                 (acc, "test_acc", {"label": RULES.get(name, name)}),
-                (rate, "rate_before", {"label": "before training"}),
-                (rate, "rate_after", {"label": "after training", "markerfacecolor": "white"}),
+                (rate, "rate_before", {} if k else {"label": "before training"}),
+                (rate, "rate_after", {"markerfacecolor": "white"} | ({} if k else {"label": "after training"})),
             ):
                 _points(ax, points(group, "sigma_u", key), shift=1.04 if k else 0.96, color=CYCLE[k], **shown)
         acc.axhline(rows[0]["chance"], color="0.8", linewidth=0.6, zorder=0)
@@ -217,7 +217,8 @@ def accuracy(rows: Sequence[Row]) -> Figure:
             ax.set(xscale="log", xlabel=r"initial $\sigma_U$")
             ax.set_xticks(values, [f"{value:g}" for value in values])
             ax.minorticks_off()
-            ax.legend(loc="lower right")
+        acc.legend(loc="lower left")
+        rate.legend(loc="lower right")
     return figure
 
 
