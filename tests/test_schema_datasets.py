@@ -8,7 +8,14 @@ from surgrad.runs import REPO
 from surgrad.schema.datasets import dataset_config
 
 GRID = {"time_step": 1e-3, "duration": 0.1}
-FASHION = {"name": "fashion_mnist", "folder": str(REPO / "data" / "fashion_mnist"), "subset": True, **GRID}
+CODE = {"_target_": "surgrad.datasets.latency.ChargingLatency"}
+FASHION = {
+    "name": "fashion_mnist",
+    "folder": str(REPO / "data" / "fashion_mnist"),
+    "subset": True,
+    "code": CODE,
+    **GRID,
+}
 LIF = {"_target_": "surgrad.datasets.lif_encoding.LIFEncoding", "dt": 2e-3}
 CROSSING = {"_target_": "surgrad.datasets.threshold_crossing.ThresholdCrossing", "dt": 2e-3, "threshold": 0.5}
 BRAILLE = {"name": "braille", "path": str(REPO / "data" / "braille" / "braille.npz"), "encoding": LIF, **GRID}
@@ -77,7 +84,8 @@ def test_the_random_task_has_nothing_to_validate_on():
         (FASHION | {"subset": False}, "download_data.py fashion_mnist"),
         (FASHION | {"nb_inputs": 700}, "dataset.nb_inputs=700: fashion_mnist has 784"),
         (FASHION | {"nb_classes": 9}, "dataset.nb_classes=9: fashion_mnist has 10"),
-        (FASHION | {"tau": 0}, "tau=0"),
+        (FASHION | {"code": CODE | {"tau": 0}}, "dataset.code.*tau=0"),
+        (FASHION | {"code": {}}, "dataset.code"),
         (FASHION | {"validation": "speaker"}, "dataset.validation=speaker"),
         (FASHION | {"validation_split": 1.0}, "dataset.validation_split=1.0"),
         (FASHION | {"treshold": 0.1}, "dataset.treshold"),
