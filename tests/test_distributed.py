@@ -112,7 +112,7 @@ def torchrun(*command):
     starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     with subprocess.Popen([*starter, *map(str, command)], stdout=PIPE, stderr=PIPE, text=True) as process:
         try:
-            said, complained = process.communicate(timeout=180)
+            said, complained = process.communicate(timeout=300)
         except subprocess.TimeoutExpired:
             process.terminate()  # and with it the processes, which a SIGKILL would leave
             raise
