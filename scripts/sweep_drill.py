@@ -30,7 +30,16 @@ SMALL = [
     *("dataset.padding=[0,0]", "dataset.duration=0.1", "batch_size=50", "nb_epochs=8", "test_draws=2"),
     *("fano.repeats=3", "plot=none", "device=cpu", "num_threads=1", "wandb.mode=disabled"),
 ]
-OF_THE_DAY = {"seconds", "seconds_per_epoch", "wall_seconds", "peak_memory_mib", "started", "ended", "attempts"}
+OF_THE_DAY = {
+    "seconds",
+    "seconds_per_epoch",
+    "wall_seconds",
+    "peak_memory_mib",
+    "started",
+    "ended",
+    "attempts",
+    "git_commit",
+}
 
 
 def command(launcher: str, folder: Path) -> list[str]:
