@@ -12,6 +12,8 @@ from surgrad import figures, study
 from surgrad.runs import RunRecord, load_runs
 from surgrad.selection import expected_bias, selection
 
+PLAIN = ("LIF", "Dense")
+
 COLUMNS = {
     "validation, best epoch": lambda run: run.summary["valid_acc_best_valid"],
     "test, best validation epoch": lambda run: selection(run).by_validation,
@@ -19,7 +21,6 @@ COLUMNS = {
     "test, best test epoch": lambda run: selection(run).by_test,
     "selection bias": lambda run: selection(run).bias,
     "spikes per sample": lambda run: run.summary["test_spikes_per_sample"],
-    "s/epoch (median)": lambda run: study.median_value(run, "seconds"),
 }
 
 
@@ -27,6 +28,13 @@ def by_configuration(runs: Sequence[RunRecord]) -> dict[tuple, list[RunRecord]]:
     """Finished runs by neuron and connection."""
     groups = study.grouped(study.finished(runs), "neuron._target_", "connection._target_")
     return {tuple(str(part).split(".")[-1] for part in key): group for key, group in groups.items()}
+
+
+def paired(runs: Sequence[RunRecord], plain: Sequence[RunRecord], column: str) -> study.Interval:
+    """Mean difference of a column to the plain network of the same seed."""
+    value = COLUMNS[column]
+    partner = {run.get("seed"): value(run) for run in plain}
+    return study.interval(value(run) - partner[run.get("seed")] for run in runs if run.get("seed") in partner)
 
 
 def bound(runs: Sequence[RunRecord], nb_samples: int) -> str:
@@ -47,6 +55,9 @@ def main() -> None:
     print(study.table(groups, COLUMNS, "neuron, connection"))
     for key, runs in groups.items():
         print(f"{', '.join(key)}: {bound(runs, options.test_samples)}")
+        if key != PLAIN and PLAIN in groups:
+            for column in ("validation, best epoch", "test, best validation epoch"):
+                print(f"  above {', '.join(PLAIN)}, {column}: {paired(runs, groups[PLAIN], column)}")
     if options.figure:
         columns = ("train_loss", "train_acc", "valid_loss", "valid_acc")
         curves = {", ".join(key): {c: study.curve(runs, c) for c in columns} for key, runs in groups.items()}
