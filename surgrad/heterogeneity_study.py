@@ -128,14 +128,22 @@ def accuracy(rows: Sequence[Row], key: str = "test_acc") -> dict[str, Point]:
 
 def gains(rows: Sequence[Row], key: str = "test_acc") -> dict[str, Interval]:
     """HetTr - StdTr for each start, paired by seed, and over all starts: positive where training them helps."""
-    pairs = {}
-    for start in sorted({row["condition"].partition("-")[0] for row in rows}, reverse=True):
-        pair = [chosen(rows, condition=f"{start}-{training}") for training in ("HetTr", "StdTr")]
-        if all(pair):
-            pairs[start] = pair
-    found = {start: paired_difference(*pair, key) for start, pair in pairs.items()}
-    if len(pairs) > 1:
-        by_seed = [[{row["seed"]: row[key] for row in half} for half in pair] for pair in pairs.values()]
+    starts = sorted({row["condition"].partition("-")[0] for row in rows}, reverse=True)
+    return _differences(rows, key, {start: (f"{start}-HetTr", f"{start}-StdTr") for start in starts})
+
+
+def gains_of_start(rows: Sequence[Row], key: str = "test_acc") -> dict[str, Interval]:
+    """HetInit - HomInit for each kind of training, and over both: positive where a drawn start helps."""
+    return _differences(rows, key, {kind: (f"HetInit-{kind}", f"HomInit-{kind}") for kind in ("StdTr", "HetTr")})
+
+
+def _differences(rows: Sequence[Row], key: str, pairs: Mapping[str, tuple[str, str]]) -> dict[str, Interval]:
+    """Differences between two conditions each, and "both": their mean, over the seeds that all of them have."""
+    there = {name: [chosen(rows, condition=half) for half in pair] for name, pair in pairs.items()}
+    there = {name: pair for name, pair in there.items() if all(pair)}
+    found = {name: paired_difference(*pair, key) for name, pair in there.items()}
+    if len(there) > 1:
+        by_seed = [[{row["seed"]: row[key] for row in half} for half in pair] for pair in there.values()]
         shared = set.intersection(*(set(half) for pair in by_seed for half in pair))
         found["both"] = interval(np.mean([a[seed] - b[seed] for a, b in by_seed]) for seed in sorted(shared))
     return found
@@ -173,14 +181,15 @@ def tables(rows: Sequence[Row], taus: Sequence[Row]) -> str:
     lines = [rows_table(groups, columns | {"of them time constants": "nb_taus"}, "condition"), ""]
     speeds = {f"test, time x {factor:g}": f"test_acc_x{factor:g}" for factor in STRETCHES}
     lines += [rows_table(groups, speeds, "condition"), ""]
-    found = {
-        label: gains(rows, key) for label, key in ({"validation": "valid_acc", "test": "test_acc"} | speeds).items()
-    }
-    starts = list(found["test"])
-    lines += [f"| HetTr - StdTr | {' | '.join(starts)} |", "|---" * (len(starts) + 1) + "|"]
-    lines += [f"| {label} | {' | '.join(str(gain[start]) for start in starts)} |" for label, gain in found.items()]
+    scores = {"validation": "valid_acc", "test": "test_acc"} | speeds
+    for head, difference in (("HetTr - StdTr", gains), ("HetInit - HomInit", gains_of_start)):
+        found = {label: difference(rows, key) for label, key in scores.items()}
+        names = list(found["test"])
+        if names:
+            lines += [f"| {head} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+            lines += [f"| {label} | {' | '.join(str(by[name]) for name in names)} |" for label, by in found.items()]
+            lines += [""]
     lines += [
-        "",
         "| learned | mean (ms) | at bounds | Gamma: shape, scale (ms), nats | log-normal: sigma, median (ms), nats |",
     ]
     lines += ["|---|---|---|---|---|"]

@@ -69,6 +69,9 @@ def test_gains_are_paired_by_seed_within_each_start_and_averaged_over_starts():
     assert gains["HetInit"] == interval([0.4 - 0.5, 0.6 - 0.5])
     assert gains["both"].mean == pytest.approx(0.1)
     assert gains["both"].n == 2
+    starts = study.gains_of_start(rows)
+    assert starts["StdTr"] == interval([0.5 - 0.5, 0.5 - 0.6])
+    assert starts["HetTr"] == interval([0.4 - 0.6, 0.6 - 0.9])
 
 
 def test_gains_need_both_halves_of_a_start():
@@ -123,3 +126,13 @@ def test_runs_become_rows(tmp_path):
     assert len(taus) == 2 * (6 + 5)
     drawn = [one["tau_mem"] for one in taus if one["condition"] == "HetInit-HetTr"]
     assert len({round(tau, 9) for tau in drawn}) == len(drawn)
+
+
+def test_published_rows_stand_in_for_missing_runs(tmp_path):
+    rows, source = study.load(tmp_path)
+    assert "published" in source
+    assert {one["condition"] for one in rows} >= {"HomInit-StdTr", "HetInit-HetTr"}
+    taus = study.load_taus(tmp_path)
+    per_run = {(one["condition"], one["seed"]) for one in taus}
+    assert per_run == {(one["condition"], one["seed"]) for one in rows}
+    assert len(taus) == 128 * len(per_run)

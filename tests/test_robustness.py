@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from surgrad import figures_sweeps, robustness
 from surgrad.errors import UserError
 from surgrad.runs import load_runs
-from surgrad.score_rows import chosen
+from surgrad.score_rows import chosen, column
 
 
 def row(sweep="robustness", **changes):
@@ -100,3 +100,15 @@ def test_runs_become_rows(tmp_path):
         assert one["test_acc"] == record.summary["test_acc_best_valid"]
     with pytest.raises(UserError, match="no run on the data set 'shd'"):
         robustness.load(tmp_path, "shd")
+
+
+def test_the_published_rows_say_what_the_page_says(tmp_path):
+    """Shapes alike at their tuned slopes; a peak that grows with beta fails through reset or recurrence alone."""
+    rows, source = robustness.load(tmp_path)
+    assert "published" in source
+    assert robustness.spread_of_shapes(rows) < 0.03
+    costs = robustness.cost_of_paths(rows)
+    for path in ("reset", "recurrence", "both"):
+        assert costs["asymptotic SuperSpike, beta = 10", path].high < -0.2
+        assert costs["SuperSpike, beta = 10", path].low > -0.15
+    assert len(set(column(chosen(rows, sweep="robustness_reset"), "seed"))) == 5
