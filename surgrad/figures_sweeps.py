@@ -110,6 +110,9 @@ def sparse(networks: Sequence[Sparse], *, chance: float | None = None) -> Figure
         if chance is not None:
             ax.axhline(chance, color="0.8", linewidth=0.6, zorder=0)
         ax.set(xlabel="hidden spikes per sample", ylabel="test accuracy", xscale="log", ylim=(0, 1.02))
+        ticks = [t for t in np.outer(10.0 ** np.arange(5), [1, 2, 5]).ravel() if x.min() / 1.3 < t < x.max() * 1.3]
+        ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        ax.minorticks_off()
     return figure
 
 
