@@ -20,8 +20,8 @@ RUNS = {
 }
 
 
-def as_published(x, w1, w2, v1=None):
-    """The loop of the tutorials with its decays of 1 ms: hidden spikes (T, B, units) and readout (T, B, classes)."""
+def as_published(x, alpha, beta, w1, w2, v1=None):
+    """The loop of the tutorials: hidden spikes (T, B, units) and readout (T, B, classes)."""
 
     class Spike(torch.autograd.Function):
         @staticmethod
@@ -34,7 +34,6 @@ def as_published(x, w1, w2, v1=None):
             (u,) = ctx.saved_tensors
             return grad / (100 * u.abs() + 1) ** 2
 
-    alpha, beta = math.exp(-1 / 5), math.exp(-1 / 10)
     syn = mem = out = x.new_zeros(x.shape[1], w1.shape[1])
     spikes = []
     for step in x:
@@ -60,15 +59,17 @@ def test_networks_are_those_of_the_published_loop(main, name):  # noqa: F811
     weights = [layer.feedforward.weight, network.readout.feedforward.weight]
     weights += [layer.recurrent.weight] if cfg.recurrent else []
     out = network(x, record=True, kernel="reference")
-    spikes, readout = as_published(x, *(weight.T for weight in weights))
+    alpha, beta = (float(decay) for decay in layer.decays(network.dt))
+    assert (alpha, beta) == pytest.approx((math.exp(-1 / 5), math.exp(-1 / 10)), rel=1e-6)  # those of steps of 1 ms
+    spikes, readout = as_published(x, alpha, beta, *(weight.T for weight in weights))
     assert 20 < float(spikes.detach().sum()) < 0.5 * spikes.numel()
     torch.testing.assert_close(out.spikes[0].double(), spikes.detach())
-    torch.testing.assert_close(out.readout, readout, rtol=1e-5, atol=1e-6)  # decays are rounded to float32
+    torch.testing.assert_close(out.readout, readout)
     weigh = torch.randn(readout.shape, generator=generator, dtype=torch.float64)
     mine = torch.autograd.grad((weigh * out.readout).sum() + out.counts[0].sum(), weights)
     theirs = torch.autograd.grad((weigh * readout).sum() + spikes.sum(), weights)
     for a, b in zip(mine, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize(("name", "strength"), [("tutorial3", 1e-5), ("tutorial4", 2e-6)])
