@@ -10,7 +10,9 @@ network on a grid with a surrogate for the spike, SuperSpike runs forward with e
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -22,7 +24,11 @@ from surgrad.kernels import reference
 from surgrad.leaky_filter import LeakyFilter
 from surgrad.neurons import LIF
 from surgrad.online import SuperSpikeNetwork, SuperSpikeRule
+from surgrad.runs import REPO, RunRecord, load_runs
 from surgrad.surrogate import SuperSpike
+
+#: Runs that ship with the repository: -m --config-name=surrogate method=eventprop,surrogate seed=0,1,2
+REFERENCE_RUNS = REPO / "Classification" / "analysis" / "reference_runs" / "yin_yang"
 
 
 class Gradient(NamedTuple):
@@ -173,6 +179,22 @@ def online(problem: Problem, beta: float = 10.0) -> Gradient:
 
 
 METHODS = {"EventProp": exact, "EventProp, grid": stepped, "surrogate": surrogate, "SuperSpike online": online}
+
+
+def trained(where: str | Path | Iterable[str | Path]) -> dict[str, list[RunRecord]]:
+    """Finished runs of Yin-Yang with the loss that both methods have, by method; else those of `REFERENCE_RUNS`.
+
+    Args: where, as in `load_runs`.
+    """
+    found: dict[str, list[RunRecord]] = {"eventprop": [], "surrogate": []}
+    try:
+        runs = load_runs(where)
+    except FileNotFoundError:
+        runs = []
+    for run in runs:
+        if run.get("latency") and run.get("loss") == "max_voltage" and run.status == "done":
+            found[run.get("method")].append(run)
+    return found if all(found.values()) or where == REFERENCE_RUNS else trained(REFERENCE_RUNS)
 
 
 def cosine(x: Tensor, y: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from surgrad.eventprop_comparison import METHODS, Problem, cosine, exact, online, surrogate
+from surgrad.eventprop_comparison import METHODS, Problem, cosine, exact, online, surrogate, trained
 
 PROBLEM = Problem(sizes=(12, 8, 3), duration=30e-3, dt=0.1e-3, rate=60.0, seed=2)
 
@@ -23,3 +23,12 @@ def test_memory_of_the_online_rule_is_flat_and_that_of_backpropagation_is_not():
     assert online(long).nb_bytes == online(PROBLEM).nb_bytes
     assert surrogate(long).nb_bytes > 1.8 * surrogate(PROBLEM).nb_bytes
     assert exact(long).nb_bytes < surrogate(long).nb_bytes
+
+
+def test_without_runs_of_both_methods_those_that_ship_are_shown(tmp_path):
+    runs = trained(tmp_path)
+    assert {method: sorted(run.get("seed") for run in group) for method, group in runs.items()} == {
+        "eventprop": [0, 1, 2],
+        "surrogate": [0, 1, 2],
+    }
+    assert all(run.metrics["epoch"][-1] == 100 for group in runs.values() for run in group)
