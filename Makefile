@@ -28,7 +28,7 @@ reproduce: $(VENV)/.installed  ## run what the papers' claims need, TIER=minutes
 	$(RUN) scripts/papers_table.py --run $(TIER)
 
 test: lint  ## every check: environment, ruff, tests, notebooks
-	$(RUN) -m pytest --numprocesses=auto --nbmake tests Sigmoid_network
+	$(RUN) -m pytest --numprocesses=auto --nbmake tests Sigmoid_network Classification/tutorials
 
 slow: $(VENV)/.installed-dev  ## the tests that take minutes
 	$(RUN) -m pytest -m slow
