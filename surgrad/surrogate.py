@@ -52,6 +52,11 @@ class AsymptoticSuperSpike:
         return self.beta / (self.beta * x.abs() + 1) ** 2
 
 
+def _bump(x: Tensor) -> Tensor:
+    """sigma(x) (1 - sigma(x)), to rounding also where sigma(x) rounds to 1."""
+    return torch.sigmoid(x) * torch.sigmoid(-x)
+
+
 @dataclass(frozen=True)
 class SigmoidPrime:
     """h(x) = beta sigma(beta x) (1 - sigma(beta x)): exact for one neuron with sigmoidal escape noise."""
@@ -62,8 +67,7 @@ class SigmoidPrime:
         _require_positive(self, beta=self.beta)
 
     def __call__(self, x: Tensor, s: Tensor) -> Tensor:
-        p = torch.sigmoid(self.beta * x)
-        return self.beta * p * (1 - p)
+        return self.beta * _bump(self.beta * x)
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,7 @@ class ScaledSigmoidPrime:
         _require_positive(self, beta=self.beta)
 
     def __call__(self, x: Tensor, s: Tensor) -> Tensor:
-        p = torch.sigmoid(self.beta * x)
-        return p * (1 - p)
+        return _bump(self.beta * x)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def study(tmp_path, monkeypatch):
 
 
 def said(capsys, *arguments) -> list[str]:
+    capsys.readouterr()  # what was logged while the runs were made
     run_tools.main([*map(str, arguments)])
     return capsys.readouterr().out.splitlines()
 

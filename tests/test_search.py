@@ -284,7 +284,11 @@ def test_two_searches_at_once_share_the_trials(cfg):
 
 def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(cfg):
     c = cfg(["seconds=0.2"], nb_trials=2, pruner="none")
-    process = subprocess.Popen(command_line(c, "pruner=none"), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command_line(c, "pruner=none"),
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where the tests run in the background
+    )
     while not starts(c):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)

@@ -103,3 +103,13 @@ def test_multilayer_spiker_is_the_spike():
 def test_slopes_must_be_positive(make, value):
     with pytest.raises(UserError, match="must be positive"):
         make(value)
+
+
+@pytest.mark.parametrize("h", [surrogate.SigmoidPrime(8.0), surrogate.ScaledSigmoidPrime(8.0)], ids=["full", "scaled"])
+def test_the_tails_of_the_sigmoid_are_even_and_exact_to_rounding(h):
+    """1 - sigma(x) would lose all digits where sigma(x) rounds to 1."""
+    x = torch.linspace(0.1, 9.0, 50)
+    none = torch.zeros(())
+    exact = h(x.double(), none)
+    for side in (x, -x):
+        assert ((h(side, none) - exact) / exact).abs().max() < 1e-4
