@@ -105,7 +105,7 @@ def test_slopes_must_be_positive(make, value):
         make(value)
 
 
-@pytest.mark.parametrize("h", [surrogate.SigmoidPrime(8.0), surrogate.ScaledSigmoidPrime(8.0)], ids=["full", "scaled"])
+@pytest.mark.parametrize("h", [SigmoidPrime(8.0), ScaledSigmoidPrime(8.0)], ids=["full", "scaled"])
 def test_the_tails_of_the_sigmoid_are_even_and_exact_to_rounding(h):
     """1 - sigma(x) would lose all digits where sigma(x) rounds to 1."""
     x = torch.linspace(0.1, 9.0, 50)
