@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 
-from surgrad import surrogate
 from surgrad.errors import UserError
 from surgrad.kernels import reference
-from surgrad.layers import Adaptation, Bounded, Dense, SpikingLayer, TimeConstant
-from surgrad.network import Network
-from surgrad.neurons import RESETS, AdaptationValues, AdaptiveLIF, AdaptiveState, LIFState, adaptive_step, lif_step
+from surgrad.network.connections import Dense
+from surgrad.network.layers import SpikingLayer
+from surgrad.network.network import Network
+from surgrad.network.parameters import Adaptation, Bounded, TimeConstant
+from surgrad.neurons import surrogate
+from surgrad.neurons.lif import RESETS, AdaptationValues, AdaptiveLIF, AdaptiveState, LIFState, adaptive_step, lif_step
 
 TAU_MEM, TAU_W = 20e-3, 100e-3
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import scipy.io.wavfile
 
-from surgrad.datasets.audio import read_wav
-from surgrad.datasets.cochlea import Cochlea
+from surgrad.datasets.encoding.audio import read_wav
+from surgrad.datasets.encoding.cochlea import Cochlea
 from surgrad.errors import UserError
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ from benchmarks import distributed
 from benchmarks.command import floor
 from benchmarks.problems import ConvSNNStep, LIFScan, LinearLIF, Matching, Recurrent
 from benchmarks.rates import Rates
-from surgrad.distributed import ALONE, Processes
+from surgrad.training.distributed import ALONE, Processes
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,9 +7,10 @@ import shlex
 import pytest
 from omegaconf import OmegaConf
 
-from surgrad.claims import Claim, Group, Measured, Shelf, judge, load_claims, load_measured, measure, record
+from surgrad.analysis.claims import Claim, Group, Measured, Shelf, judge, load_claims, load_measured, measure, record
 from surgrad.errors import UserError
-from surgrad.runs import REPO, open_run
+from surgrad.runs.folder import open_run
+from surgrad.runs.record import REPO
 
 PUBLISHED = load_claims(REPO / "docs" / "claims.yaml")
 

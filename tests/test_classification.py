@@ -13,7 +13,7 @@ import pytest
 import torch
 from classification_suite import SCRIPT, SHORT, TINY, TINY_NETWORK, load_script
 
-from surgrad.runs import load_runs
+from surgrad.runs.record import load_runs
 
 
 @pytest.fixture

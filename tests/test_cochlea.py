@@ -9,9 +9,9 @@ import scipy.integrate
 import scipy.special
 import scipy.stats
 
-from surgrad.datasets import cochlea as stages
-from surgrad.datasets.audio import read_wav, resample
-from surgrad.datasets.cochlea import BasilarMembrane, BushyCell, Cochlea, HairCell, prepare
+from surgrad.datasets.encoding import cochlea as stages
+from surgrad.datasets.encoding.audio import read_wav, resample
+from surgrad.datasets.encoding.cochlea import BasilarMembrane, BushyCell, Cochlea, HairCell, prepare
 from surgrad.errors import UserError
 
 REFERENCE = Path(__file__).parent / "reference" / "cochlea"

@@ -7,11 +7,11 @@ import pytest
 from classification_suite import TINY, load_script
 from hydra import compose, initialize_config_dir
 
+from surgrad.config.check import check
 from surgrad.datasets.events import EventDataset
-from surgrad.datasets.hdf5 import write_shd
-from surgrad.runs import REPO, load_runs
-from surgrad.schema import check
-from surgrad.schema.classification import ClassificationConfig
+from surgrad.datasets.sources.hdf5 import write_shd
+from surgrad.experiments.classification.config import ClassificationConfig
+from surgrad.runs.record import REPO, load_runs
 
 FOLDER = REPO / "configs" / "classification"
 PRIMARY = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from surgrad.kernels import reference
-from surgrad.layers import Dense, SpikingLayer
-from surgrad.network import Network
-from surgrad.neurons import LIF
-from surgrad.runs import REPO
-from surgrad.surrogate import SigmoidPrime, SuperSpike
+from surgrad.network.connections import Dense
+from surgrad.network.layers import SpikingLayer
+from surgrad.network.network import Network
+from surgrad.neurons.lif import LIF
+from surgrad.neurons.surrogate import SigmoidPrime, SuperSpike
+from surgrad.runs.record import REPO
 
 FOLDER = REPO / "tests" / "reference" / "conventions"
 NO_SYNAPSE = 1e-9  # s: the current of a step is gone in the next one

@@ -7,17 +7,24 @@ import math
 import pytest
 import torch
 
-from surgrad.dale import DaleDense, FluctuationDrivenExponential, MaskedDense, impose, obeyed
 from surgrad.errors import UserError
-from surgrad.initializers import FluctuationDrivenCentered, Kaiming, kernel_moments
 from surgrad.kernels import reference
-from surgrad.layers import Conv, Dense, SpikingLayer, TimeConstant
-from surgrad.losses import build_loss
-from surgrad.models import dense_snn
-from surgrad.network import Network
-from surgrad.neurons import LIF
-from surgrad.optimizers import build_optimizer
-from surgrad.runs import REPO, load_runs
+from surgrad.network.connections import Conv, DaleDense, Dense, MaskedDense
+from surgrad.network.dale import impose, obeyed
+from surgrad.network.initializers import (
+    FluctuationDrivenCentered,
+    FluctuationDrivenExponential,
+    Kaiming,
+    kernel_moments,
+)
+from surgrad.network.layers import SpikingLayer
+from surgrad.network.models import dense_snn
+from surgrad.network.network import Network
+from surgrad.network.parameters import TimeConstant
+from surgrad.neurons.lif import LIF
+from surgrad.runs.record import REPO, load_runs
+from surgrad.training.losses import build_loss
+from surgrad.training.optimizers import build_optimizer
 
 DT, TAU_MEM, TAU_SYN, NU = 2e-3, 20e-3, 10e-3, 15.0
 

@@ -7,7 +7,7 @@ from scipy.optimize import check_grad
 from surgrad.datasets import baselines
 from surgrad.datasets.baselines import accuracy, count_baseline, fit_logistic
 from surgrad.datasets.events import EventDataset
-from surgrad.datasets.randman import Randman
+from surgrad.datasets.sources.randman import Randman
 from surgrad.errors import UserError
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from surgrad.datasets.braille import encoded, read_braille
-from surgrad.datasets.threshold_crossing import ThresholdCrossing
+from surgrad.datasets.encoding.threshold_crossing import ThresholdCrossing
+from surgrad.datasets.sources.braille import encoded, read_braille
 from surgrad.errors import UserError
-from surgrad.runs import REPO
+from surgrad.runs.record import REPO
 
 PATH = REPO / "data" / "braille" / "braille.npz"
 

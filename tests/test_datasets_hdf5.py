@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from surgrad.datasets.binning import bin_events
 from surgrad.datasets.events import EventDataset
-from surgrad.datasets.hdf5 import read_shd, write_shd
+from surgrad.datasets.sources.hdf5 import read_shd, write_shd
 from surgrad.errors import UserError
 
 
@@ -62,7 +62,7 @@ def test_rows_of_equal_length(tmp_path):
 
 def test_more_samples_than_one_read(tmp_path, monkeypatch):
     dataset = make_dataset(3, nb_samples=11)
-    monkeypatch.setattr("surgrad.datasets.hdf5._SAMPLES_AT_ONCE", 4)
+    monkeypatch.setattr("surgrad.datasets.sources.hdf5._SAMPLES_AT_ONCE", 4)
     write_shd(tmp_path / "a.h5", dataset)
     assert_same(read_shd(tmp_path / "a.h5"), dataset)
 
@@ -122,7 +122,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr("surgrad.datasets.hdf5._write_rows", fail)
+    monkeypatch.setattr("surgrad.datasets.sources.hdf5._write_rows", fail)
     with pytest.raises(OSError, match="disk full"):
         write_shd(path, make_dataset(1))
     assert path.read_bytes() == before

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from surgrad.datasets.idx import CHECKSUMS, CLASSES, FILES, Images, balanced, read_idx, read_images, write_idx
+from surgrad.datasets.sources.idx import CHECKSUMS, CLASSES, FILES, Images, balanced, read_idx, read_images, write_idx
 from surgrad.errors import UserError
 
 REPO = Path(__file__).resolve().parents[1]

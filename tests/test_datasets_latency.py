@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from surgrad.datasets.idx import Images
-from surgrad.datasets.latency import ChargingLatency, image_events
+from surgrad.datasets.encoding.latency import ChargingLatency, image_events
+from surgrad.datasets.sources.idx import Images
 from surgrad.errors import UserError
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from surgrad.datasets.lif_encoding import LIFEncoding
+from surgrad.datasets.encoding.lif_encoding import LIFEncoding
 from surgrad.errors import UserError
 
 DT = 2e-3

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from surgrad.datasets.randman import Manifold, Randman, standardize
+from surgrad.datasets.sources.randman import Manifold, Randman, standardize
 
 GOLDEN = Path(__file__).parent / "reference" / "randman.npz"
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgrad.datasets.random_task import RandomTask
+from surgrad.datasets.sources.random_task import RandomTask
 from surgrad.errors import UserError
 
 

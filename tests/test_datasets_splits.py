@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surgrad.datasets.events import EventDataset
-from surgrad.datasets.hdf5 import write_shd
+from surgrad.datasets.sources.hdf5 import write_shd
 from surgrad.datasets.splits import RandomValidation, SpeakerValidation, validation_split
 from surgrad.errors import UserError
 

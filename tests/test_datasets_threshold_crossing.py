@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgrad.datasets.threshold_crossing import ThresholdCrossing
+from surgrad.datasets.encoding.threshold_crossing import ThresholdCrossing
 from surgrad.errors import UserError
 
 DT = 10e-3

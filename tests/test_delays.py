@@ -5,9 +5,10 @@ import torch
 
 from surgrad.errors import UserError
 from surgrad.kernels import reference
-from surgrad.layers import DelayedDense, Dense, Readout, SpikingLayer
-from surgrad.network import Network
-from surgrad.neurons import LIF
+from surgrad.network.connections import DelayedDense, Dense
+from surgrad.network.layers import Readout, SpikingLayer
+from surgrad.network.network import Network
+from surgrad.neurons.lif import LIF
 
 DT = 1e-3
 

@@ -12,12 +12,12 @@ from dense_suite import TINY
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
+from surgrad.analysis.selection import selection
+from surgrad.config.check import check
 from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
-from surgrad.runs import REPO, load_runs
-from surgrad.schema import check
-from surgrad.schema.dense import DenseConfig
-from surgrad.selection import selection
+from surgrad.experiments.dense.config import DenseConfig
+from surgrad.runs.record import REPO, load_runs
 
 FOLDER = REPO / "configs" / "dense"
 PRIMARY = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -10,12 +10,12 @@ import pytest
 import torch
 from classification_suite import GRID, SCRIPT, TINY, load_script, make_network
 
-from surgrad.datasets.randman import Randman
-from surgrad.distributed import ALONE, Processes, samples
+from surgrad.datasets.sources.randman import Randman
 from surgrad.errors import UserError
-from surgrad.losses import MaxOverTimeCrossEntropy
-from surgrad.regularizers import REGULARIZERS, build_regularizer, penalty
-from surgrad.runs import load_runs
+from surgrad.runs.record import load_runs
+from surgrad.training.distributed import ALONE, Processes, samples
+from surgrad.training.losses import MaxOverTimeCrossEntropy
+from surgrad.training.regularizers import REGULARIZERS, build_regularizer, penalty
 
 LOSS = MaxOverTimeCrossEntropy()
 
@@ -142,7 +142,7 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path):
 
 DYING = """
 import os, runpy, signal, sys
-from surgrad.training import Fit
+from surgrad.training.fit import Fit
 
 epoch = Fit._epoch
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from surgrad.runs import REPO
+from surgrad.runs.record import REPO
 
 PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from surgrad.datasets.events import EventDataset
-from surgrad.datasets.hdf5 import read_shd, write_shd
+from surgrad.datasets.sources.hdf5 import read_shd, write_shd
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "download_data.py"
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from surgrad import surrogate
-from surgrad.escape_noise import Exponential, Sigmoid, Step
 from surgrad.kernels import reference
-from surgrad.neurons import LIF, spike
-from surgrad.philox import NoiseKey, uniform
+from surgrad.kernels.philox import NoiseKey, uniform
+from surgrad.neurons import surrogate
+from surgrad.neurons.escape_noise import Exponential, Sigmoid, Step
+from surgrad.neurons.lif import LIF, spike
 
 NOISES = [Sigmoid(1.0), Sigmoid(10.0), Sigmoid(100.0), Exponential(2 / 3, 0.133), Exponential(0.05, 1.0)]
 SMALLEST, LARGEST = 0.5 * 2.0**-23, 1 - 0.5 * 2.0**-23  # of the numbers that Philox gives

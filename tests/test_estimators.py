@@ -5,9 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from surgrad import estimators as es
 from surgrad.errors import UserError
-from surgrad.theory.enumeration import (
+from surgrad.experiments.sigmoid_network import estimators as es
+from surgrad.experiments.sigmoid_network.enumeration import (
     cosine,
     exact_gradient,
     expected_backpropagation,

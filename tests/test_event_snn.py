@@ -8,14 +8,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
+from surgrad.config.check import check
 from surgrad.datasets.events import EventDataset
 from surgrad.errors import UserError
-from surgrad.eventprop import EventReadout, Spikes
-from surgrad.eventprop_network import IntegratedVoltage, SpikeSet
-from surgrad.losses import IntegratedCrossEntropy
-from surgrad.runs import REPO, load_runs
-from surgrad.schema import check
-from surgrad.schema.event_snn import EventSNNConfig
+from surgrad.eventprop.layers import EventReadout, Spikes
+from surgrad.eventprop.network import IntegratedVoltage, SpikeSet
+from surgrad.experiments.eventprop.config import EventSNNConfig
+from surgrad.runs.record import REPO, load_runs
+from surgrad.training.losses import IntegratedCrossEntropy
 
 FOLDER = REPO / "configs" / "event_snn"
 PRIMARY = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -8,7 +8,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 from surgrad.errors import UserError
-from surgrad.eventprop import (
+from surgrad.eventprop.layers import (
     EventLayer,
     EventLIF,
     EventReadout,
@@ -17,7 +17,7 @@ from surgrad.eventprop import (
     first_spikes,
     spikes_from_times,
 )
-from surgrad.eventprop_network import FirstSpike
+from surgrad.eventprop.network import FirstSpike
 
 DURATION = 60e-3
 NEURONS = {

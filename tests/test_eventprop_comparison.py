@@ -2,7 +2,7 @@
 
 import pytest
 
-from surgrad.eventprop_comparison import METHODS, Problem, cosine, exact, online, surrogate, trained
+from surgrad.experiments.eventprop.comparison import METHODS, Problem, cosine, exact, online, surrogate, trained
 
 PROBLEM = Problem(sizes=(12, 8, 3), duration=30e-3, dt=0.1e-3, rate=60.0, seed=2)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from surgrad.errors import UserError
-from surgrad.eventprop import EventLayer, EventLIF, EventReadout, first_spikes, spikes_from_times
-from surgrad.eventprop_grid import GridLayer, GridReadout, first_times, on_grid
+from surgrad.eventprop.grid import GridLayer, GridReadout, first_times, on_grid
+from surgrad.eventprop.layers import EventLayer, EventLIF, EventReadout, first_spikes, spikes_from_times
 
 NEURON, DURATION = EventLIF(20e-3, 5e-3), 12e-3
 

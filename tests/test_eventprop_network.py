@@ -9,11 +9,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
-from surgrad.datasets.latency import BrightFirst, linear_latency
-from surgrad.datasets.yin_yang import YinYang
+from surgrad.config.check import check
+from surgrad.datasets.encoding.latency import BrightFirst
+from surgrad.datasets.sources.yin_yang import YinYang
 from surgrad.errors import UserError
-from surgrad.eventprop import EventLayer, EventLIF, EventReadout, Spikes, spikes_from_times
-from surgrad.eventprop_network import (
+from surgrad.eventprop.encoding import linear_latency
+from surgrad.eventprop.layers import EventLayer, EventLIF, EventReadout, Spikes, spikes_from_times
+from surgrad.eventprop.network import (
     EventNetwork,
     FirstSpike,
     IntegratedVoltage,
@@ -22,10 +24,9 @@ from surgrad.eventprop_network import (
     evaluate,
     train_epoch,
 )
-from surgrad.eventprop_training import EventFit, Recipe
-from surgrad.runs import REPO, load_runs
-from surgrad.schema import check
-from surgrad.schema.eventprop import YinYangConfig
+from surgrad.experiments.eventprop.config import YinYangConfig
+from surgrad.experiments.eventprop.training import EventFit, Recipe
+from surgrad.runs.record import REPO, load_runs
 
 DURATION = 60e-3
 
@@ -160,7 +161,7 @@ def test_every_config_trains(script, tmp_path, overrides):
 def test_a_run_cut_short_goes_on_bit_for_bit(script, tmp_path, monkeypatch):
     script.main([*QUICK, "nb_epochs=3"])
     whole = load_runs(tmp_path / "run")[0]
-    from surgrad import eventprop_training
+    from surgrad.experiments.eventprop import training as eventprop_training
 
     train, calls = eventprop_training.train_epoch, []
 

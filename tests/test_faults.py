@@ -16,11 +16,13 @@ import pytest
 import torch
 from classification_suite import GRID, SCRIPT, TINY, load_script, make_network
 
-from surgrad.datasets.randman import Randman
+from surgrad.datasets.sources.randman import Randman
 from surgrad.errors import UserError
-from surgrad.losses import MaxOverTimeCrossEntropy
-from surgrad.runs import load_runs, open_run
-from surgrad.training import Fit, Objective
+from surgrad.runs.folder import open_run
+from surgrad.runs.record import load_runs
+from surgrad.training.fit import Fit
+from surgrad.training.loop import Objective
+from surgrad.training.losses import MaxOverTimeCrossEntropy
 
 QUICK = [*TINY, "plot=none", "fano.evaluate=false", "test_draws=1"]
 

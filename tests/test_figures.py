@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from surgrad import figures
+from surgrad.figures import plots as figures
 
 RNG = np.random.default_rng(0)
 POPULATIONS = [(RNG.random((30, 2, *shape)) < 0.2).astype(np.uint8) for shape in ((1, 12), (4, 5), (8,))]

@@ -5,13 +5,14 @@ import pytest
 import torch
 from scipy import stats
 
-from surgrad import heterogeneity
+from surgrad.config.build import build
 from surgrad.errors import UserError
-from surgrad.heterogeneity import BOUNDS, EXPERIMENT, FITS, Gamma, LogNormal
-from surgrad.models import dense_snn
-from surgrad.neurons import LIF
-from surgrad.optimizers import build_optimizer
-from surgrad.schema.build import build
+from surgrad.experiments.dense.heterogeneity import EXPERIMENT, FITS, Gamma, LogNormal
+from surgrad.network import time_constants as heterogeneity
+from surgrad.network.models import dense_snn
+from surgrad.network.time_constants import BOUNDS
+from surgrad.neurons.lif import LIF
+from surgrad.training.optimizers import build_optimizer
 
 WIDE = (1e-6, 10.0)
 MAKERS = {name: getattr(heterogeneity, name) for name in ("homogeneous", "gamma", "normal", "uniform")}

@@ -9,14 +9,15 @@ import torch
 from dense_suite import TINY, run_dense
 from matplotlib.figure import Figure
 
-from surgrad import figures_sweeps
-from surgrad import heterogeneity_study as study
+from surgrad.analysis.intervals import interval
 from surgrad.datasets.events import EventDataset
-from surgrad.heterogeneity import BOUNDS, Gamma
-from surgrad.losses import build_loss
-from surgrad.runs import load_runs
-from surgrad.study import interval
-from surgrad.training import BatchGrid, Compute, Objective
+from surgrad.experiments.dense import figures as figures_sweeps
+from surgrad.experiments.dense import heterogeneity as study
+from surgrad.experiments.dense.heterogeneity import Gamma
+from surgrad.network.time_constants import BOUNDS
+from surgrad.runs.record import load_runs
+from surgrad.training.loop import BatchGrid, Compute, Objective
+from surgrad.training.losses import build_loss
 
 
 @dataclass

@@ -10,17 +10,15 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
-from surgrad import figures_initialization as figures
-from surgrad import initialization_study as study
+from surgrad.config.check import check
 from surgrad.errors import UserError
-from surgrad.initializers import FluctuationDrivenCentered, Kaiming, kernel_moments
-from surgrad.models import dense_snn
-from surgrad.neurons import LIF
-from surgrad.probing import bernoulli_spikes
-from surgrad.runs import REPO, load_runs
-from surgrad.schema import check
-from surgrad.schema.initialization import InitializationConfig
-from surgrad.theory import membrane
+from surgrad.experiments.initialization import figures, membrane, study
+from surgrad.experiments.initialization.config import InitializationConfig
+from surgrad.network.initializers import FluctuationDrivenCentered, Kaiming, kernel_moments
+from surgrad.network.models import dense_snn
+from surgrad.network.probing import bernoulli_spikes
+from surgrad.neurons.lif import LIF
+from surgrad.runs.record import REPO, load_runs
 
 CELL = study.Cell()
 FOLDER = REPO / "configs" / "initialization"
@@ -178,7 +176,7 @@ def test_kaiming_weights_silence_a_stack_and_its_gradients():
 
 
 def test_an_initialiser_that_refuses_is_left_out():
-    from surgrad.rate_propagation import RatePropagated
+    from surgrad.network.rate_propagation import RatePropagated
 
     spikes, labels = bernoulli_spikes(15.0, (20, 2, 60), 2e-3, seeded()), torch.tensor([0, 1])
     rules = {"silent": RatePropagated(0.05, 15.0), "loud": FluctuationDrivenCentered(1.0, 15.0)}

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from surgrad.errors import UserError
-from surgrad.initializers import (
+from surgrad.kernels import reference
+from surgrad.network.connections import Conv, Dense
+from surgrad.network.initializers import (
     ByConnection,
     Distribution,
     FluctuationDriven,
@@ -16,10 +18,10 @@ from surgrad.initializers import (
     Kaiming,
     kernel_moments,
 )
-from surgrad.kernels import reference
-from surgrad.layers import Conv, Dense, Readout, SpikingLayer, TimeConstant
-from surgrad.network import Network
-from surgrad.neurons import LIF
+from surgrad.network.layers import Readout, SpikingLayer
+from surgrad.network.network import Network
+from surgrad.network.parameters import TimeConstant
+from surgrad.neurons.lif import LIF
 
 MOMENTS = json.loads((Path(__file__).parent / "reference" / "lif_kernel_moments.json").read_text())
 DT, TAU_MEM, TAU_SYN, NU = 2e-3, 20e-3, 10e-3, 15.8

@@ -8,11 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from surgrad import escape_noise, surrogate
-from surgrad.kernels import adaptive, build, reference
-from surgrad.layers import Conv, Dense, SpikingLayer
-from surgrad.neurons import RESETS, AdaptationValues, AdaptiveLIF, AdaptiveState
-from surgrad.philox import NoiseKey
+from surgrad.kernels import reference
+from surgrad.kernels.cpu import adaptive, build
+from surgrad.kernels.philox import NoiseKey
+from surgrad.network.connections import Conv, Dense
+from surgrad.network.layers import SpikingLayer
+from surgrad.neurons import escape_noise, surrogate
+from surgrad.neurons.lif import RESETS, AdaptationValues, AdaptiveLIF, AdaptiveState
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C++ compiler on this machine")
 

@@ -9,14 +9,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from surgrad import escape_noise, kernels, surrogate
 from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
-from surgrad.kernels import build, cpu, reference
-from surgrad.layers import Conv, Dense, Readout, SpikingLayer, TimeConstant
-from surgrad.network import Network
-from surgrad.neurons import LIF, RESETS
-from surgrad.philox import NoiseKey
+from surgrad.kernels import dispatch, reference
+from surgrad.kernels.cpu import build
+from surgrad.kernels.cpu import network as cpu
+from surgrad.kernels.philox import NoiseKey
+from surgrad.network.connections import Conv, Dense
+from surgrad.network.layers import Readout, SpikingLayer
+from surgrad.network.network import Network
+from surgrad.network.parameters import TimeConstant
+from surgrad.neurons import escape_noise, surrogate
+from surgrad.neurons.lif import LIF, RESETS
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C++ compiler on this machine")
 
@@ -230,7 +234,7 @@ def test_single_layer_driven_by_a_current(noise):
     outputs = []
     for kernel in ("reference", "cpu"):
         options = {"noise": NoiseKey(1, 2, 3), "ids": torch.arange(4), "return_membrane": True, "kernel": kernel}
-        s, u, end = kernels.lif(current, a, b, neuron, **options)
+        s, u, end = dispatch.lif(current, a, b, neuron, **options)
         (gradient,) = torch.autograd.grad((s * cotangent).sum(), current)
         outputs.append((s, u, end.u, gradient))
     (s, u, end, gradient), (s2, u2, end2, gradient2) = outputs
@@ -244,7 +248,7 @@ def test_leaky_integrator():
     a, b = torch.tensor(0.7, requires_grad=True), torch.tensor(0.95, requires_grad=True)
     results = []
     for kernel in ("reference", "cpu"):
-        y, end = kernels.readout(current, a, b, u0=-0.2, kernel=kernel)
+        y, end = dispatch.readout(current, a, b, u0=-0.2, kernel=kernel)
         results.append([y, end.u, *torch.autograd.grad((y**2).sum(), (current, a, b))])
     for p, q in zip(*results, strict=True):
         assert_close(p, q, 1e-5)
@@ -269,8 +273,8 @@ def test_without_a_compiler_the_reference_runs_and_says_what_to_install(monkeypa
     build.library.cache_clear()
     try:
         network = small_network()
-        assert kernels.select("auto", network, None) is reference.run
-        assert kernels.select("auto", network, None) is reference.run
+        assert dispatch.select("auto", network, None) is reference.run
+        assert dispatch.select("auto", network, None) is reference.run
         assert [r.levelname for r in caplog.records] == ["WARNING"]
         assert "Install g++" in caplog.text
     finally:

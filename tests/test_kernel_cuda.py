@@ -21,14 +21,17 @@ if not GPU:
 pytest.importorskip("triton", reason="Triton is not installed (it comes with PyTorch's CUDA builds)")
 DEVICE = torch.device("cuda" if GPU else "cpu")
 
-from surgrad import escape_noise, surrogate  # noqa: E402
 from surgrad.datasets.events import EventBatch  # noqa: E402
 from surgrad.errors import UserError  # noqa: E402
-from surgrad.kernels import cuda, reference  # noqa: E402
-from surgrad.layers import Conv, Dense, Readout, SpikingLayer, TimeConstant  # noqa: E402
-from surgrad.network import Network  # noqa: E402
-from surgrad.neurons import LIF, RESETS  # noqa: E402
-from surgrad.philox import NoiseKey, uniform  # noqa: E402
+from surgrad.kernels import reference  # noqa: E402
+from surgrad.kernels.gpu import network as cuda  # noqa: E402
+from surgrad.kernels.philox import NoiseKey, uniform  # noqa: E402
+from surgrad.network.connections import Conv, Dense  # noqa: E402
+from surgrad.network.layers import Readout, SpikingLayer  # noqa: E402
+from surgrad.network.network import Network  # noqa: E402
+from surgrad.network.parameters import TimeConstant  # noqa: E402
+from surgrad.neurons import escape_noise, surrogate  # noqa: E402
+from surgrad.neurons.lif import LIF, RESETS  # noqa: E402
 
 SURROGATES = [
     surrogate.SuperSpike(10.0),
@@ -191,7 +194,7 @@ def test_more_samples_than_one_program_holds():
 
 
 def test_recurrence_that_does_not_fit_is_walked_step_by_step(monkeypatch):
-    from surgrad.kernels import triton_layer
+    from surgrad.kernels.gpu import layer as triton_layer
 
     monkeypatch.setattr(triton_layer, "LARGEST_TILE", 0)
     neuron = LIF(escape_noise=escape_noise.Sigmoid(7.0), diff_reset=True)
@@ -297,7 +300,7 @@ def test_gradient_with_respect_to_the_input():
 @pytest.mark.parametrize("trained", [(), "layer", "units"])
 def test_one_layer_driven_by_a_current(recurrent, trained, monkeypatch):
     if recurrent == "step by step":
-        from surgrad.kernels import triton_layer
+        from surgrad.kernels.gpu import layer as triton_layer
 
         monkeypatch.setattr(triton_layer, "LARGEST_TILE", 0)
     generator = torch.Generator().manual_seed(2)
@@ -414,11 +417,11 @@ def test_a_step_on_the_cpu_is_not_captured():
 
 COMPILE = """
 import json
-from surgrad.escape_noise import Sigmoid
-from surgrad.kernels.triton_compile import compiled
-from surgrad.kernels.triton_layer import Population
-from surgrad.layers import Conv, Dense
-from surgrad.neurons import LIF
+from surgrad.neurons.escape_noise import Sigmoid  # noqa: E402
+from surgrad.kernels.gpu.compile import compiled  # noqa: E402
+from surgrad.kernels.gpu.layer import Population  # noqa: E402
+from surgrad.network.connections import Conv, Dense  # noqa: E402
+from surgrad.neurons.lif import LIF  # noqa: E402
 
 noisy = LIF(escape_noise=Sigmoid(10.0), diff_reset=True)
 populations = [

@@ -8,14 +8,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from surgrad import kernels, surrogate
 from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
-from surgrad.kernels import adaptive, build, delays, layerwise, reference
-from surgrad.layers import Conv, DelayedDense, Dense, Readout, SpikingLayer
-from surgrad.network import Network
-from surgrad.neurons import LIF, AdaptiveLIF
-from surgrad.philox import NoiseKey
+from surgrad.kernels import dispatch, reference
+from surgrad.kernels.cpu import adaptive, build, delays, layerwise
+from surgrad.kernels.philox import NoiseKey
+from surgrad.network.connections import Conv, DelayedDense, Dense
+from surgrad.network.layers import Readout, SpikingLayer
+from surgrad.network.network import Network
+from surgrad.neurons import surrogate
+from surgrad.neurons.lif import LIF, AdaptiveLIF
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C++ compiler on this machine")
 
@@ -145,15 +147,15 @@ def test_convolutions_of_adaptive_neurons_run_too():
 # ---------------------------------------------------------------- which kernel runs
 def test_the_compiled_layers_run_where_they_can():
     network = random_network(adapts=False)
-    assert kernels.select("auto", network, None) is layerwise.run
-    assert kernels.select("cpu", network, None) is layerwise.run
-    assert kernels.select("reference", network, None) is reference.run
-    assert kernels.select("auto", random_network(adapts=False, delayed=(False,) * 3), None) is not layerwise.run
-    assert kernels.select("auto", random_network().double(), None) is reference.run
+    assert dispatch.select("auto", network, None) is layerwise.run
+    assert dispatch.select("cpu", network, None) is layerwise.run
+    assert dispatch.select("reference", network, None) is reference.run
+    assert dispatch.select("auto", random_network(adapts=False, delayed=(False,) * 3), None) is not layerwise.run
+    assert dispatch.select("auto", random_network().double(), None) is reference.run
     with pytest.raises(UserError, match="knows neither adaptive neurons nor learned delays; use kernel=auto"):
-        kernels.select("cuda", network, None)
+        dispatch.select("cuda", network, None)
     with pytest.raises(UserError, match="float32"):
-        kernels.select("cpu", random_network().double(), None)
+        dispatch.select("cpu", random_network().double(), None)
 
 
 def test_an_unknown_surrogate_is_left_to_the_specification():
@@ -161,7 +163,7 @@ def test_an_unknown_surrogate_is_left_to_the_specification():
         pass
 
     layer = SpikingLayer(Dense(4, 5), AdaptiveLIF(Own()), 20e-3, 10e-3)
-    assert kernels.select("auto", Network([layer], None, DT), None) is reference.run
+    assert dispatch.select("auto", Network([layer], None, DT), None) is reference.run
 
 
 def test_without_a_compiler_the_specification_runs_and_says_so_once(monkeypatch, caplog):
@@ -171,12 +173,12 @@ def test_without_a_compiler_the_specification_runs_and_says_so_once(monkeypatch,
         function.cache_clear()
     try:
         network = random_network()
-        assert kernels.select("auto", network, None) is reference.run
-        assert kernels.select("auto", network, None) is reference.run
+        assert dispatch.select("auto", network, None) is reference.run
+        assert dispatch.select("auto", network, None) is reference.run
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         assert "install g++" in caplog.text
         with pytest.raises(UserError, match="install g"):
-            kernels.select("cpu", network, None)
+            dispatch.select("cpu", network, None)
     finally:
         for function in caches:
             function.cache_clear()

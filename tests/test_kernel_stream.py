@@ -7,18 +7,19 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from surgrad import escape_noise, kernels, surrogate
-from surgrad.kernels import build
-from surgrad.kernels.memory import KEPT, PAGE, Pool
-from surgrad.neurons import LIF, RESETS
-from surgrad.philox import NoiseKey
+from surgrad.kernels import dispatch
+from surgrad.kernels.cpu import build
+from surgrad.kernels.cpu.memory import KEPT, PAGE, Pool
+from surgrad.kernels.philox import NoiseKey
+from surgrad.neurons import escape_noise, surrogate
+from surgrad.neurons.lif import LIF, RESETS, LIFState
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C++ compiler on this machine")
 
 
 def run(kernel, current, a, b, neuron, cotangent, **kw):
     inputs = [x.clone().requires_grad_() for x in (current, a, b)]
-    spikes, _, end = kernels.lif(*inputs, neuron, kernel=kernel, noise=NoiseKey(3, 1), **kw)
+    spikes, _, end = dispatch.lif(*inputs, neuron, kernel=kernel, noise=NoiseKey(3, 1), **kw)
     spikes.backward(cotangent)
     return spikes.detach(), end, [x.grad for x in inputs]
 
@@ -47,7 +48,7 @@ def test_equals_the_reference(steps, batch, neurons, reset, h, noise, diff_reset
     g = torch.Generator().manual_seed(seed)
     current = 4 * torch.randn(steps, batch, neurons, generator=g)
     current[0] += 9  # the first spikes come at the second step
-    state = kernels.reference.LIFState(*(1.5 * torch.rand(batch, neurons, generator=g) for _ in range(2)))
+    state = LIFState(*(1.5 * torch.rand(batch, neurons, generator=g) for _ in range(2)))
     a, b = (0.8 + 0.15 * torch.rand(neurons, generator=g) for _ in range(2))
     cotangent = torch.randn(steps, batch, neurons, generator=g)
     for dim in repeated:  # a gradient that is the same for all steps is not written out

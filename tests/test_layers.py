@@ -7,9 +7,11 @@ import torch
 
 from surgrad.errors import UserError
 from surgrad.kernels import reference
-from surgrad.layers import Conv, Dense, Readout, SpikingLayer, TimeConstant
-from surgrad.network import Network
-from surgrad.neurons import LIF
+from surgrad.network.connections import Conv, Dense
+from surgrad.network.layers import Readout, SpikingLayer
+from surgrad.network.network import Network
+from surgrad.network.parameters import TimeConstant
+from surgrad.neurons.lif import LIF
 
 
 def filled(connection, seed=0):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from surgrad.errors import UserError
-from surgrad.losses import (
+from surgrad.training.losses import (
     LOSSES,
     SpikeTrainL2,
     VanRossum,

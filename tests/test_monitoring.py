@@ -4,12 +4,13 @@ import pytest
 import torch
 from classification_suite import GRID, make_network
 
-from surgrad.datasets.randman import Randman
+from surgrad.datasets.sources.randman import Randman
 from surgrad.errors import UserError
-from surgrad.models import SpikeParameters, method_neuron, set_neuron
-from surgrad.monitoring import Monitor, record, repeated
-from surgrad.runs import load_runs, open_run
-from surgrad.statistics import defined_mean, fano_over_trials
+from surgrad.network.methods import SpikeParameters, method_neuron, set_neuron
+from surgrad.runs.folder import open_run
+from surgrad.runs.record import load_runs
+from surgrad.training.monitoring import Monitor, record, repeated
+from surgrad.training.statistics import defined_mean, fano_over_trials
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,13 @@ import torch
 
 from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
-from surgrad.escape_noise import Sigmoid
-from surgrad.initializers import FluctuationDrivenCentered
-from surgrad.layers import Conv, Dense, Readout, SpikingLayer
-from surgrad.network import Network
-from surgrad.neurons import LIF
-from surgrad.surrogate import Esser, SigmoidPrime, SuperSpike, TrueGradient
+from surgrad.network.connections import Conv, Dense
+from surgrad.network.initializers import FluctuationDrivenCentered
+from surgrad.network.layers import Readout, SpikingLayer
+from surgrad.network.network import Network
+from surgrad.neurons.escape_noise import Sigmoid
+from surgrad.neurons.lif import LIF
+from surgrad.neurons.surrogate import Esser, SigmoidPrime, SuperSpike, TrueGradient
 
 T, B, DT = 40, 4, 2e-3
 IN_SHAPES = {

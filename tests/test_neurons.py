@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from surgrad.errors import UserError
-from surgrad.escape_noise import Exponential, Sigmoid, Step
 from surgrad.kernels import reference
-from surgrad.neurons import LIF, RESETS, LIFState, lif_step, readout_step, spike
-from surgrad.philox import NoiseKey
+from surgrad.kernels.philox import NoiseKey
+from surgrad.neurons.escape_noise import Exponential, Sigmoid, Step
+from surgrad.neurons.lif import LIF, RESETS, LIFState, lif_step, readout_step, spike
 
 A, B = 0.8, 0.9
 

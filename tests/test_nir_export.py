@@ -10,16 +10,19 @@ from torch.nn import functional as F
 
 nir = pytest.importorskip("nir", reason="the extra `nir` is not installed")
 
-from surgrad import nir_export  # noqa: E402
-from surgrad.dale import impose  # noqa: E402
 from surgrad.errors import UserError  # noqa: E402
-from surgrad.escape_noise import Sigmoid  # noqa: E402
-from surgrad.layers import Conv, DelayedDense, Dense, Readout, SpikingLayer, TimeConstant  # noqa: E402
-from surgrad.models import SpikeParameters, dense_snn, method_neuron, set_neuron  # noqa: E402
-from surgrad.network import Network  # noqa: E402
-from surgrad.neurons import LIF, AdaptiveLIF  # noqa: E402
-from surgrad.runs import REPO, load_runs  # noqa: E402
-from surgrad.schema.trained import trained_network  # noqa: E402
+from surgrad.experiments.trained import trained_network  # noqa: E402
+from surgrad.network import nir as nir_export  # noqa: E402
+from surgrad.network.connections import Conv, DelayedDense, Dense  # noqa: E402
+from surgrad.network.dale import impose  # noqa: E402
+from surgrad.network.layers import Readout, SpikingLayer  # noqa: E402
+from surgrad.network.methods import SpikeParameters, method_neuron, set_neuron  # noqa: E402
+from surgrad.network.models import dense_snn  # noqa: E402
+from surgrad.network.network import Network  # noqa: E402
+from surgrad.network.parameters import TimeConstant  # noqa: E402
+from surgrad.neurons.escape_noise import Sigmoid  # noqa: E402
+from surgrad.neurons.lif import LIF, AdaptiveLIF  # noqa: E402
+from surgrad.runs.record import REPO, load_runs  # noqa: E402
 
 DECAY = {"exponential": lambda x: np.exp(-x), "euler": lambda x: 1 - x}
 

@@ -10,16 +10,16 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
-from surgrad import online
-from surgrad.datasets.bs1 import read_bs1
+from surgrad.config.check import check
+from surgrad.datasets.sources.bs1 import read_bs1
 from surgrad.errors import UserError
+from surgrad.experiments.superspike import online
+from surgrad.experiments.superspike.config import SuperSpikeConfig
+from surgrad.experiments.superspike.online import SuperSpikeNetwork, SuperSpikeRule
 from surgrad.kernels import reference
-from surgrad.neurons import LIF
-from surgrad.online import SuperSpikeNetwork, SuperSpikeRule
-from surgrad.runs import REPO, load_runs
-from surgrad.schema import check
-from surgrad.schema.superspike import SuperSpikeConfig
-from surgrad.surrogate import SuperSpike
+from surgrad.neurons.lif import LIF
+from surgrad.neurons.surrogate import SuperSpike
+from surgrad.runs.record import REPO, load_runs
 
 NB_INPUTS, NB_HIDDEN, NB_OUTPUTS = 40, 30, 10
 NEVER = 10**6

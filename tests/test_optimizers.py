@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from surgrad.errors import UserError
-from surgrad.optimizers import OPTIMIZERS, SMORMS3, build_optimizer
+from surgrad.training.optimizers import OPTIMIZERS, SMORMS3, build_optimizer
 
 
 def scalar_smorms3(w, gradients, lr, eps=1e-16):

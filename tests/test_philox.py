@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from surgrad.philox import NoiseKey, philox4x32, uniform
+from surgrad.kernels.philox import NoiseKey, philox4x32, uniform
 
 # philox4x32-10 of the Random123 distribution (kat_vectors): counter, key, result
 KNOWN_ANSWERS = [

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from surgrad.kernels import products
-from surgrad.layers import Dense
+from surgrad.kernels.cpu import products
+from surgrad.network.connections import Dense
 
 available = pytest.mark.skipif(products._library() is None, reason="PyTorch's products are used on this processor")
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit
 
 from surgrad.errors import UserError
-from surgrad.theory.quadrature import NODES, WEIGHTS, integrate, periodic_rule, trapezoid_running
+from surgrad.experiments.sigmoid_network.quadrature import NODES, WEIGHTS, integrate, periodic_rule, trapezoid_running
 
 
 def test_kronrod_rule_is_exact_to_degree_22_and_no_further():

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from surgrad.errors import UserError
-from surgrad.initializers import FluctuationDrivenCentered, kernel_moments
 from surgrad.kernels import reference
-from surgrad.layers import Dense, SpikingLayer
-from surgrad.models import dense_snn
-from surgrad.neurons import LIF
-from surgrad.probing import bernoulli_spikes, free_membrane, over_time, root_mean_square, run_layer
-from surgrad.rate_propagation import RatePropagated
+from surgrad.network.connections import Dense
+from surgrad.network.initializers import FluctuationDrivenCentered, kernel_moments
+from surgrad.network.layers import SpikingLayer
+from surgrad.network.models import dense_snn
+from surgrad.network.probing import bernoulli_spikes, free_membrane, over_time, root_mean_square, run_layer
+from surgrad.network.rate_propagation import RatePropagated
+from surgrad.neurons.lif import LIF
 
 DT, TAU_MEM, TAU_SYN, NU = 2e-3, 20e-3, 10e-3, 15.0
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from surgrad import surrogate
-from surgrad.escape_noise import Sigmoid
 from surgrad.kernels import reference
-from surgrad.neurons import LIF, RESETS, LIFState
-from surgrad.philox import NoiseKey
+from surgrad.kernels.philox import NoiseKey
+from surgrad.neurons import surrogate
+from surgrad.neurons.escape_noise import Sigmoid
+from surgrad.neurons.lif import LIF, RESETS, LIFState
 
 A, B = (torch.tensor(v, dtype=torch.float64) for v in (0.8, 0.9))
 

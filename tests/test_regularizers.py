@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from surgrad.errors import UserError
-from surgrad.regularizers import REGULARIZERS, UpperBoundL2, build_regularizer, penalty
+from surgrad.training.regularizers import REGULARIZERS, UpperBoundL2, build_regularizer, penalty
 
 FORMULA = {
     "UpperBoundL1": lambda n, theta: max(n - theta, 0.0),

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from surgrad import golden
-from surgrad import replay as replay_module
 from surgrad.errors import UserError
-from surgrad.golden import NEAR_THRESHOLD, Decay, Layer, settle
 from surgrad.kernels import reference
-from surgrad.kernels.build import library
-from surgrad.losses import build_loss
-from surgrad.neurons import LIF
-from surgrad.replay import replay
+from surgrad.kernels.cpu.build import library
+from surgrad.neurons.lif import LIF
+from surgrad.traces import golden
+from surgrad.traces import replay as replay_module
+from surgrad.traces.golden import NEAR_THRESHOLD, Decay, Layer, settle
+from surgrad.traces.replay import replay
+from surgrad.training.losses import build_loss
 
 GOLDEN = Path(__file__).parent / "reference"
 TRACES = sorted([*GOLDEN.glob("*.npz"), *GOLDEN.glob("*.json")])

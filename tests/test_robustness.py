@@ -6,10 +6,11 @@ import pytest
 from dense_suite import TINY, run_dense
 from matplotlib.figure import Figure
 
-from surgrad import figures_sweeps, robustness
+from surgrad.analysis.rows import chosen, column
 from surgrad.errors import UserError
-from surgrad.runs import load_runs
-from surgrad.score_rows import chosen, column
+from surgrad.experiments.dense import figures as figures_sweeps
+from surgrad.experiments.dense import robustness
+from surgrad.runs.record import load_runs
 
 
 def row(sweep="robustness", **changes):

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from surgrad import run_tables as tables
-from surgrad import run_tools
-from surgrad.run_wandb import WandbConfig
-from surgrad.runs import RunRecord, load_runs, open_run
+from surgrad.runs import __main__ as run_tools
+from surgrad.runs import tables
+from surgrad.runs.folder import open_run
+from surgrad.runs.record import RunRecord, load_runs
+from surgrad.runs.wandb import WandbConfig
 
 DISABLED = WandbConfig(mode="disabled")
 
@@ -143,7 +144,7 @@ def test_compare_draws_the_curves_and_names_the_differences(study, tmp_path, cap
 
 
 def test_curves_are_the_rows_of_the_runs(study):
-    from surgrad.figures_runs import curves
+    from surgrad.figures.runs import curves
 
     records = load_runs(study)
     figure = curves([record.metrics for record in records], ["train_loss", "valid_acc"], [r.name for r in records])
@@ -210,7 +211,11 @@ def test_ages_and_sizes(tmp_path):
 
 def test_the_command(study, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "surgrad.runs", "list", study], capture_output=True, text=True, check=False, cwd=tmp_path
+        [sys.executable, "-m", "surgrad.runs.folder", "list", study],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("6 runs: 4 done, 1 failed, 1 interrupted\n")

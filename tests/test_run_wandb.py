@@ -14,10 +14,11 @@ import pytest
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from surgrad import run_wandb
 from surgrad.errors import UserError
-from surgrad.run_wandb import WandbConfig
-from surgrad.runs import REPO, load_runs, open_run
+from surgrad.runs import wandb as run_wandb
+from surgrad.runs.folder import open_run
+from surgrad.runs.record import REPO, load_runs
+from surgrad.runs.wandb import WandbConfig
 
 CONFIG = {"seed": 1, "nb_epochs": 5, "method": {"name": "superspike", "beta": 10.0}, "device": "cpu"}
 DISABLED = WandbConfig(mode="disabled")
@@ -101,8 +102,8 @@ def test_a_killed_wandb_is_said_once_and_the_run_goes_on(tmp_path, caplog, victi
 def test_the_log_of_a_killed_run_is_whole(tmp_path, number):
     program = """
 import os, signal, sys
-from surgrad.run_wandb import WandbConfig
-from surgrad.runs import open_run
+from surgrad.runs.wandb import WandbConfig
+from surgrad.runs.folder import open_run
 with open_run(sys.argv[1], {"seed": 1}, WandbConfig(mode="offline")) as run:
     for epoch in range(50):
         run.log({"epoch": epoch, "train_loss": 1.0})
@@ -123,7 +124,7 @@ def test_a_message_cut_off_by_a_kill_ends_the_log_as_a_failed_run(tmp_path):
     init = {"mode": "offline", "dir": str(tmp_path), "project": "p"}
     start = json.dumps({"start": {"argv": ["script.py"], "init": init, "settings": {}}})
     messages = start + '\n{"log": {"epoch": 0}}\n{"log": {"epo'
-    command = [sys.executable, "-P", run_wandb.__file__.replace("run_wandb", "wandb_process")]
+    command = [sys.executable, "-P", str(Path(run_wandb.__file__).with_name("wandb_process.py"))]
     subprocess.run(command, input=messages, text=True, capture_output=True, check=True)
     assert history(tmp_path) == [{"epoch": 0}]
     assert [record["exit"]["exit_code"] for record in records(tmp_path) if record["type"] == "exit"] == [1]

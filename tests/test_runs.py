@@ -14,9 +14,10 @@ import torch
 from matplotlib.figure import Figure
 
 from surgrad.errors import UserError
-from surgrad.run_files import MetricsTable, read_metrics
-from surgrad.run_wandb import WandbConfig
-from surgrad.runs import REPO, RunDone, identity, load_runs, open_run, run_id
+from surgrad.runs.files import MetricsTable, read_metrics
+from surgrad.runs.folder import RunDone, open_run
+from surgrad.runs.record import REPO, identity, load_runs, run_id
+from surgrad.runs.wandb import WandbConfig
 
 CONFIG = {"seed": 1, "nb_epochs": 5, "method": {"name": "superspike", "beta": 10.0}, "device": "cpu"}
 DISABLED = WandbConfig(mode="disabled")
@@ -103,7 +104,7 @@ def test_resumed_run_equals_unbroken_run(tmp_path):
 def test_kill_9_leaves_a_resumable_folder(tmp_path):
     script = textwrap.dedent(f"""
         import time
-        from surgrad.runs import open_run
+        from surgrad.runs.folder import open_run
         import torch
         with open_run({str(tmp_path / "run")!r}, {CONFIG!r}) as run:
             for epoch in range(3):

@@ -13,10 +13,10 @@ import pytest
 import torch
 import yaml
 
+from surgrad.config.build import build
+from surgrad.config.common import resolve_device, use_threads
 from surgrad.errors import UserError
-from surgrad.runs import load_runs
-from surgrad.schema import build, resolve_device
-from surgrad.schema.common import use_threads
+from surgrad.runs.record import load_runs
 
 
 @pytest.fixture

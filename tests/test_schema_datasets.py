@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from surgrad.errors import UserError
-from surgrad.runs import REPO
-from surgrad.schema.datasets import dataset_config
+from surgrad.experiments.datasets import dataset_config
+from surgrad.runs.record import REPO
 
 GRID = {"time_step": 1e-3, "duration": 0.1}
 CODE = {"_target_": "surgrad.datasets.latency.ChargingLatency"}
@@ -54,7 +54,7 @@ def test_braille_is_split_into_three(encoding, nb_units):
 
 def test_test_recordings_do_not_set_the_scale(monkeypatch):
     """The training spikes stay what they are when the recordings that test are changed."""
-    from surgrad.schema import datasets
+    from surgrad.experiments import datasets
 
     before = splits(BRAILLE)
     honest = datasets.read_braille

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from surgrad import score_rows
+from surgrad.analysis import rows as score_rows
+from surgrad.analysis.intervals import interval
 from surgrad.errors import UserError
-from surgrad.study import interval
 
 ROWS = [
     {"dataset": data, "beta": beta, "seed": seed, "valid_acc": valid, "test_acc": test}

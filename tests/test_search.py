@@ -15,11 +15,11 @@ from classification_suite import TINY
 
 optuna = pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
 
-from surgrad import search  # noqa: E402
 from surgrad.errors import UserError  # noqa: E402
-from surgrad.runs import REPO, RunRecord, load_runs  # noqa: E402
-from surgrad.schema.search import SearchConfig  # noqa: E402
-from surgrad.search_space import Choice, Integer, Number, parse_space  # noqa: E402
+from surgrad.runs.record import REPO, RunRecord, load_runs  # noqa: E402
+from surgrad.search import study as search  # noqa: E402
+from surgrad.search.config import SearchConfig  # noqa: E402
+from surgrad.search.space import Choice, Integer, Number, parse_space  # noqa: E402
 
 SCRIPT = REPO / "scripts" / "search.py"
 CONFIGS = sorted(path.stem for path in (REPO / "configs" / "search").glob("*.yaml"))

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from surgrad.analysis.selection import Selection, expected_bias, select, selection
 from surgrad.errors import UserError
-from surgrad.runs import RunRecord
-from surgrad.selection import Selection, expected_bias, select, selection
+from surgrad.runs.record import RunRecord
 
 
 def test_the_validation_set_chooses_by_accuracy_then_loss_then_time():

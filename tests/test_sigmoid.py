@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from surgrad.errors import UserError
-from surgrad.theory.quadrature import periodic_rule
-from surgrad.theory.sigmoid import (
+from surgrad.experiments.sigmoid_network.quadrature import periodic_rule
+from surgrad.experiments.sigmoid_network.sigmoid import (
     Circle,
     Plane,
     SigmoidNet,

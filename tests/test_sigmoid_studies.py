@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from surgrad.errors import UserError
-from surgrad.runs import load_runs
-from surgrad.schema.sigmoid_network import command_line
-from surgrad.theory.estimator_study import Problem, random_problem, sample_curve, study
-from surgrad.theory.neuron_study import as_probability
+from surgrad.experiments.sigmoid_network.config import command_line
+from surgrad.experiments.sigmoid_network.estimator_study import Problem, random_problem, sample_curve, study
+from surgrad.experiments.sigmoid_network.neuron_study import as_probability
+from surgrad.runs.record import load_runs
 
 REPO = Path(__file__).parents[1]
 SMALL = {

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from surgrad.errors import UserError
-from surgrad.theory.sigmoid import SigmoidNet
-from surgrad.theory.sign_bias import Window, descend, flow_study, plane_study, sweep
+from surgrad.experiments.sigmoid_network.sigmoid import SigmoidNet
+from surgrad.experiments.sigmoid_network.sign_bias import Window, descend, flow_study, plane_study, sweep
 
 X = torch.ones(1, dtype=torch.float64)
 NET = SigmoidNet(100.0)

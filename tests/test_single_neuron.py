@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from surgrad.errors import UserError
-from surgrad.escape_noise import Exponential, Sigmoid
-from surgrad.neurons import LIF
-from surgrad.surrogate import Exponential as ExponentialSurrogate
-from surgrad.surrogate import SigmoidPrime
-from surgrad.theory import single_neuron as sn
+from surgrad.experiments.sigmoid_network import single_neuron as sn
+from surgrad.neurons.escape_noise import Exponential, Sigmoid
+from surgrad.neurons.lif import LIF
+from surgrad.neurons.surrogate import Exponential as ExponentialSurrogate
+from surgrad.neurons.surrogate import SigmoidPrime
 
 ESCAPES = {"sigmoid": Sigmoid(10.0).probability, "exponential": Exponential().probability, "callable": sn.Gaussian(0.2)}
 

@@ -8,29 +8,28 @@ import pytest
 import torch
 
 from surgrad.errors import UserError
-from surgrad.escape_noise import Exponential, Sigmoid, Step
-from surgrad.leaky_filter import BLOCK, LeakyFilter
-from surgrad.losses import SpikeTrainL2, VanRossum, causal_convolution, double_exponential_kernel
-from surgrad.philox import NoiseKey
-from surgrad.spike_train_matching import (
-    Activity,
-    Diverged,
+from surgrad.experiments.spike_train_matching.leaky_filter import BLOCK, LeakyFilter
+from surgrad.experiments.spike_train_matching.rules import (
     Episode,
+    autograd_three_factor,
+    full_backpropagation,
+    three_factor,
+)
+from surgrad.experiments.spike_train_matching.task import (
+    Activity,
     Neurons,
     SpikeMode,
     Task,
-    Training,
     Weights,
-    autograd_three_factor,
     build_surrogate,
-    evaluate,
-    full_backpropagation,
     initial_weights,
     poisson_input,
     spike_mode,
-    three_factor,
-    train,
 )
+from surgrad.experiments.spike_train_matching.training import Diverged, Training, evaluate, train
+from surgrad.kernels.philox import NoiseKey
+from surgrad.neurons.escape_noise import Exponential, Sigmoid, Step
+from surgrad.training.losses import SpikeTrainL2, VanRossum, causal_convolution, double_exponential_kernel
 
 REFERENCE = Path(__file__).parent / "reference"
 GOLDEN = sorted(REFERENCE.glob("stm_*.npz"))

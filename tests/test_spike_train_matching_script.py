@@ -18,12 +18,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from matplotlib import pyplot as plt
 
-from surgrad import figures_matching
-from surgrad import matching_analysis as analysis
-from surgrad.datasets.targets import write_spike_image
-from surgrad.runs import REPO, load_runs
-from surgrad.schema import check
-from surgrad.schema.spike_train_matching import SpikeTrainMatchingConfig
+from surgrad.config.check import check
+from surgrad.datasets.sources.targets import write_spike_image
+from surgrad.experiments.spike_train_matching import analysis
+from surgrad.experiments.spike_train_matching import figures as figures_matching
+from surgrad.experiments.spike_train_matching.config import SpikeTrainMatchingConfig
+from surgrad.runs.record import REPO, load_runs
 
 SCRIPT = REPO / "Spike_train_matching" / "run_image_task_1hid.py"
 CONFIGS = REPO / "configs" / "spike_train_matching"

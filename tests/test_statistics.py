@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from surgrad import statistics
-from surgrad.statistics import (
+from surgrad.training import statistics
+from surgrad.training.statistics import (
     binned_counts,
     cv_of_isi,
     defined_mean,

@@ -11,8 +11,8 @@ import pytest
 from classification_suite import TINY, load_script
 from nbclient import NotebookClient
 
-from surgrad import study
-from surgrad.runs import REPO, load_runs
+from surgrad.analysis import intervals as study
+from surgrad.runs.record import REPO, load_runs
 
 NOTEBOOKS = sorted((REPO / "Classification" / "analysis").glob("*.ipynb"))
 

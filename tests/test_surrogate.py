@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from surgrad.errors import UserError
-from surgrad.surrogate import (
+from surgrad.neurons.surrogate import (
     AsymptoticSuperSpike,
     Esser,
     Exponential,

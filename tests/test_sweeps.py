@@ -15,8 +15,8 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from surgrad.runs import REPO, load_runs
-from surgrad.schema import launchers
+from surgrad.config import launchers
+from surgrad.runs.record import REPO, load_runs
 
 LAUNCHERS = ["joblib", "ray", "slurm", "submitit_local"]
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

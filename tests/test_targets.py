@@ -10,7 +10,7 @@ import pytest
 import torch
 from matplotlib.image import imsave
 
-from surgrad.datasets.targets import bin_events, image_target, load_target, with_silent_steps, write_spike_image
+from surgrad.datasets.sources.targets import bin_events, image_target, load_target, with_silent_steps, write_spike_image
 from surgrad.errors import UserError
 
 REPO = Path(__file__).resolve().parents[1]

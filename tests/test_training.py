@@ -8,13 +8,17 @@ import torch
 from classification_suite import GRID, make_network
 
 from surgrad.datasets.augment import Drop
-from surgrad.datasets.randman import Randman
+from surgrad.datasets.sources.randman import Randman
 from surgrad.errors import UserError
-from surgrad.losses import MaxOverTimeCrossEntropy
-from surgrad.models import METHODS, ConvStack, SpikeParameters, conv_snn, method_neuron, set_neuron
-from surgrad.regularizers import UpperBoundL2
-from surgrad.runs import load_runs, open_run
-from surgrad.training import Best, Compute, Fit, Objective, Scores, annealed, evaluate, evaluate_repeatedly
+from surgrad.network.methods import METHODS, SpikeParameters, method_neuron, set_neuron
+from surgrad.network.models import ConvStack, conv_snn
+from surgrad.runs.folder import open_run
+from surgrad.runs.record import load_runs
+from surgrad.training.evaluation import evaluate, evaluate_repeatedly
+from surgrad.training.fit import Best, Fit, annealed
+from surgrad.training.loop import Compute, Objective, Scores
+from surgrad.training.losses import MaxOverTimeCrossEntropy
+from surgrad.training.regularizers import UpperBoundL2
 
 OBJECTIVE = Objective(MaxOverTimeCrossEntropy(), [UpperBoundL2(0.1, 1.0)])
 

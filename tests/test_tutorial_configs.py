@@ -7,8 +7,8 @@ import pytest
 import torch
 from test_dense_suite import composed, main  # noqa: F401  the command of the script is a fixture there
 
-from surgrad.regularizers import penalty
-from surgrad.runs import load_runs
+from surgrad.runs.record import load_runs
+from surgrad.training.regularizers import penalty
 
 QUICK = ["wandb.mode=disabled", "device=cpu", "num_threads=1", "plot=false", "monitor_samples=2", "hidden=[6]"]
 RUNS = {

@@ -4,19 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from surgrad import figures_tutorials as figures
-from surgrad.datasets.latency import ChargingLatency
-from surgrad.datasets.random_task import RandomTask
-from surgrad.datasets.threshold_crossing import ThresholdCrossing
-from surgrad.initializers import Distribution
-from surgrad.losses import build_loss
-from surgrad.models import dense_snn
-from surgrad.neurons import LIF
-from surgrad.regularizers import ActivityL1
-from surgrad.runs import load_runs, open_run
-from surgrad.surrogate import SuperSpike, TrueGradient
-from surgrad.training import BatchGrid, Fit, Objective
-from surgrad.tutorials import learn
+from surgrad.datasets.encoding.latency import ChargingLatency
+from surgrad.datasets.encoding.threshold_crossing import ThresholdCrossing
+from surgrad.datasets.sources.random_task import RandomTask
+from surgrad.experiments.tutorials import figures
+from surgrad.experiments.tutorials.learn import learn
+from surgrad.network.initializers import Distribution
+from surgrad.network.models import dense_snn
+from surgrad.neurons.lif import LIF
+from surgrad.neurons.surrogate import SuperSpike, TrueGradient
+from surgrad.runs.folder import open_run
+from surgrad.runs.record import load_runs
+from surgrad.training.fit import Fit
+from surgrad.training.loop import BatchGrid, Objective
+from surgrad.training.losses import build_loss
+from surgrad.training.regularizers import ActivityL1
 
 GRID = BatchGrid(16, 1e-3, 50)
 TASK = RandomTask(nb_samples=40, nb_units=30, nb_steps=50, rate=60)

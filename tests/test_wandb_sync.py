@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from surgrad.run_wandb import WandbConfig
-from surgrad.runs import REPO, open_run
+from surgrad.runs.folder import open_run
+from surgrad.runs.record import REPO
+from surgrad.runs.wandb import WandbConfig
 
 # Marks what it is given as wandb does, except what it is told to fail on; says nothing with its exit code.
 STAND_IN = """

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from surgrad.datasets.yin_yang import YinYang, published_splits
-from surgrad.runs import REPO
+from surgrad.datasets.sources.yin_yang import YinYang, published_splits
+from surgrad.runs.record import REPO
 
 
 def test_generated_arrays_are_the_published_ones_to_the_bit():
