@@ -17,7 +17,7 @@ import pytest
 from surgrad.datasets.events import EventDataset
 from surgrad.datasets.sources.hdf5 import read_shd, write_shd
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "download_data.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "download_data.py"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from surgrad.datasets.encoding.audio import read_wav, resample
 from surgrad.datasets.encoding.cochlea import BasilarMembrane, BushyCell, Cochlea, HairCell, prepare
 from surgrad.errors import UserError
 
-REFERENCE = Path(__file__).parent / "reference" / "cochlea"
+REFERENCE = Path(__file__).parents[1] / "reference" / "cochlea"
 DT = 1 / 24000
 HAIR = (5.0, 300.0, 2000.0, 5.05, 2500.0, 6580.0, 66.3, 1.0, 50000.0)
 

@@ -23,7 +23,7 @@ from surgrad.network.network import Network
 from surgrad.network.parameters import TimeConstant
 from surgrad.neurons.lif import LIF
 
-MOMENTS = json.loads((Path(__file__).parent / "reference" / "lif_kernel_moments.json").read_text())
+MOMENTS = json.loads((Path(__file__).parents[1] / "reference" / "lif_kernel_moments.json").read_text())
 DT, TAU_MEM, TAU_SYN, NU = 2e-3, 20e-3, 10e-3, 15.8
 
 

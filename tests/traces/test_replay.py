@@ -18,12 +18,12 @@ from surgrad.traces.golden import NEAR_THRESHOLD, Decay, Layer, settle
 from surgrad.traces.replay import replay
 from surgrad.training.losses import build_loss
 
-GOLDEN = Path(__file__).parent / "reference"
+GOLDEN = Path(__file__).parents[1] / "reference"
 TRACES = sorted([*GOLDEN.glob("*.npz"), *GOLDEN.glob("*.json")])
 
 
 def script():
-    path = Path(__file__).parents[1] / "scripts" / "replay_reference.py"
+    path = Path(__file__).parents[2] / "scripts" / "replay_reference.py"
     spec = importlib.util.spec_from_file_location("replay_reference", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -16,7 +16,7 @@ from benchmarks.problems import ConvSNNStep, LIFScan, LinearLIF, Matching, Recur
 from benchmarks.rates import Rates
 from surgrad.training.distributed import ALONE, Processes
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_counted_work_of_the_published_network():

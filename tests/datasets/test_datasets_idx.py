@@ -11,7 +11,7 @@ import pytest
 from surgrad.datasets.sources.idx import CHECKSUMS, CLASSES, FILES, Images, balanced, read_idx, read_images, write_idx
 from surgrad.errors import UserError
 
-REPO = Path(__file__).resolve().parents[1]
+REPO = Path(__file__).resolve().parents[2]
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 

@@ -25,7 +25,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A copy of the test suite; its runs go to Suite/Runs."""
-    shutil.copytree(Path(__file__).parent / "door_suite", tmp_path / "Suite")
+    shutil.copytree(Path(__file__).parents[1] / "door_suite", tmp_path / "Suite")
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "Suite"

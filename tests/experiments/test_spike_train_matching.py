@@ -31,7 +31,7 @@ from surgrad.kernels.philox import NoiseKey
 from surgrad.neurons.escape_noise import Exponential, Sigmoid, Step
 from surgrad.training.losses import SpikeTrainL2, VanRossum, causal_convolution, double_exponential_kernel
 
-REFERENCE = Path(__file__).parent / "reference"
+REFERENCE = Path(__file__).parents[1] / "reference"
 GOLDEN = sorted(REFERENCE.glob("stm_*.npz"))
 
 

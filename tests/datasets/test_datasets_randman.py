@@ -9,7 +9,7 @@ import torch
 
 from surgrad.datasets.sources.randman import Manifold, Randman, standardize
 
-GOLDEN = Path(__file__).parent / "reference" / "randman.npz"
+GOLDEN = Path(__file__).parents[1] / "reference" / "randman.npz"
 
 
 def test_equals_the_published_generator_sample_by_sample():

@@ -18,7 +18,7 @@ from surgrad.datasets.encoding.audio import read_wav
 from surgrad.datasets.encoding.cochlea import Cochlea
 from surgrad.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "audio_to_spikes.py"
 EMBEDDED = ROOT / "data" / "spiking_digits"
 CHANNELS = ["--channels", "12"]

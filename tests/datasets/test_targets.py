@@ -13,7 +13,7 @@ from matplotlib.image import imsave
 from surgrad.datasets.sources.targets import bin_events, image_target, load_target, with_silent_steps, write_spike_image
 from surgrad.errors import UserError
 
-REPO = Path(__file__).resolve().parents[1]
+REPO = Path(__file__).resolve().parents[2]
 DATASET = REPO / "Spike_train_matching" / "dataset"
 
 

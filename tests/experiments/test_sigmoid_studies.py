@@ -13,7 +13,7 @@ from surgrad.experiments.sigmoid_network.estimator_study import Problem, random_
 from surgrad.experiments.sigmoid_network.neuron_study import as_probability
 from surgrad.runs.record import load_runs
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 SMALL = {
     "integrate_closed_circle": ["nb_rules=4", "max_points=2000", "nb_grid=9", "nb_radii=2"],
     "sign_bias": ["flow.nb_starts=[1,1]", "flow.duration=100", "planes.nb_grid=9"],
