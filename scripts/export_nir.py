@@ -24,6 +24,7 @@ def main(arguments: list[str]) -> None:
         default="exponential",
         help="how the importer turns time constants into decays: exp(-dt/tau), or 1 - dt/tau (Norse, snnTorch)",
     )
+    parser.add_argument("--trust", action="store_true", help="build any class that the run's configuration names")
     given = parser.parse_args(arguments)
     try:
         from surgrad.network import nir as nir_export
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> None:
     records = load_runs(given.run)
     if len(records) > 1:
         raise UserError(f"{given.run} holds {len(records)} runs: name one, e.g. {records[0].folder}")
-    said = nir_export.write(trained_network(records[0], given.weights), given.out, given.decay)
+    said = nir_export.write(trained_network(records[0], given.weights, trust=given.trust), given.out, given.decay)
     print(f"{given.out}: what an importer must know besides (also in its metadata)")
     for sentence in said:
         print(f"- {sentence}")

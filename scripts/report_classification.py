@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from surgrad.analysis import intervals as study
+from surgrad.config.trust import read_back
 from surgrad.datasets.baselines import count_baseline
 from surgrad.experiments.datasets import dataset_config
 from surgrad.figures import plots as figures
@@ -45,7 +46,8 @@ def baseline(runs: Sequence[RunRecord]) -> str:
     rows = {}
     for run in runs:
         if run.get("seed") not in rows:
-            rows[run.get("seed")] = count_baseline(*dataset_config(run.config["dataset"]).splits())
+            with read_back():
+                rows[run.get("seed")] = count_baseline(*dataset_config(run.config["dataset"]).splits())
     cells = [str(study.interval([row[f"{part}_acc"] for row in rows.values()])) for part in ("train", "valid", "test")]
     return f"| spike counts, logistic regression | {len(rows)} | {' | '.join(cells)} | - | - | - |"
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from surgrad.config.explain import unknown_key
+from surgrad.config.trust import require_module, require_target
 from surgrad.errors import UserError
 
 ALLOWED = ("surgrad.", "torch.optim.")
@@ -37,7 +38,8 @@ def build(node: Any, /, *, at: str = "", **more: Any) -> Any:
 
     `more` are further keyword arguments and win over those of the node; `_partial_: true` gives a function that
     waits for the rest; a node without `_target_` is returned as it is. `at` is the node's key, for messages.
-    Raises UserError for a target outside surgrad and torch.optim, and for arguments it does not take.
+    Raises UserError for a target outside surgrad and torch.optim, for arguments it does not take, and within
+    `surgrad.config.trust.read_back` for a target outside its registry.
     """
     if isinstance(node, list):
         return [build(child, at=f"{at}[{i}]") for i, child in enumerate(node)]
@@ -63,10 +65,12 @@ def build(node: Any, /, *, at: str = "", **more: Any) -> Any:
 
 def _locate(path: str, where: str) -> Any:
     if not path.startswith(ALLOWED):
+        require_module(path, where, path)
         raise UserError(f"{where}._target_={path}: only targets in surgrad and torch.optim are built")
     short, _, name = path.rpartition(".")
     public: list[str] = []
     for module_name in MODULES.get(short, (short,)):
+        require_module(module_name, where, path)
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
@@ -75,6 +79,7 @@ def _locate(path: str, where: str) -> Any:
             raise UserError(f"{where}._target_={path}: there is no module {error.name}") from error
         found = getattr(module, name, None)
         if callable(found) and not name.startswith("_"):
+            require_target(module_name, found, where, path)
             return found
         public += [n for n, value in vars(module).items() if callable(value) and _belongs(value, module_name)]
     raise UserError(f"{where}._target_: {unknown_key(name, sorted(public)).replace('key', 'name', 1)}")

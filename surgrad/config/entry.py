@@ -22,6 +22,7 @@ from surgrad.config.check import check_settings
 from surgrad.config.common import resolve_device, use_threads
 from surgrad.config.explain import CONFIG_ERRORS, explain
 from surgrad.config.hydra_setup import _command_line, _errors_as_raised, _remove_empty, _store, _write_hydra
+from surgrad.config.text import quoted
 from surgrad.errors import UserError
 from surgrad.runs.folder import Run, RunDone, check_rerun, open_run
 from surgrad.runs.record import NOT_IDENTITY, REPO, run_id
@@ -85,7 +86,8 @@ def entry(
                 if not configs.is_dir():
                     raise UserError(f"{configs} is missing: install the repository with `pip install -e .`")
                 _store(schema, folder / "Runs", run_name)
-                with _command_line(arguments), _errors_as_raised() as user_wants_tracebacks:
+                given = quoted(sys.argv[1:] if arguments is None else arguments, schema)
+                with _command_line(given), _errors_as_raised() as user_wants_tracebacks:
                     hydra.main(version_base="1.3", config_path=str(configs), config_name="config")(task)()
             except JobFailed:
                 raise SystemExit(1) from None

@@ -16,9 +16,9 @@ from surgrad.config.check import check_settings
 from surgrad.config.entry import JobFailed
 from surgrad.config.explain import CONFIG_ERRORS, explain
 from surgrad.errors import UserError
-from surgrad.runs.environment import sigterm_as_exit
 from surgrad.runs.folder import check_rerun, require_same
 from surgrad.runs.record import RunRecord
+from surgrad.runs.stopping import signals_as_exit
 from surgrad.runs.tables import sweep_table
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def run(jobs: Sequence[Job], launch: Launch, batch_size: int | None) -> None:
     todo.sort(key=lambda job: job.status == "running")  # by another process, which may be through by then
     size = batch_size or max(1, len(todo))
     try:
-        with sigterm_as_exit():
+        with signals_as_exit():
             for first in range(0, len(todo), size):
                 _run_batch(todo[first : first + size], launch, first)
     finally:

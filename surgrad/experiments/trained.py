@@ -7,6 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from surgrad.config.check import check
+from surgrad.config.trust import read_back, require_resolved
 from surgrad.errors import UserError
 from surgrad.experiments.classification.config import ClassificationConfig
 from surgrad.experiments.dense.config import DenseConfig
@@ -15,29 +16,38 @@ from surgrad.network.connections import Dense
 from surgrad.network.layers import SpikingLayer
 from surgrad.network.methods import set_neuron
 from surgrad.network.network import Network
+from surgrad.runs.checkpoint import refuse_unfit
 from surgrad.runs.record import RunRecord
 
 WEIGHTS = ("best", "last")
 
 
-def trained_network(record: RunRecord, weights: str = "best") -> Network:
+def trained_network(record: RunRecord, weights: str = "best", *, trust: bool = False) -> Network:
     """The network of a run on the CPU, with its trained weights and the neurons that it had then.
 
     Args:
         record: run of deep_convSNN.py, dense_SNN.py or run_image_task_1hid.py.
         weights: "best", of the best validation epoch where there is one, or "last".
-    Raises: UserError for a run of another script, one without checkpoint, and unknown weights.
+        trust: build whatever classes its configuration names, not only those of `surgrad.config.trust.REGISTRY`.
+    Raises: UserError for a run of another script, one without checkpoint, unknown weights, a damaged folder, and a
+        configuration that names other classes.
     """
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights}: unknown; allowed: {', '.join(WEIGHTS)}")
-    path = record.folder / ".hydra" / "hydra.yaml"
-    script = OmegaConf.select(OmegaConf.load(path), "hydra.job.name") if path.exists() else None
+    script = record.script
     if script not in SCRIPTS:
         raise UserError(f"{record.folder} is a run of {script}: a network is read back from {', '.join(SCRIPTS)}")
     content = record.checkpoint()
     if content is None:
         raise UserError(f"{record.folder} holds no checkpoint: there are no weights to read")
-    return SCRIPTS[script](OmegaConf.create(record.config), content, weights)
+    with read_back(trust):
+        require_resolved(record.config)
+        try:
+            return SCRIPTS[script](OmegaConf.create(record.config), content, weights)
+        except UserError:
+            raise
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise refuse_unfit(record.folder, error) from error
 
 
 def _chosen(content: dict[str, Any], weights: str) -> tuple[dict[str, torch.Tensor], int]:

@@ -1,9 +1,12 @@
-"""Run folders in a terminal: `python3 -m surgrad.runs.folder list|show|compare|clean`.
+"""Run folders in a terminal: `python3 -m surgrad.runs list|show|compare|clean|repair`.
 
-python3 -m surgrad.runs.folder list Classification/Runs --status done --sort test_acc
-python3 -m surgrad.runs.folder show 2b686f9b
-python3 -m surgrad.runs.folder compare Classification/Runs/superspike --metrics train_loss,valid_acc --out curves.png
-python3 -m surgrad.runs.folder clean --status failed --yes
+python3 -m surgrad.runs list Classification/Runs --status done --sort test_acc
+python3 -m surgrad.runs show 2b686f9b
+python3 -m surgrad.runs compare Classification/Runs/superspike --metrics train_loss,valid_acc --out curves.png
+python3 -m surgrad.runs clean --status failed --yes
+python3 -m surgrad.runs repair Classification/Runs
+
+A damaged run is listed as such, with the reason, and takes part in nothing else; `clean` leaves it alone.
 """
 
 import argparse
@@ -18,7 +21,11 @@ from omegaconf import OmegaConf
 
 from surgrad.errors import UserError
 from surgrad.runs import files, tables
+from surgrad.runs.files import Damaged
+from surgrad.runs.lock import FolderLock, is_locked
+from surgrad.runs.marker import is_ours
 from surgrad.runs.record import REPO, RunRecord, load_runs
+from surgrad.runs.repair import damages, repair
 
 #: Columns of metrics.csv that `compare` draws if it is not told which, the first four that there are.
 CURVES = ("train_loss", "valid_loss", "train_acc", "valid_acc", "van_rossum", "l2", "van_rossum_other", "l2_other")
@@ -33,7 +40,7 @@ def find(where: Sequence[str]) -> list[RunRecord]:
     found: dict[Path, RunRecord] = {}
     for place in list(where) or list(map(str, suites())):
         try:
-            records = load_runs(_with_id(place) if _is_id(place) else place)
+            records = load_runs(_with_id(place) if _is_id(place) else place, damaged=True)
         except FileNotFoundError as error:
             raise UserError(str(error)) from error
         found |= {record.folder: record for record in records}
@@ -52,7 +59,7 @@ def _is_id(place: str) -> bool:
 
 
 def _with_id(run_id: str) -> list[str]:
-    found = [str(path.parent) for suite in suites() for path in suite.rglob(f"*-{run_id}*/summary.json")]
+    found = [str(path) for suite in suites() for path in suite.rglob(f"*-{run_id}*") if path.is_dir()]
     if not found:
         raise UserError(f"{run_id}: no run of this id below {', '.join(map(tables.here, suites()))}; give its path")
     return found
@@ -75,8 +82,11 @@ def list_runs(args: argparse.Namespace) -> Iterator[str]:
     for folder, group in folders.items():
         yield f"{tables.here(folder)}: {_counted(group)}"
         yield _listed(group, args.metrics or tables.key_metrics(group), args.sort)
+        yield from (f"damaged: {record.folder.name}: {record.damage}" for record in group if record.damage)
         yield ""
     yield _counted(records)
+    if any(record.damage for record in records):
+        yield "damaged runs are kept: `show` says what they hold, `repair` what of them can be saved"
 
 
 def _listed(records: list[RunRecord], metrics: Sequence[str], sort: str) -> str:
@@ -131,25 +141,43 @@ def _width() -> int:
 def show_run(args: argparse.Namespace) -> Iterator[str]:
     """Everything about one run but its curves."""
     record = _one(args.run)
-    summary = dict(record.summary)
     yield f"{tables.here(record.folder)}"
     yield f"status    {record.status}{': ' * bool(record.reason)}{record.reason}"
+    for found in damages(record.folder):
+        yield f"damaged   {found.path.name}: {found.why}"
+    yield f"size      {tables.human(tables.size(record.folder))}: " + ", ".join(_files(record.folder))
+    for part in (_summary, _last_row, _config):
+        try:
+            yield from list(part(record))
+        except Damaged as error:
+            yield f"\n{error}"
+    path = record.folder / "traceback.txt"
+    if path.is_file():
+        yield "\n" + path.read_text(encoding="utf-8", errors="replace").rstrip()
+
+
+def _summary(record: RunRecord) -> Iterator[str]:
+    summary = dict(record.summary)
     yield f"started   {summary.get('started', '-')}   ended {summary.get('ended', '-')}   {tables.age(record)} ago"
     yield f"took      {tables.number(summary.get('wall_seconds'))} s in {summary.get('attempts', 1)} attempt(s)"
     yield f"commit    {summary.get('git_commit') or '-'}"
-    yield "versions  " + " ".join(f"{name} {version}" for name, version in summary.get("versions", {}).items())
-    yield f"size      {tables.human(tables.size(record.folder))}: " + ", ".join(_files(record.folder))
+    versions = summary.get("versions")
+    yield "versions  " + " ".join(f"{k} {v}" for k, v in (versions if isinstance(versions, dict) else {}).items())
     yield f"overrides {' '.join(record.overrides) or '-'}"
-    told = {"status", "started", "ended", "wall_seconds", "attempts", "git_commit", "versions", "error"}
+    told = {"status", "started", "ended", "wall_seconds", "attempts", "git_commit", "versions", "error", "metrics"}
     yield "\nsummary"
     yield from (f"  {name}: {tables.number(value)}" for name, value in summary.items() if name not in told)
+
+
+def _last_row(record: RunRecord) -> Iterator[str]:
     if record.metrics:
         yield "\nlast row of metrics.csv"
-        yield from (f"  {name}: {tables.number(column[-1].item())}" for name, column in _written(record))
+        yield from (f"  {name}: {tables.number(column.tolist()[-1])}" for name, column in _written(record))
+
+
+def _config(record: RunRecord) -> Iterator[str]:
     yield "\nconfig"
     yield from ("  " + line for line in OmegaConf.to_yaml(OmegaConf.create(record.config)).splitlines())
-    if (record.folder / "traceback.txt").exists():
-        yield "\n" + (record.folder / "traceback.txt").read_text(encoding="utf-8").rstrip()
 
 
 def _written(record: RunRecord) -> list[tuple[str, Any]]:
@@ -165,7 +193,11 @@ def compare_runs(args: argparse.Namespace) -> Iterator[str]:
     """The runs' settings and final numbers side by side, and their curves in a figure."""
     from surgrad.figures.runs import curves  # only here: tables do without matplotlib
 
-    records = sorted(find(args.where), key=lambda record: tables.natural(record.name))
+    found = sorted(find(args.where), key=lambda record: tables.natural(record.name))
+    yield from (f"left out: {record.name}: damaged ({record.damage})" for record in found if record.damage)
+    records = [record for record in found if not record.damage]
+    if not records:
+        raise UserError("every one of these runs is damaged")
     settings = tables.differences(records)
     labels = [tables.label(one) if one else record.folder.name for one, record in zip(settings, records, strict=True)]
     columns = args.metrics or [name for name in CURVES if any(name in record.metrics for record in records)][:4]
@@ -198,7 +230,7 @@ def clean_runs(args: argparse.Namespace) -> Iterator[str]:
     for root in roots:
         if not root.is_dir():
             raise UserError(f"{root}: no such folder")
-        removable += _removable(root, args.status or ["failed", "interrupted", "empty"])
+        removable += _removable(root, args.status or ["failed", "interrupted"])
     if not removable:
         yield "nothing to remove"
         return
@@ -215,38 +247,51 @@ def clean_runs(args: argparse.Namespace) -> Iterator[str]:
 
 def _removable(root: Path, kinds: Sequence[str]) -> list[tuple[Path, str, str]]:
     found = []
-    for folder in sorted(_candidates(root)):
+    for folder in sorted(_run_folders(root)):
         record = RunRecord(folder)
-        status = record.status if record.summary else "empty"
+        if record.status not in kinds or record.damage or is_locked(folder):
+            continue
         closed = record.summary.get("status") in ("done", "failed", "interrupted")
-        written = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-        if status in kinds and not files.is_locked(folder) and (closed or time.time() - written > QUIET_SECONDS):
-            found.append((folder, status, record.reason if record.summary else "nothing was computed"))
+        written = max(path.lstat().st_mtime for path in (folder, *folder.iterdir()))
+        if closed or time.time() - written > QUIET_SECONDS:
+            found.append((folder, record.status, record.reason))
     return found
 
 
-def _candidates(folder: Path) -> Iterator[Path]:
-    """Run folders and empty folders at or below a folder, not those that are hidden or inside a run."""
-    entries = list(folder.iterdir())
-    if not entries or any((folder / name).exists() for name in ("summary.json", ".lock")):
+def _run_folders(folder: Path) -> Iterator[Path]:
+    """Run folders at or below a folder, known by their marker: not those that are hidden, linked or inside a run."""
+    if is_ours(folder):
         yield folder
         return
-    for entry in entries:
-        if entry.is_dir() and not entry.name.startswith("."):
-            yield from _candidates(entry)
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink() and not entry.name.startswith("."):
+            yield from _run_folders(entry)
 
 
 def _remove(folder: Path, roots: Sequence[Path]) -> None:
     """Remove a run folder, holding its lock, and the folders above it that are empty then."""
-    lock = files.FolderLock(folder)
+    lock = FolderLock(folder)
     try:
         shutil.rmtree(folder)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be removed ({error.strerror})") from error
     finally:
         lock.release()
     for above in folder.parents:
         if above in roots or any(above.iterdir()):
             return
         above.rmdir()
+
+
+# ---------------------------------------------------------------- repair
+def repair_runs(args: argparse.Namespace) -> Iterator[str]:
+    """Make damaged runs ones that their command goes on with; what is damaged is kept in their .old/."""
+    repaired = 0
+    for record in find(args.where):
+        lines = list(repair(record.folder))
+        repaired += bool(lines)
+        yield from (f"{tables.here(record.folder)}: {line}" for line in lines)
+    yield f"{repaired} runs repaired" if repaired else "nothing to repair"
 
 
 # ---------------------------------------------------------------- the command
@@ -264,18 +309,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m surgrad.runs.folder", description="Look at run folders, and tidy them."
-    )
-    commands = parser.add_subparsers(required=True, metavar="list|show|compare|clean")
+    parser = argparse.ArgumentParser(prog="python3 -m surgrad.runs", description="Look at run folders, and tidy them.")
+    commands = parser.add_subparsers(required=True, metavar="list|show|compare|clean|repair")
 
     def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=function)
         return sub
 
-    words = {"type": lambda text: text.split(","), "default": []}
-    where = {"nargs": "*", "metavar": "WHERE", "help": "folders, globs or run ids; default: the Runs of all suites"}
+    words: dict[str, Any] = {"type": lambda text: text.split(","), "default": []}
+    where: dict[str, Any] = {
+        "nargs": "*",
+        "metavar": "WHERE",
+        "help": "folders, globs or run ids; default: the Runs of all suites",
+    }
     listing = command("list", list_runs, "tables of runs: status, final numbers, age, size, what differs")
     listing.add_argument("where", **where)
     listing.add_argument("--status", **words, help="only these, e.g. failed,interrupted")
@@ -287,8 +334,10 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("where", **(where | {"nargs": "+"}))
     comparing.add_argument("--metrics", **words, help="columns of metrics.csv to draw")
     comparing.add_argument("--out", default="compare.png", help="the figure; default: compare.png")
-    cleaning = command("clean", clean_runs, "remove failed, interrupted and empty runs; without --yes only list them")
+    cleaning = command("clean", clean_runs, "remove failed and interrupted runs; without --yes only list them")
     cleaning.add_argument("where", **where | {"help": "folders; default: the Runs of all suites"})
-    cleaning.add_argument("--status", **words, help="only these of failed,interrupted,empty")
+    cleaning.add_argument("--status", **words, help="only these of failed,interrupted")
     cleaning.add_argument("--yes", action="store_true", help="really remove them")
+    repairing = command("repair", repair_runs, "check every file of runs; have damaged ones go on with what is whole")
+    repairing.add_argument("where", **where)
     return parser

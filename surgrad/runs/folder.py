@@ -5,28 +5,32 @@
     metrics.csv     one row per epoch            summary.json    status, final numbers, versions, times
     state.h5        recorded arrays              checkpoint.pt   to go on from; checkpoint.prev.pt the one before
     Plots/*.png     figures                      run.log, traceback.txt, wandb/
+    .surgrad        says that the folder is a run's, of which configuration and which data
 
-Write one with `open_run`, read many with `load_runs`; in a terminal `python3 -m surgrad.runs list`.
+All but logs and figures carry checksums and are held to them when read. Rows reach the disk before the checkpoint that
+counts them, so that a power cut takes whole epochs only. Write a run folder with `open_run`, read many with
+`load_runs`; in a terminal `python3 -m surgrad.runs list`.
 """
 
 import dataclasses
+import hashlib
 import logging
-import time
-import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from omegaconf import OmegaConf
 
 from surgrad.errors import UserError
-from surgrad.runs import files
-from surgrad.runs.environment import _git_commit, _now, _peak_memory, _versions, sigterm_as_exit
-from surgrad.runs.record import _read_yaml, identity, run_id
-from surgrad.runs.wandb import Mirror, NoMirror, WandbConfig, mirror
+from surgrad.runs import checkpoint, environment, files, marker, states
+from surgrad.runs.fingerprint import changed, fingerprints
+from surgrad.runs.lock import NAMES, FolderLock
+from surgrad.runs.metrics import MetricsTable
+from surgrad.runs.record import NOT_IDENTITY, identity, read_config, run_id
+from surgrad.runs.run import Run, one_line
+from surgrad.runs.stopping import signals_as_exit
+from surgrad.runs.wandb import WandbConfig, flatten, mirror
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +41,6 @@ RERUN = {
     "failed": "as missing, but what failed starts from the beginning",
     "all": "everything starts from the beginning",
 }
-
-_STATE_BUFFER = 64 * 2**20  # bytes of recorded arrays held back, so that one epoch's arrays are one write
 
 
 class RunDone(UserError):
@@ -55,110 +57,6 @@ def check_rerun(rerun: str) -> None:
         raise UserError(f"rerun={rerun}: unknown; allowed: {', '.join(RERUN)}")
 
 
-# ---------------------------------------------------------------- a run being written
-class Run:
-    """An open run folder. Obtained from `open_run`."""
-
-    def __init__(self, folder: Path, summary: dict[str, Any], resuming: bool) -> None:
-        self.folder = folder
-        self.resuming = resuming  # an earlier attempt left a checkpoint: load_checkpoint() gives it
-        self.summary = summary  # final numbers go here; written at each checkpoint and at the end
-        self._metrics = files.MetricsTable(folder / "metrics.csv")
-        self._pending: dict[str, tuple[np.ndarray, dict[str, Any]]] = {}
-        self._mirror: Mirror = NoMirror()
-        self._seconds_before = float(summary.get("wall_seconds") or 0.0)
-        self._opened = time.monotonic()
-        self._checkpoint_verified = False
-        self._closed = False
-
-    def log(self, row: Mapping[str, Any]) -> None:
-        """Add a row {"epoch": …, "train_loss": …} to metrics.csv; an epoch logged twice in a row is one row."""
-        self._metrics.add(row)
-        self._mirror.log(row)
-
-    def rewind(self, epoch: int | None) -> None:
-        """Drop the rows of metrics.csv after `epoch`, all of them for None: what a resumed run computes again."""
-        dropped = self._metrics.rewind(epoch)
-        if dropped:
-            log.info("dropped %d rows of metrics.csv after epoch %s", dropped, epoch)
-
-    def figure(self, name: str, figure: Any) -> Path:
-        """Save a matplotlib figure as Plots/<name>.png, mirror it, close it."""
-        import matplotlib.pyplot as plt  # only here: readers of run folders may do without
-
-        path = self.folder / "Plots" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.replacing(path) as temporary:
-            figure.savefig(temporary, format="png")
-        plt.close(figure)
-        epoch = self._metrics.rows[-1].get("epoch") if self._metrics.rows else None
-        self._mirror.image(name, path, int(float(epoch)) if epoch else None)
-        return path
-
-    def state(self, name: str, array: Any, units: str | None = None, **attributes: Any) -> None:
-        """Record an array in state.h5 under `name` ("epoch_10/spikes-hid_0"); one of the same name is replaced.
-
-        uint8 and bool arrays are chunked and compressed. Written at the next checkpoint, flush or the end, all
-        at once: a killed run loses only what it will compute again.
-        """
-        if isinstance(array, torch.Tensor):
-            array = array.detach().cpu().numpy()
-        self._pending[name] = (np.array(array), {"units": units, **attributes})
-        if sum(held.nbytes for held, _ in self._pending.values()) > _STATE_BUFFER:
-            self._write_states()
-
-    def checkpoint(self, content: Mapping[str, Any]) -> None:
-        """Write checkpoint.pt (tensors, numbers, strings, lists and dicts only); the one before is kept.
-
-        Raises TypeError if the content could not be loaded again with weights_only=True.
-        """
-        self.flush()  # first: nothing recorded before this checkpoint would be computed again
-        files.save_checkpoint(self.folder, content, verify=not self._checkpoint_verified)
-        self._checkpoint_verified = True
-
-    def load_checkpoint(self) -> dict[str, Any] | None:
-        """The last checkpoint, on the CPU; the one before if it is damaged; None if there is none to go on from."""
-        content = files.load_checkpoint(self.folder)
-        if content is None and self.resuming:
-            log.warning("no readable checkpoint in %s: starting from the beginning", self.folder)
-            self.resuming = False
-            self.rewind(None)
-        return content
-
-    def flush(self) -> None:
-        """Bring state.h5 and summary.json up to date."""
-        self._write_states()
-        self._write_summary()
-
-    def _write_states(self) -> None:
-        if self._pending:
-            files.write_states(self.folder / "state.h5", self._pending)
-            self._pending = {}
-
-    def _write_summary(self) -> None:
-        self.summary["wall_seconds"] = round(self._seconds_before + time.monotonic() - self._opened, 3)
-        self.summary |= _peak_memory(self.summary)
-        files.write_json(self.folder / "summary.json", self.summary)
-
-    def _close(self, error: BaseException | None) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        if error is None:
-            status = "done"
-        elif isinstance(error, KeyboardInterrupt | SystemExit):
-            status = "interrupted"
-        else:
-            status = "failed"
-            self.summary["error"] = _one_line(error)
-            files.write_text(self.folder / "traceback.txt", "".join(traceback.format_exception(error)))
-        self.summary |= {"status": status, "ended": _now()}
-        if error is not None and not isinstance(error, KeyboardInterrupt | SystemExit | UserError):
-            self._pending = {}  # what failed may be the writing of these arrays
-        self.flush()
-        self._mirror.summary(files.plain(self.summary))
-
-
 @contextmanager
 def open_run(
     folder: str | Path, config: Any, wandb: WandbConfig | None = None, *, rerun: str = "missing"
@@ -173,101 +71,176 @@ def open_run(
     """
     check_rerun(rerun)
     folder = Path(folder).absolute()
-    settings = files.plain(dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config)
+    settings = files.plain(
+        dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else config
+    )
     try:
+        marker.require_ours(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        lock = files.FolderLock(folder)
+        lock = FolderLock(folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): give another hydra.run.dir") from error
     with ExitStack() as stack:
         stack.callback(lock.release)
         run = _prepare(folder, settings, rerun)
         stack.enter_context(_log_file(folder / "run.log"))
-        stack.enter_context(sigterm_as_exit())
+        stack.enter_context(signals_as_exit())
         log.info("%s %s", "resuming in" if run.resuming else "run folder", folder)
         try:
             run._mirror = stack.enter_context(mirror(wandb, folder, settings, run.summary.get("wandb_id")))
             run.summary["wandb_id"] = run._mirror.id
             yield run
+            run._close(None)
         except BaseException as error:
             run._close(error)
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                _say_how_to_go_on(folder)
             raise
-        run._close(None)
+
+
+def _say_how_to_go_on(folder: Path) -> None:
+    where = "goes on from its last checkpoint" if checkpoint.has_checkpoint(folder) else "starts it again"
+    log.warning("stopped by a signal; the run is kept in %s: the same command %s", folder, where)
 
 
 def _prepare(folder: Path, config: dict[str, Any], rerun: str) -> Run:
     """Decide between new, resumed and done, and leave the folder as a running run."""
-    before = files.read_json(folder / "summary.json")
+    before = _summary_before(folder)
     afresh = rerun == "all" or (rerun == "failed" and before.get("status") == "failed")
-    if afresh and (folder / "summary.json").exists():
-        target = files.set_aside(folder, keep=lambda entry: entry.name == ".lock")
+    if afresh and marker.is_ours(folder):
+        target = files.set_aside(folder, keep=lambda entry: entry.name in NAMES)
         log.info("rerun: what was here is now in %s", target)
         before = {}
-    begun = files.has_checkpoint(folder) or (folder / "metrics.csv").exists() or before.get("status") == "done"
+    old = _marker_before(folder)
+    data = fingerprints(_with_paths(config))
+    begun = checkpoint.has_checkpoint(folder) or (folder / "metrics.csv").exists() or before.get("status") == "done"
     if begun:
         require_same(folder, config)
-    if before.get("status") == "done":
+    if before.get("status") == "done" and _is_complete(folder, before):
         raise RunDone(folder, before)
-    resuming = files.has_checkpoint(folder)
-    for leftover in folder.glob("*.tmp"):
-        leftover.unlink()
-    for name in ("traceback.txt",) if resuming else ("traceback.txt", "metrics.csv", "state.h5"):
-        (folder / name).unlink(missing_ok=True)
-    files.write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
-    kept = {k: v for k, v in before.items() if k not in ("error", "ended")} if resuming else {}
+    resuming = checkpoint.has_checkpoint(folder)
+    _clear(folder, resuming)
+    sealed = old.sealed if old is not None else not (resuming and not (folder / marker.NAME).exists())
+    _mark(folder, config, (old.data if old is not None and begun else {}) | data, sealed)
+    kept = {k: v for k, v in before.items() if k not in ("error", "ended", "metrics")} if resuming else {}
     summary = kept | {
         "status": "running",
-        "started": kept.get("started", _now()),
-        "attempts": int(kept.get("attempts") or 0) + 1,
+        "started": kept.get("started", environment.now()),
+        "attempts": int(environment.number(kept.get("attempts"))) + 1,
         "run_id": run_id(config),
-        "versions": _versions(),
-        "git_commit": _git_commit(),
+        "versions": environment.versions(),
+        "git_commit": environment.git_commit(),
     }
-    run = Run(folder, summary, resuming)
+    run = Run(folder, summary, resuming, sealed=sealed)
     run._write_summary()
     return run
 
 
+def _summary_before(folder: Path) -> dict[str, Any]:
+    """summary.json of an earlier attempt; a damaged one is moved out of the way, and the run goes on without it."""
+    path = folder / "summary.json"
+    if not path.exists():
+        return {}
+    try:
+        return files.read_json(path, sealed=marker.is_sealed(folder))
+    except files.Damaged as error:
+        target = files.set_aside(folder, keep=lambda entry: entry != path)
+        log.warning("%s: it is now in %s, and the run is not taken for done", error, target)
+        return {}
+
+
+def _marker_before(folder: Path) -> marker.Marker | None:
+    try:
+        return marker.read_marker(folder)
+    except files.Damaged as error:
+        log.warning("%s: it is written again from config.yaml", error)
+        return None
+
+
+def _is_complete(folder: Path, summary: Mapping[str, Any]) -> bool:
+    """Whether everything that a run which is done has recorded is still there."""
+    facts = summary.get("metrics")
+    reason = MetricsTable(folder / "metrics.csv").holds(facts) if isinstance(facts, Mapping) else ""
+    try:
+        states.require_states(folder / "state.h5", summary.get("states"))
+    except files.Damaged as error:
+        reason = reason or str(error)
+    if reason:
+        log.warning("%s is done, but %s: it goes on from a checkpoint that has everything", folder, reason)
+    return not reason
+
+
+def _clear(folder: Path, resuming: bool) -> None:
+    """Remove what an earlier attempt has left half written, or what will be computed again."""
+    leftovers = [f"{name}.tmp" for name in ("config.yaml", "metrics.csv", "summary.json", "state.h5", "checkpoint.pt")]
+    leftovers += ["traceback.txt", f"{marker.NAME}.tmp"]
+    for name in leftovers if resuming else [*leftovers, "metrics.csv", "state.h5"]:
+        with files.writing(folder / name):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _mark(folder: Path, config: dict[str, Any], data: dict[str, Any], sealed: bool) -> None:
+    """Write configuration and marker, unless they are there; the marker first, so that the folder is known as ours."""
+    path, text = folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    found = marker.Marker(run_id(config), config, digest, data, sealed)
+    with suppress(files.Damaged):
+        if marker.read_marker(folder) == found and marker.config_digest(path) == digest:
+            return
+    found.write(folder)
+    files.write_text(path, text)
+
+
 def require_same(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise UserError naming the keys in which a run folder holds another run than that of `config`."""
-    if not (folder / "config.yaml").exists():
+    """Raise UserError naming what makes the run that a folder holds another one than that of `config` and its data."""
+    old = _marker_before(folder)
+    if old is None and not (folder / "config.yaml").exists():
+        if marker.is_ours(folder):
+            raise UserError(f"{folder} has lost its configuration: rerun=all starts afresh there")
         return
-    old, new = identity(_read_yaml(folder / "config.yaml")), identity(config)
+    there, new = identity(old.config if old is not None else read_config(folder)), identity(config)
     absent = "absent"
-    different = [k for k in sorted(old.keys() | new.keys()) if old.get(k, absent) != new.get(k, absent)]
+    different = [k for k in sorted(there.keys() | new.keys()) if there.get(k, absent) != new.get(k, absent)]
     if different:
-        shown = ", ".join(f"{k} ({old.get(k, absent)} there, {new.get(k, absent)} here)" for k in different[:5])
+        shown = ", ".join(f"{k} ({there.get(k, absent)} there, {new.get(k, absent)} here)" for k in different[:5])
         more = f" and {len(different) - 5} more" if len(different) > 5 else ""
         raise UserError(
             f"{folder} holds a run with another configuration: {shown}{more}; give another hydra.run.dir, "
             "or rerun=all to start afresh there"
         )
+    if old is not None and (others := changed(old.data, fingerprints(_with_paths(config)))):
+        raise UserError(
+            f"{folder} holds a run on other data: the file of {', '.join(others)} is not the one of then (SHA-256 in "
+            f"{folder / marker.NAME}); give another hydra.run.dir, or rerun=all to start afresh there"
+        )
+
+
+def _with_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The flattened configuration, paths as they are; without what says where a run is shown or logged."""
+    return {k: v for k, v in flatten(config).items() if k.split(".")[0] not in NOT_IDENTITY}
 
 
 # ---------------------------------------------------------------- what surrounds a run
+class _RunLog(logging.FileHandler):
+    """Says nothing of its own failures: what fills the disk is said by what must be written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
 @contextmanager
 def _log_file(path: Path) -> Iterator[None]:
     """Log lines also go into the run folder."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    with files.writing(path):
+        handler = _RunLog(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
     try:
         yield
     except BaseException as error:
-        handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, "stopped: %s", (_one_line(error),), None))
+        handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, "stopped: %s", (one_line(error),), None))
         raise
     finally:
         root.removeHandler(handler)
         handler.close()
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
-
-
-if __name__ == "__main__":
-    from surgrad.runs.__main__ import main
-
-    main()

@@ -4,6 +4,7 @@ import dataclasses
 import glob
 import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -12,10 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from omegaconf import OmegaConf
 
-from surgrad.runs import files
+from surgrad.errors import UserError
+from surgrad.runs import checkpoint, files, marker, states
+from surgrad.runs.lock import is_locked
+from surgrad.runs.metrics import MetricsTable, read_metrics
 from surgrad.runs.wandb import flatten
+
+log = logging.getLogger(__name__)
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -26,11 +33,18 @@ NOT_IDENTITY = frozenset(
     | {"data_dir", "rerun", "hydra"}
 )
 
+#: Keys that configurations have had since some later version, dotted, and the value with which a run computes what it
+#: computed before there was the key. At that value a key is no part of the identity, so that ids stay as they were.
+LATER_KEYS: dict[str, Any] = {}
+
+_CONFIG_BYTES = 1 << 20  # of a config.yaml that is read
+
 
 # ---------------------------------------------------------------- which run is this
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a configuration that makes a run the run it is, flattened, paths relative to the repository."""
     what = {k: v for k, v in flatten(files.plain(config)).items() if k.split(".")[0] not in NOT_IDENTITY}
+    what = {k: v for k, v in what.items() if k not in LATER_KEYS or v != LATER_KEYS[k]}
     return {k: v.replace(f"{REPO}/", "") if isinstance(v, str) else v for k, v in what.items()}
 
 
@@ -56,8 +70,9 @@ class RunRecord:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The nested configuration, interpolations resolved."""
-        return _read_yaml(self.folder / "config.yaml")
+        """The nested configuration, interpolations resolved. Raises Damaged if it is not what was written."""
+        found = marker.read_marker(self.folder)
+        return read_config(self.folder) if found is None else dict(marker.require_config(self.folder, found))
 
     def get(self, key: str, default: Any = None) -> Any:
         """A value of the configuration by its dotted key, e.g. "method.name"."""
@@ -70,23 +85,39 @@ class RunRecord:
 
     @cached_property
     def metrics(self) -> dict[str, np.ndarray]:
-        """Columns of metrics.csv; nan where a row has no value."""
-        return files.read_metrics(self.folder / "metrics.csv")
+        """Columns of metrics.csv; nan where a row has no value. Raises Damaged."""
+        return read_metrics(self.folder / "metrics.csv")
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """summary.json."""
-        return files.read_json(self.folder / "summary.json")
+        """summary.json. Raises Damaged if it is missing, unreadable, or not what was written."""
+        return files.read_json(self.folder / "summary.json", sealed=marker.is_sealed(self.folder))
+
+    @cached_property
+    def damage(self) -> str:
+        """Why configuration, summary or metrics are not what was written, in one line; empty if they are."""
+        try:
+            _ = self.config, self.metrics
+            rows = self.summary.get("metrics")
+        except files.Damaged as error:
+            return f"{error.path.name}: {error.why}"
+        if self.summary.get("status") == "done" and isinstance(rows, Mapping):
+            return MetricsTable(self.folder / "metrics.csv").holds(rows)
+        return ""
 
     @property
     def status(self) -> str:
-        """done, failed, interrupted, or running; a run whose process died is interrupted."""
-        status = self.summary.get("status", "interrupted")
-        return "interrupted" if status == "running" and not files.is_locked(self.folder) else status
+        """done, failed, interrupted, running, or damaged; a run whose process died is interrupted."""
+        if self.damage:
+            return "damaged"
+        status = str(self.summary.get("status", "interrupted"))
+        return "interrupted" if status == "running" and not is_locked(self.folder) else status
 
     @property
     def reason(self) -> str:
         """Why it is neither done nor running, in one line."""
+        if self.damage:
+            return self.damage
         if self.status == "failed":
             return str(self.summary.get("error", ""))
         if self.status == "interrupted" and self.summary.get("status") == "interrupted":
@@ -99,30 +130,42 @@ class RunRecord:
     def overrides(self) -> list[str]:
         """The overrides of the command line that started it; none if it was not started by a script."""
         path = self.folder / ".hydra" / "overrides.yaml"
-        return list(OmegaConf.load(path)) if path.exists() else []
+        content = _yaml(path) if path.exists() else []
+        return [str(override) for override in content] if isinstance(content, list) else []
+
+    @property
+    def script(self) -> str | None:
+        """Name of the script that it is a run of; None if it was not started by one."""
+        path = self.folder / ".hydra" / "hydra.yaml"
+        content = _yaml(path) if path.exists() else {}
+        for part in ("hydra", "job", "name"):
+            content = content.get(part) if isinstance(content, Mapping) else None
+        return content if isinstance(content, str) else None
 
     @property
     def states(self) -> list[str]:
-        """Names of the recorded arrays."""
-        return files.state_names(self.folder / "state.h5")
+        """Names of the recorded arrays. Raises Damaged."""
+        return states.state_names(self.folder / "state.h5")
 
     def state(self, name: str) -> np.ndarray:
-        """A recorded array. Raises KeyError naming those there are."""
-        return files.read_state(self.folder / "state.h5", name)[0]
+        """A recorded array. Raises KeyError naming those there are; Damaged."""
+        return states.read_state(self.folder / "state.h5", name)[0]
 
     def attributes(self, name: str) -> dict[str, Any]:
         """Attributes (units, …) of a recorded array."""
-        return files.read_state(self.folder / "state.h5", name)[1]
+        return states.read_state(self.folder / "state.h5", name)[1]
 
     def checkpoint(self) -> dict[str, Any] | None:
-        """The last readable checkpoint, on the CPU."""
-        return files.load_checkpoint(self.folder)
+        """The last checkpoint that is whole, on the CPU."""
+        found = checkpoint.load_checkpoint(self.folder, sealed=marker.is_sealed(self.folder))
+        return None if found is None else found[0]
 
 
-def load_runs(where: str | Path | Iterable[str | Path]) -> list[RunRecord]:
+def load_runs(where: str | Path | Iterable[str | Path], *, damaged: bool = False) -> list[RunRecord]:
     """All run folders at or below what `where` names: a folder, a glob ("Classification/Runs/**"), or a list of them.
 
-    Folders that are no run folder are passed over, and so are hidden ones. Raises FileNotFoundError if no run is found.
+    Folders that are no run folder are passed over, and so are hidden ones; damaged runs are passed over with a warning,
+    unless `damaged`. Raises FileNotFoundError if no run is found.
     """
     patterns = [where] if isinstance(where, str | Path) else list(where)
     found: set[Path] = set()
@@ -138,16 +181,48 @@ def load_runs(where: str | Path | Iterable[str | Path]) -> list[RunRecord]:
             f"no run folder matches {', '.join(map(str, patterns)) or 'an empty list'} (from {Path.cwd()}): "
             "a run folder holds config.yaml and summary.json"
         )
-    return [RunRecord(folder) for folder in sorted(found)]
+    records = [RunRecord(folder) for folder in sorted(found)]
+    return records if damaged else [record for record in records if _is_whole(record)]
+
+
+def _is_whole(record: RunRecord) -> bool:
+    if record.damage:
+        log.warning(
+            "passed over %s: damaged (%s); see `python3 -m surgrad.runs show|repair`", record.folder, record.damage
+        )
+    return not record.damage
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / "config.yaml").is_file() and (folder / "summary.json").is_file()
+    marked = (folder / marker.NAME).is_file()
+    return marked or ((folder / "config.yaml").is_file() and (folder / "summary.json").is_file())
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    return {str(k): v for k, v in content.items()} if isinstance(content, dict) else {}
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.yaml of a run folder. Raises Damaged for what no run can have written there."""
+    content = _yaml(folder / "config.yaml")
+    if not isinstance(content, dict):
+        raise files.Damaged(folder / "config.yaml", "no mapping")
+    return {str(k): v for k, v in content.items()}
+
+
+def _yaml(path: Path) -> Any:
+    """Content of a YAML file that may come from anybody: bounded, without aliases (which can double at every level)."""
+    try:
+        if path.stat().st_size > _CONFIG_BYTES:
+            raise files.Damaged(path, f"over {_CONFIG_BYTES >> 20} MiB")
+        text = path.read_text(encoding="utf-8")
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
+            raise files.Damaged(path, "it has aliases")
+        content = OmegaConf.create(text) if text.strip() else {}
+        return OmegaConf.to_container(content, resolve=False) if OmegaConf.is_config(content) else content
+    except UserError:
+        raise
+    except OSError as error:
+        raise files.Damaged(path, str(error.strerror)) from error
+    except Exception as error:  # YAML and OmegaConf have many ways to refuse, recursion among them
+        raise files.Damaged(path, f"no YAML: {' '.join(str(error).split())[:80]}") from error
 
 
 def last_value(run: RunRecord, column: str) -> float:

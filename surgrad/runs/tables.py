@@ -67,8 +67,9 @@ def number(value: Any) -> str:
 
 
 def changed(record: RunRecord) -> float:
-    """When a run last wrote its summary, s since the epoch of the clock."""
-    return (record.folder / "summary.json").stat().st_mtime
+    """When a run last wrote its summary, s since the epoch of the clock; without one, when its folder changed."""
+    path = record.folder / "summary.json"
+    return (path if path.exists() else record.folder).stat().st_mtime
 
 
 def age(record: RunRecord, now: float | None = None) -> str:
@@ -95,7 +96,12 @@ def human(nb_bytes: int) -> str:
 
 # ---------------------------------------------------------------- runs
 def metric(record: RunRecord, name: str) -> Any:
-    """A final number of a run; while there is none, the last value of the column of metrics.csv of that name."""
+    """A final number of a run; while there is none, the last value of the column of metrics.csv of that name.
+
+    None for a damaged run.
+    """
+    if record.damage:
+        return None
     value = record.summary.get(name)
     if value is None and name in record.metrics and record.metrics[name].dtype != object:
         last = last_value(record, name)
@@ -105,15 +111,20 @@ def metric(record: RunRecord, name: str) -> Any:
 
 def key_metrics(records: Sequence[RunRecord]) -> list[str]:
     """The first two of `KEY_METRICS` that any of the runs has."""
-    return [name for name in KEY_METRICS if any(name in record.summary for record in records)][:2]
+    whole = [record for record in records if not record.damage]
+    return [name for name in KEY_METRICS if any(name in record.summary for record in whole)][:2]
 
 
 def differences(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """For each run the settings that are not the same in all of them; "absent" where a run has no such key."""
-    settings = [identity(record.config) for record in records]
+    """For each run the settings that are not the same in all of them; "absent" where a run has no such key.
+
+    None for a damaged run.
+    """
+    settings = [identity(record.config) for record in records if not record.damage]
     keys = sorted(set().union(*settings))
     varied = [key for key in keys if len({repr(one.get(key, "absent")) for one in settings}) > 1]
-    return [{key: one.get(key, "absent") for key in varied} for one in settings]
+    told = ({key: one.get(key, "absent") for key in varied} for one in settings)
+    return [{} if record.damage else next(told) for record in records]
 
 
 def label(settings: Mapping[str, Any]) -> str:

@@ -60,7 +60,7 @@ class Mirror(Protocol):
 class NoMirror:
     """The mirror of a run with wandb disabled."""
 
-    id = None
+    id: str | None = None
 
     def log(self, row: Mapping[str, Any]) -> None:
         pass

@@ -30,6 +30,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from surgrad.errors import UserError
 from surgrad.runs import files
+from surgrad.runs.lock import FolderLock, is_locked
+from surgrad.runs.metrics import read_metrics
 from surgrad.runs.record import RunRecord
 from surgrad.search.config import SearchConfig
 
@@ -121,7 +123,7 @@ def _trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _is_left(trial: FrozenTrial, folder: Path) -> bool:
-    return not files.is_locked(folder / "workers" / trial.user_attrs.get("worker", "none"))
+    return not is_locked(folder / "workers" / trial.user_attrs.get("worker", "none"))
 
 
 @contextmanager
@@ -129,7 +131,7 @@ def _guard(folder: Path) -> Iterator[None]:
     """One process of the search at a time."""
     with ExitStack() as stack:
         (folder / "guard").mkdir(exist_ok=True)
-        stack.callback(files.FolderLock(folder / "guard", attempts=1200).release)
+        stack.callback(FolderLock(folder / "guard", attempts=1200).release)
         yield
 
 
@@ -141,7 +143,7 @@ def _worker(folder: Path) -> Iterator[str]:
     own.mkdir(parents=True)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, own, ignore_errors=True)
-        stack.callback(files.FolderLock(own).release)
+        stack.callback(FolderLock(own).release)
         yield name
 
 
@@ -164,7 +166,7 @@ class Job:
     def step(self) -> bool:
         """Start the run as soon as its folder is free, pass its rows on; whether the trial has come to its end."""
         if self.process is None:
-            if files.is_locked(self.folder):  # the run outlived a killed search, or is that of an equal trial
+            if is_locked(self.folder):  # the run outlived a killed search, or is that of an equal trial
                 return False
             self._report()  # what an earlier attempt, or an equal trial, left
             if self.pruned or RunRecord(self.folder).status == "done":
@@ -274,7 +276,7 @@ def _stop(jobs: list[Job]) -> None:
 
 def _values(path: Path, metric: str) -> dict[int, float]:
     """Epoch -> metric, of the rows that have one."""
-    columns = files.read_metrics(path)
+    columns = read_metrics(path)
     if metric not in columns or columns[metric].dtype == object:
         return {}
     epochs = columns.get("epoch", range(len(columns[metric])))

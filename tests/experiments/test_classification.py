@@ -13,7 +13,8 @@ import pytest
 import torch
 from classification_suite import SCRIPT, SHORT, TINY, TINY_NETWORK, load_script
 
-from surgrad.runs.record import load_runs
+from surgrad.runs import checkpoint, marker
+from surgrad.runs.record import load_runs, run_id
 
 
 @pytest.fixture
@@ -173,9 +174,13 @@ def wait_for_rows(process, path, nb_rows, seconds=60):
 
 
 def shorten(folder, epochs):
-    """Let the recorded configuration end sooner, so that the test need not wait for 300 epochs."""
-    path = folder / "config.yaml"
+    """Let the record be of a run that ends sooner, so that the test need not wait for 300 epochs."""
+    path, found = folder / "config.yaml", marker.read_marker(folder)
     path.write_text(path.read_text().replace("nb_epochs: 300", epochs.replace("=", ": ")))
+    config = found.config | {"nb_epochs": int(epochs.partition("=")[2])}
+    marker.Marker(run_id(config), config, marker.config_digest(path), found.data).write(folder)
+    content, facts = checkpoint.read_checkpoint(folder / "checkpoint.pt")
+    checkpoint.save_checkpoint(folder, content, facts | {"run_id": run_id(config)}, verify=False)
 
 
 MISTAKES = [

@@ -179,6 +179,7 @@ def test_a_run_of_an_older_version_is_read_and_what_differs_is_said_in_one_line(
     path = folder / "config.yaml"
     assert "truncate: 0\n" in path.read_text()
     path.write_text(path.read_text().replace("truncate: 0\n", "nb_hidden_units: 128\n"))
+    (folder / ".surgrad").unlink()  # which those versions did not write
     (record,) = load_runs(folder)
     assert record.status == "done"
     assert record.get("nb_hidden_units") == 128

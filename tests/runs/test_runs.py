@@ -14,8 +14,8 @@ import torch
 from matplotlib.figure import Figure
 
 from surgrad.errors import UserError
-from surgrad.runs.files import MetricsTable, read_metrics
 from surgrad.runs.folder import RunDone, open_run
+from surgrad.runs.metrics import MetricsTable, read_metrics
 from surgrad.runs.record import REPO, identity, load_runs, run_id
 from surgrad.runs.wandb import WandbConfig
 
@@ -261,7 +261,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
             run.checkpoint({"epoch": epoch})
         raise KeyboardInterrupt
     whole = (tmp_path / "checkpoint.pt").read_bytes()
-    for damaged in (whole[: len(whole) // 2], b"", os.urandom(200)):
+    for damaged in (whole[: len(whole) // 2], b"", np.random.default_rng(0).bytes(200)):
         (tmp_path / "checkpoint.pt").write_bytes(damaged)
         caplog.clear()
         with pytest.raises(KeyboardInterrupt), open_run(tmp_path, CONFIG, DISABLED) as run:  # noqa: PT012
@@ -272,7 +272,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
     with open_run(tmp_path, CONFIG, DISABLED) as run:
         assert run.load_checkpoint() is None
         assert not run.resuming
-    assert load_runs(tmp_path)[0].metrics["epoch"].size == 0
+    assert load_runs(tmp_path)[0].metrics == {}
 
 
 def test_checkpoint_that_could_not_be_loaded_is_refused(tmp_path):

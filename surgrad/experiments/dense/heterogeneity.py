@@ -27,6 +27,7 @@ from surgrad.analysis.rows import (
     rows_table,
 )
 from surgrad.config.check import check
+from surgrad.config.trust import read_back
 from surgrad.datasets.augment import TimeStretch
 from surgrad.datasets.events import EventDataset
 from surgrad.errors import UserError
@@ -67,11 +68,13 @@ def stretched_accuracy(
 
 def rows(run: RunRecord) -> list[Row]:
     """The one row of a run: scores of the best validation epoch, on the test set also at the speeds of `STRETCHES`."""
-    cfg: DenseConfig = check(OmegaConf.create(run.config), DenseConfig)
-    data = cfg.dataset
-    network, test = trained_network(run), data.splits()[2]
+    network = trained_network(run)
+    with read_back():
+        cfg: DenseConfig = check(OmegaConf.create(run.config), DenseConfig)
+        data, objective = cfg.dataset, cfg.objective()
+        test = data.splits()[2]
     grid = BatchGrid(cfg.batch_size, data.time_step, data.nb_steps)
-    options = (test, grid, cfg.objective())
+    options = (test, grid, objective)
     speeds = {f: stretched_accuracy(network, *options, f, cfg.compute()) for f in STRETCHES}
     row = {
         "dataset": data.name,
