@@ -341,3 +341,7 @@ def _parser() -> argparse.ArgumentParser:
     repairing = command("repair", repair_runs, "check every file of runs; have damaged ones go on with what is whole")
     repairing.add_argument("where", **where)
     return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -82,7 +82,7 @@ def filling_disk():
 
 def test_a_disk_that_is_full_at_a_checkpoint_leaves_the_one_before(tmp_path, splits):
     whole = fit(tmp_path / "whole", splits)
-    too_small = (tmp_path / "whole/checkpoint.pt").stat().st_size - 1
+    too_small = (tmp_path / "whole/checkpoint.pt").stat().st_size // 2
     with filling_disk() as fill, pytest.raises(UserError, match="make room, then the same command goes on") as said:
         fit(tmp_path / "full", splits, lambda epoch: epoch == 3 and fill(too_small))
     assert "\n" not in str(said.value)
