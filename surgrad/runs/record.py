@@ -215,7 +215,7 @@ def _yaml(path: Path) -> Any:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
             raise files.Damaged(path, "it has aliases")
-        content = OmegaConf.create(text) if text.strip() else {}
+        content: Any = OmegaConf.create(text) if text.strip() else {}
         return OmegaConf.to_container(content, resolve=False) if OmegaConf.is_config(content) else content
     except UserError:
         raise

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 from surgrad.errors import UserError
 
@@ -91,8 +91,9 @@ class WandbMirror:
             start_new_session=True,  # Ctrl-C is for the run, which then tells its mirror to finish
             env={"WANDB_DATA_DIR": str(folder / "wandb"), **os.environ},  # where artifacts wait for their upload
         )
+        self._input = cast(IO[bytes], self._process.stdin)
         if hasattr(os, "set_blocking"):
-            os.set_blocking(self._process.stdin.fileno(), False)
+            os.set_blocking(self._input.fileno(), False)
         self._answers: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         threading.Thread(target=_listen, args=(self._process.stdout, self._answers), daemon=True).start()
         init = {
@@ -163,7 +164,7 @@ class WandbMirror:
     def _write(self) -> None:
         try:
             while self._unsent:
-                written = os.write(self._process.stdin.fileno(), self._unsent[:_CHUNK])
+                written = os.write(self._input.fileno(), self._unsent[:_CHUNK])
                 del self._unsent[:written]
         except BlockingIOError:  # the pipe is full: later
             pass
@@ -187,7 +188,7 @@ class WandbMirror:
     def _leave(self, wait: bool = False) -> None:
         if self._process is None:
             return
-        self._process.stdin.close()
+        self._input.close()
         if wait:
             self._process.wait()
         self._process = None
