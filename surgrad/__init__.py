@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from surgrad.network.layers import Readout, SpikingLayer
     from surgrad.network.network import Network
     from surgrad.neurons.lif import LIF, AdaptiveLIF
-    from surgrad.runs.record import RunRecord, load_run, load_runs
+    from surgrad.runs.find import load_run
+    from surgrad.runs.record import RunRecord, load_runs
 
 __version__ = "0.1.0"
 
@@ -25,7 +26,8 @@ _HOMES = {
     "surgrad.network.layers": ("Readout", "SpikingLayer"),
     "surgrad.network.network": ("Network",),
     "surgrad.neurons.lif": ("LIF", "AdaptiveLIF"),
-    "surgrad.runs.record": ("RunRecord", "load_run", "load_runs"),
+    "surgrad.runs.find": ("load_run",),
+    "surgrad.runs.record": ("RunRecord", "load_runs"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

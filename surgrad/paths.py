@@ -18,3 +18,9 @@ def runs_folder(suite: Path) -> Path:
         suite: the folder of the scripts, e.g. `ROOT / "Classification"`.
     """
     return (suite if IN_CHECKOUT else Path.cwd()) / "Runs"
+
+
+def all_runs_folders() -> list[Path]:
+    """The folders in which runs of the suites are, those that exist."""
+    folders = ROOT.glob("*/Runs") if IN_CHECKOUT else [Path.cwd() / "Runs"]
+    return sorted(folder for folder in folders if folder.is_dir())
