@@ -50,7 +50,7 @@ OPEN_IMPORTS: set[str] = {
 OPEN_FILES: set[str] = {
     "surgrad/kernels/cpu/network.py",
     "surgrad/traces/replay.py",
-    "tests/test_kernel_cuda.py",
+    "tests/kernels/test_kernel_cuda.py",
 }
 OPEN_FUNCTIONS: set[str] = {
     "Classification/deep_convSNN.py: main",
@@ -117,7 +117,12 @@ def arrows() -> dict[tuple[str, str], list[str]]:
         for name in imports(tree):
             library, _, rest = name.partition(".")
             target = rest.partition(".")[0]
-            if library == "surgrad" and package_of(path) not in FRONT and target != package_of(path):
+            if (
+                library == "surgrad"
+                and target[:2] != "__"
+                and package_of(path) not in FRONT
+                and target != package_of(path)
+            ):
                 found[package_of(path), target].append(f"{path}: {name}")
     return dict(found)
 
@@ -130,7 +135,7 @@ def test_every_package_has_a_floor():
 def test_packages_import_only_from_lower_floors():
     level = {name: k for k, floor in enumerate(FLOORS) for name in floor}
     upward = {arrow for arrow in arrows() if level.get(arrow[1], len(FLOORS)) >= level[arrow[0]]}
-    assert upward == OPEN_ARROWS, [place for arrow in upward - OPEN_ARROWS for place in arrows()[arrow]]
+    assert not upward - OPEN_ARROWS, [place for arrow in upward - OPEN_ARROWS for place in arrows()[arrow]]
 
 
 def test_no_private_name_crosses_a_package():
@@ -142,7 +147,7 @@ def test_no_private_name_crosses_a_package():
             private = any(part.startswith("_") and not part.endswith("__") for part in parts)
             if parts[0] == "surgrad" and private and ".".join(parts[:2]) != own:
                 found.add(f"{path}: {name}")
-    assert found == OPEN_PRIVATE
+    assert not found - OPEN_PRIVATE
 
 
 def test_libraries_stay_where_they_belong():
@@ -152,11 +157,12 @@ def test_libraries_stay_where_they_belong():
         for library, places in RESERVED.items():
             if library in libraries and not path.startswith(places) and not path.startswith("benchmarks/"):
                 found.add(f"{library} in {path}")
-    assert found == OPEN_IMPORTS
+    assert not found - OPEN_IMPORTS
 
 
 def test_files_are_short():
-    assert {path for path in trees(*CODE, "tests") if length(REPOSITORY / path) > MAX_LINES_FILE} == OPEN_FILES
+    found = {path for path in trees(*CODE, "tests") if length(REPOSITORY / path) > MAX_LINES_FILE}
+    assert not found - OPEN_FILES
 
 
 def length(path: Path) -> int:
@@ -174,7 +180,7 @@ def test_functions_are_short():
         for function in functions(path)
         if function.end_lineno - function.lineno >= MAX_LINES_FUNCTION
     }
-    assert found == OPEN_FUNCTIONS
+    assert not found - OPEN_FUNCTIONS
 
 
 def test_functions_take_few_parameters():
@@ -184,7 +190,7 @@ def test_functions_take_few_parameters():
             names = [a.arg for a in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
             if len([name for name in names if name not in ("self", "cls")]) > MAX_PARAMETERS:
                 found.add(f"{path}: {function.name}")
-    assert found == OPEN_PARAMETERS
+    assert not found - OPEN_PARAMETERS
 
 
 def test_calls_pass_few_arguments():
@@ -193,7 +199,7 @@ def test_calls_pass_few_arguments():
         for node in ast.walk(tree) if not path.startswith(KERNELS) else ():
             if isinstance(node, ast.Call) and len(node.args) + len(node.keywords) > MAX_PARAMETERS:
                 found.add(f"{path}: {ast.unparse(node.func).rpartition('.')[2]}")
-    assert found == OPEN_CALLS
+    assert not found - OPEN_CALLS
 
 
 @pytest.mark.parametrize("name", [name for floor in FLOORS for name in floor])

@@ -66,8 +66,9 @@ def entry(
     are checked against it either way. It lives in a module of its own, which the workers of a parallel sweep import.
     The run folder is <script's folder>/Runs/<run_name>-<run id>, swept or not, so that the same command finds its run
     again (Runs/… in the working directory if the package is installed); hydra.run.dir and hydra.sweep.* override that.
-    `${repo:}` is the repository's folder. What main returns is what a sweeper optimises; it is kept as summary["returned"]. `opener` opens the run folder, with the arguments of
-    `open_run`: `surgrad.training.distributed.open_run` for a script that torchrun may start in many processes.
+    `${repo:}` is the repository's folder. What main returns is what a sweeper optimises; it is kept as
+    summary["returned"]. `opener` opens the run folder, with the arguments of `open_run`:
+    `surgrad.training.distributed.open_run` for a script that torchrun may start in many processes.
 
     The decorated function takes the command line as a list (default: sys.argv), returns what main returned (None
     under -m), and raises SystemExit(1) after a mistake in configuration or data (one line) or a failure (traceback).
