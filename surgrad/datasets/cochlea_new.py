@@ -150,7 +150,18 @@ def _filter(table: np.ndarray, cells: np.ndarray, offset: np.ndarray, spectrum: 
     """exp(table interpolated at every bin) * spectrum, as spectra of pairs of channels, (pairs, bins)."""
     nb_channels, nb_points = table.shape
     out = np.zeros(((nb_channels + 1) // 2, len(spectrum)), np.complex128)
-    _call("filter", table, nb_points, cells, offset, spectrum, nb_channels, len(spectrum), np.empty((2, len(spectrum))), out)
+    _call(
+        "filter",
+        table,
+        nb_points,
+        cells,
+        offset,
+        spectrum,
+        nb_channels,
+        len(spectrum),
+        np.empty((2, len(spectrum))),
+        out,
+    )
     return out
 
 

@@ -20,6 +20,7 @@ from surgrad.errors import UserError
 # What h5py was seen to raise on files with flipped bytes or a missing end.
 _HDF5_ERRORS = (OSError, RuntimeError, LookupError, TypeError, ValueError, MemoryError, OverflowError)
 _RATIO = 1100  # deflate packs at most 1032 : 1
+_MOST = 1 << 24  # entries of a data set, samples of a file
 _ROW = 16  # bytes of a variable-length row's reference
 _KINDS = {"iu": "integers", "f": "floating-point numbers", "iuf": "numbers", "OSU": "text"}
 
@@ -47,25 +48,29 @@ def open_hdf5(path: Path, hint: str = "") -> Iterator[h5py.File]:
         raise
     except _HDF5_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        if "for write" in reason or "unable to lock" in reason:
-            raise UserError(f"{path}: is open for writing elsewhere; close it there ({reason})") from error
+        if "for write" in reason:
+            raise UserError(f"{path}: another program has it open for writing, or did not close it") from error
         raise UserError(f"{path}: damaged or truncated HDF5 file ({reason}){hint}") from error
 
 
 def _opened(path: Path) -> h5py.File:
-    try:
-        # Reading takes no lock: files are only ever replaced whole, and network folders often cannot lock.
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        if "locking" not in str(error):
-            raise
-        return h5py.File(path, "r")  # this process has it open already, with locks: HDF5 wants the same again
+    # Reading takes no lock: files are only ever replaced whole, and network folders often cannot lock. A file that this
+    # process has open already has to be opened with the same flag.
+    for locking in (False, True, None):
+        try:
+            return h5py.File(path, "r", locking=locking)
+        except OSError as error:
+            if "locking" not in str(error) or locking is None:
+                raise
+    raise AssertionError("unreachable")
 
 
-def require(file: h5py.File, path: Path, key: str, kinds: str = "iu", *, rows: bool = False) -> h5py.Dataset:
+def require(
+    file: h5py.File, path: Path, key: str, kinds: str = "iu", *, rows: bool = False, most: int = _MOST
+) -> h5py.Dataset:
     """The data set ``key``, measured and not yet read: one-dimensional, of the kinds, no larger than the file can hold.
 
-    Args: rows, whether every entry is a row of variable length.
+    Args: rows, whether every entry is a row of variable length; most, the largest number of entries.
     Raises: UserError naming the key and what is wrong with it.
     """
     parts = key.split("/")
@@ -86,17 +91,17 @@ def require(file: h5py.File, path: Path, key: str, kinds: str = "iu", *, rows: b
     if dtype is None or np.dtype(dtype).kind not in kinds:
         wanted = f"a row of {_KINDS[kinds]} each" if rows else _KINDS[kinds]
         raise UserError(f"{path}: {key} has type {dtype or found.dtype}, need {wanted}")
-    _require_room(found, path, key)
+    _require_room(found, path, key, most)
     return found
 
 
-def _require_room(found: h5py.Dataset, path: Path, key: str) -> None:
+def _require_room(found: h5py.Dataset, path: Path, key: str, most: int) -> None:
     variable = found.dtype.kind == "O"
-    declared = found.size * (_ROW if variable else found.dtype.itemsize)
     packed = found.id.get_create_plist().get_nfilters() > 0
-    room = path.stat().st_size * (_RATIO if packed else 1)
-    if declared > room:
-        raise UserError(f"{path}: {key} declares {found.size} entries, more than a file of its size can hold")
+    room = path.stat().st_size * (_RATIO if packed else 1) // (_ROW if variable else found.dtype.itemsize)
+    if found.size > min(room, most):
+        reason = f"at most {most} are read" if most < room else f"a file of its size can hold {room}"
+        raise UserError(f"{path}: {key} declares {found.size} entries, but {reason}")
 
 
 def integers(column: h5py.Dataset, path: Path, largest: int) -> np.ndarray:
