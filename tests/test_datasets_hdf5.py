@@ -370,7 +370,7 @@ def test_a_file_that_this_process_has_open_is_read(tmp_path, locking, mode):
 
 
 def test_a_file_that_was_not_closed_after_writing_is_not_called_damaged(tmp_path):
-    script = "import h5py, os, sys; h5py.File(sys.argv[1], 'w', libver='latest').flush(); os._exit(0)"
+    script = "import h5py, os, sys; f = h5py.File(sys.argv[1], 'w', libver='latest'); f.flush(); os._exit(0)"
     subprocess.run([sys.executable, "-c", script, tmp_path / "a.h5"], check=True)
     with pytest.raises(UserError, match="open for writing") as caught:
         read_shd(tmp_path / "a.h5")

@@ -1,8 +1,9 @@
 """HDF5 files of others: opened, measured and read without following them elsewhere, every fault in one line.
 
 What is refused before anything is allocated: links and external or virtual storage (they name other files), shapes and
-types that are not asked for, and data sets that declare more than the file can hold. HDF5 has no checksum of its own, and
-a file with flipped bits can crash or hang the HDF5 library itself: read files of strangers in a process of their own.
+types that are not asked for, and data sets that declare more than the file can hold. HDF5 has no checksum of its own,
+and a file with flipped bits can crash or hang the HDF5 library itself: read files of strangers in a process of their
+own.
 """
 
 from __future__ import annotations
