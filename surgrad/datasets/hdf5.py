@@ -1,4 +1,4 @@
-"""Reads and writes spike data sets: the HDF5 format of the Heidelberg sets (Cramer et al. 2020), and the compact one."""
+"""Reads and writes spike data sets in HDF5: the format of the Heidelberg sets (Cramer et al. 2020), the compact one."""
 
 from __future__ import annotations
 

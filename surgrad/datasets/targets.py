@@ -168,7 +168,11 @@ def read_events(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{path}: {len(times)} times, but {len(units)} units")
     for values, what, wrong in (
         (times, "times must be finite and not negative, in seconds", ~np.isfinite(times) | (times < 0)),
-        (units, f"units must be integers in 0..{MAX_BINS - 1}", ~((units >= 0) & (units < MAX_BINS) & (units % 1 == 0))),
+        (
+            units,
+            f"units must be integers in 0..{MAX_BINS - 1}",
+            ~((units >= 0) & (units < MAX_BINS) & (units % 1 == 0)),
+        ),
     ):
         if wrong.any():
             event = int(np.argmax(wrong))
