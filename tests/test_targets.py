@@ -1,8 +1,8 @@
 """Targets from pictures and event files."""
 
+import struct
 import subprocess
 import sys
-import struct
 import zlib
 from pathlib import Path
 
@@ -183,6 +183,15 @@ def damaged(whole, seed, nb_files):
         yield content[: place if k % 3 == 2 else None].tobytes()
 
 
+def refusal(path, **settings):
+    """The message of a refused file; None if it is read. Anything else is a fault."""
+    try:
+        load_target(path, **settings)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def event_file(path):
     with h5py.File(path, "w") as file:
         file["times"], file["units"] = np.linspace(0, 0.1, 50), np.arange(50) % 7
@@ -199,10 +208,9 @@ def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, name, make, nb_
     whole, refused = path.read_bytes(), 0
     for content in damaged(whole, 0, nb_files):
         path.write_bytes(content)
-        try:
-            load_target(path, nb_steps=101 if name == "a.h5" else None)
-        except UserError as error:
+        message = refusal(path, nb_steps=101 if name == "a.h5" else None)
+        if message is not None:
             refused += 1
-            assert "\n" not in str(error)
-            assert str(path) in str(error)
+            assert "\n" not in message
+            assert str(path) in message
     assert refused > nb_files // 4
