@@ -123,14 +123,11 @@ def test_batches_made_on_a_device_are_those_made_on_the_host(augmented):
     assert not augmented or device.dropped > 0
 
 
-def test_window_is_half_open_and_dropped_is_counted(caplog):
+def test_window_is_half_open_and_dropped_is_counted():
     dataset = EventDataset([-0.001, 0.0, 0.0059, 0.006, 9.0], [0] * 5, [0, 5], [0], 1, 1)
-    with caplog.at_level("INFO"):
-        for _ in range(2):
-            (batch,) = dataset.batches(1, dt=DT, nb_steps=3)
+    (batch,) = dataset.batches(1, dt=DT, nb_steps=3)
     assert batch.steps.tolist() == [0, 2]
     assert dataset.dropped == 3
-    assert len([r for r in caplog.records if "dropped" in r.getMessage()]) == 1
 
 
 def test_gather_equals_concatenation():
