@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from surgrad.datasets.binning import time_to_step
-from surgrad.datasets.compact import RESOLUTION
 from surgrad.datasets.events import EventDataset
-from surgrad.datasets.hdf5 import read_shd, write_compact, write_shd
+from surgrad.datasets.sources.compact import RESOLUTION
+from surgrad.datasets.sources.hdf5 import read_shd, write_compact, write_shd
 from surgrad.errors import UserError
 
 

@@ -30,8 +30,8 @@ from typing import IO
 
 from tqdm import tqdm
 
-from surgrad.datasets.hdf5_file import open_hdf5, require
-from surgrad.datasets.idx import CHECKSUMS
+from surgrad.datasets.sources.hdf5_file import open_hdf5, require
+from surgrad.datasets.sources.idx import CHECKSUMS
 from surgrad.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
