@@ -7,6 +7,8 @@
 #include <complex>
 #include <cstdint>
 
+#include "identity.h"
+
 namespace {
 
 using Complex = std::complex<double>;
