@@ -333,4 +333,4 @@ def _detached(state: NetworkState) -> NetworkState:
 
     layers = tuple(type(layer)(*cut(layer)) for layer in state.layers)
     readout_state = LIFState(*cut(state.readout)) if state.readout is not None else None
-    return NetworkState(layers, readout_state, state.last_input.detach(), state.step, tuple(cut(state.pending)))
+    return NetworkState(layers, readout_state, state.last_input, state.step, tuple(cut(state.pending)))

@@ -426,6 +426,7 @@ def test_a_step_on_the_cpu_is_not_captured():
 COMPILE = """
 import json
 from surgrad.neurons.escape_noise import Sigmoid  # noqa: E402
+from surgrad.kernels.contract import connection_spec  # noqa: E402
 from surgrad.kernels.gpu.compile import compiled  # noqa: E402
 from surgrad.kernels.gpu.layer import Population  # noqa: E402
 from surgrad.network.connections import Conv, Dense  # noqa: E402
@@ -433,8 +434,8 @@ from surgrad.neurons.lif import LIF  # noqa: E402
 
 noisy = LIF(escape_noise=Sigmoid(10.0), diff_reset=True)
 populations = [
-    (Population((16, 70), LIF(), Conv((16, 70), 16, 5, 1, 2), 0, 400, "float32"), 90, False),
-    (Population((64,), noisy, Dense(64, 64), 0, 128, "bf16"), 80, True),
+    (Population((16, 70), LIF(), connection_spec(Conv((16, 70), 16, 5, 1, 2), "loop"), 0, 400, "float32"), 90, False),
+    (Population((64,), noisy, connection_spec(Dense(64, 64), "loop"), 0, 128, "bf16"), 80, True),
     (Population((20,), None, None, 0, 128, "float32"), 90, True),
 ]
 print(json.dumps([
