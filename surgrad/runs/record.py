@@ -17,6 +17,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from surgrad.errors import UserError
+from surgrad.paths import ROOT
 from surgrad.runs import checkpoint, files, marker, states
 from surgrad.runs.lock import is_locked
 from surgrad.runs.metrics import MetricsTable, read_metrics
@@ -24,7 +25,7 @@ from surgrad.runs.wandb import flatten
 
 log = logging.getLogger(__name__)
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = ROOT
 
 
 #: Top-level keys that say where and how a run is computed, shown or logged, not what it computes.
