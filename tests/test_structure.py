@@ -41,9 +41,6 @@ OPEN_PRIVATE: set[str] = set()
 OPEN_IMPORTS: set[str] = {
     "omegaconf in surgrad/analysis/claims.py",
     "omegaconf in surgrad/analysis/rows.py",
-    "omegaconf in surgrad/runs/__main__.py",
-    "omegaconf in surgrad/runs/folder.py",
-    "omegaconf in surgrad/runs/record.py",
     "omegaconf in surgrad/search/config.py",
     "hydra in scripts/search.py",
 }

@@ -17,8 +17,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from surgrad.errors import UserError
 from surgrad.paths import all_runs_folders
 from surgrad.runs import files, tables
@@ -141,7 +139,7 @@ def _last_row(record: RunRecord) -> Iterator[str]:
 
 def _config(record: RunRecord) -> Iterator[str]:
     yield "\nconfig"
-    yield from ("  " + line for line in OmegaConf.to_yaml(OmegaConf.create(record.config)).splitlines())
+    yield from ("  " + line for line in files.to_yaml(record.config).splitlines())
 
 
 def _written(record: RunRecord) -> list[tuple[str, Any]]:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from surgrad.errors import UserError
 
@@ -29,6 +30,7 @@ _MAGIC = b"SGSEAL1\n"
 _FOOTER = 64 + 8 + len(_MAGIC)  # bytes
 
 _BLOCK = 1 << 20  # bytes read at once
+_YAML_BYTES = 1 << 20  # of a YAML file that is read
 
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -235,6 +237,61 @@ def read_json(path: Path, *, sealed: bool = False) -> dict[str, Any]:
 
 def _seal_of(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+# ---------------------------------------------------------------- YAML
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Without dates, which no configuration has."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+
+
+class _Dumper(yaml.SafeDumper):
+    """With quotes around text that some reader might take for a number, and no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        float(text.replace("_", ""))
+        style = "'"
+    except ValueError:
+        style = None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def to_yaml(content: Mapping[str, Any]) -> str:
+    """A mapping as YAML, keys in their order."""
+    return str(yaml.dump(plain(content), Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False))
+
+
+def read_yaml(path: Path) -> Any:
+    """Content of a YAML file that may come from anybody: without tags and aliases (which can double at every level).
+
+    Raises Damaged, also over 1 MiB.
+    """
+    try:
+        if path.stat().st_size > _YAML_BYTES:
+            raise Damaged(path, f"over {_YAML_BYTES >> 20} MiB")
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
+            raise Damaged(path, "it has aliases")
+        return yaml.load(text, Loader=_Loader)
+    except OSError as error:
+        raise Damaged(path, str(error.strerror)) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, Damaged):
+            raise
+        raise Damaged(path, f"no YAML: {' '.join(str(error).split())[:80]}") from error
 
 
 # ---------------------------------------------------------------- clearing

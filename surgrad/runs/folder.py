@@ -20,8 +20,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from surgrad.errors import UserError
 from surgrad.runs import checkpoint, environment, files, marker, states
 from surgrad.runs.fingerprint import changed, fingerprints
@@ -181,7 +179,7 @@ def _clear(folder: Path, resuming: bool) -> None:
 
 def _mark(folder: Path, config: dict[str, Any], data: dict[str, Any], sealed: bool) -> None:
     """Write configuration and marker, unless they are there; the marker first, so that the folder is known as ours."""
-    path, text = folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config))
+    path, text = folder / "config.yaml", files.to_yaml(config)
     digest = hashlib.sha256(text.encode()).hexdigest()
     found = marker.Marker(run_id(config), config, digest, data, sealed)
     with suppress(files.Damaged):

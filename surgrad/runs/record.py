@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
-from omegaconf import OmegaConf
 
-from surgrad.errors import UserError
 from surgrad.paths import ROOT
 from surgrad.runs import checkpoint, files, marker, states
 from surgrad.runs.lock import is_locked
@@ -37,8 +34,6 @@ NOT_IDENTITY = frozenset(
 #: Keys that configurations have had since some later version, dotted, and the value with which a run computes what it
 #: computed before there was the key. At that value a key is no part of the identity, so that ids stay as they were.
 LATER_KEYS: dict[str, Any] = {}
-
-_CONFIG_BYTES = 1 << 20  # of a config.yaml that is read
 
 
 # ---------------------------------------------------------------- which run is this
@@ -131,14 +126,14 @@ class RunRecord:
     def overrides(self) -> list[str]:
         """The overrides of the command line that started it; none if it was not started by a script."""
         path = self.folder / ".hydra" / "overrides.yaml"
-        content = _yaml(path) if path.exists() else []
+        content = files.read_yaml(path) if path.exists() else []
         return [str(override) for override in content] if isinstance(content, list) else []
 
     @property
     def script(self) -> str | None:
         """Name of the script that it is a run of; None if it was not started by one."""
         path = self.folder / ".hydra" / "hydra.yaml"
-        content = _yaml(path) if path.exists() else {}
+        content = files.read_yaml(path) if path.exists() else {}
         for part in ("hydra", "job", "name"):
             content = content.get(part) if isinstance(content, Mapping) else None
         return content if isinstance(content, str) else None
@@ -201,29 +196,10 @@ def _is_run(folder: Path) -> bool:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.yaml of a run folder. Raises Damaged for what no run can have written there."""
-    content = _yaml(folder / "config.yaml")
+    content = files.read_yaml(folder / "config.yaml")
     if not isinstance(content, dict):
         raise files.Damaged(folder / "config.yaml", "no mapping")
     return {str(k): v for k, v in content.items()}
-
-
-def _yaml(path: Path) -> Any:
-    """Content of a YAML file that may come from anybody: bounded, without aliases (which can double at every level)."""
-    try:
-        if path.stat().st_size > _CONFIG_BYTES:
-            raise files.Damaged(path, f"over {_CONFIG_BYTES >> 20} MiB")
-        text = path.read_text(encoding="utf-8")
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
-            raise files.Damaged(path, "it has aliases")
-        content: Any = OmegaConf.create(text) if text.strip() else {}
-        return OmegaConf.to_container(content, resolve=False) if OmegaConf.is_config(content) else content
-    except UserError:
-        raise
-    except OSError as error:
-        raise files.Damaged(path, str(error.strerror)) from error
-    except Exception as error:  # YAML and OmegaConf have many ways to refuse, recursion among them
-        raise files.Damaged(path, f"no YAML: {' '.join(str(error).split())[:80]}") from error
 
 
 def last_value(run: RunRecord, column: str) -> float:

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from surgrad.errors import UserError
 from surgrad.runs import checkpoint, files, marker, states
 from surgrad.runs.files import Damaged
@@ -105,7 +103,7 @@ def _known_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any], bool] |
 def _restore_config(folder: Path, known: tuple[dict[str, Any], dict[str, Any], bool]) -> str:
     config, data, sealed = known
     path = folder / "config.yaml"
-    files.write_text(path, OmegaConf.to_yaml(OmegaConf.create(config)))
+    files.write_text(path, files.to_yaml(config))
     marker.Marker(run_id(config), config, marker.config_digest(path), data, sealed).write(folder)
     return "configuration and marker are written again from each other"
 
