@@ -164,6 +164,8 @@ def _task_of_script(file: str, name: str) -> _Task:
 
 def _run(main: Callable[[Any, Run], Any], schema: type, opener: Callable, composed: DictConfig) -> Any:
     folder = Path(HydraConfig.get().runtime.output_dir)
+    if HydraConfig.get().mode == RunMode.RUN and not HydraConfig.get().run.dir:
+        raise UserError("hydra.run.dir=: empty; leave it out, or name a folder")
     try:
         cfg, settings = check_settings(composed, schema)
         rerun = getattr(cfg, "rerun", "missing")

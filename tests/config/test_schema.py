@@ -51,6 +51,17 @@ def error_of(suite, capsys, *arguments: str) -> str:
     return said
 
 
+def test_an_empty_name_is_no_run_folder_and_the_working_directory_none_either(suite, tmp_path, capsys, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert "hydra.run.dir=: empty" in error_of(suite, capsys, "hydra.run.dir=")
+    assert list(here.iterdir()) == []
+    (here / "thesis.tex").touch()
+    assert "is no run folder, but holds thesis.tex" in error_of(suite, capsys, "hydra.run.dir=.")
+    assert [path.name for path in here.iterdir()] == ["thesis.tex"]
+
+
 def test_a_command_runs_in_a_folder_of_its_own_and_is_not_repeated(suite, tmp_path, capsys):
     assert suite.main([]) == 1.0
     (record,) = runs(tmp_path)
