@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from surgrad.runs import marker
 from surgrad.runs.files import Damaged, check_sealed, is_sealed, replacing, seal
 
 
@@ -66,7 +67,7 @@ def require_states(path: Path, names: Any) -> None:
 
 
 def check_states(path: Path) -> None:
-    """Raise Damaged unless the checksum of a state file is right; a file of an earlier version has none."""
+    """Raise Damaged unless the checksum of a state file is right; that of a run of an earlier version has none."""
     stat = path.stat()
     _check(path, stat.st_mtime_ns, stat.st_size)
 
@@ -74,7 +75,7 @@ def check_states(path: Path) -> None:
 @lru_cache(maxsize=64)
 def _check(path: Path, mtime_ns: int, size: int) -> None:
     """Once for each file as it is."""
-    if is_sealed(path):
+    if is_sealed(path) or marker.is_sealed(path.parent):
         check_sealed(path)
 
 

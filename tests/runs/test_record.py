@@ -104,6 +104,14 @@ def test_no_damaged_file_of_a_finished_run_is_taken_for_what_was_written(tmp_pat
         assert [error.path.name for error in damages(tmp_path)][:1] == [name]
 
 
+@pytest.mark.parametrize("name", ["state.h5", "checkpoint.pt"])
+def test_a_file_without_its_trailer_is_damaged(tmp_path, name):
+    """Its content is whole, but nothing says so any more."""
+    train(tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
+    assert [error.path.name for error in damages(tmp_path)] == [name]
+
+
 def test_a_checkpoint_is_still_what_torch_loads(tmp_path):
     checkpoint.save_checkpoint(tmp_path, {"w": torch.ones(3)}, {}, verify=True)
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["w"].tolist() == [1, 1, 1]
