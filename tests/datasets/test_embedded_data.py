@@ -3,13 +3,7 @@
 import hashlib
 from pathlib import Path
 
-import numpy as np
 import pytest
-
-from surgrad.datasets.binning import time_to_step
-from surgrad.datasets.encoding.audio import read_wav
-from surgrad.datasets.encoding.cochlea import Cochlea
-from surgrad.datasets.sources.hdf5 import read_shd
 
 REPO = Path(__file__).resolve().parents[2]
 DATA = REPO / "data"
