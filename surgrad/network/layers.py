@@ -33,7 +33,8 @@ class SpikingLayer(nn.Module):
         feedforward: connection from the layer below: `Dense`, `Conv`, `DelayedDense`, or any module that maps
             (..., *in_shape) to (..., *out_shape), as `torch.nn.Linear`.
         neuron: surrogate, escape noise and reset.
-        tau_mem, tau_syn: seconds, or a `TimeConstant`.
+        tau_mem: seconds, or a `TimeConstant`.
+        tau_syn: seconds, or a `TimeConstant`.
         recurrent: connection from the layer to itself.
         unit_shape: (N,) or (channels, *spatial); needed only where the connection does not say its ``out_shape``.
     """

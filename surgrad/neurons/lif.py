@@ -94,7 +94,8 @@ class LIF:
         decay: of synapse and membrane over a step: "exponential", exp(-dt/tau), exact without input, or "euler",
             1 - dt/tau (Norse's integration).
 
-    Raises: UserError for an unknown reset or decay.
+    Raises:
+        UserError: for an unknown reset or decay.
     """
 
     surrogate: Surrogate = field(default_factory=SuperSpike)
@@ -141,7 +142,9 @@ class AdaptiveLIF(LIF):
         seed: of the starting values; layers of equal shape start alike.
 
     The others as in `LIF`; the reset is by default the paper's, "multiplicative_leak".
-    Raises: UserError for a range that is none, a of -1 or below, or tau_w that is not positive.
+
+    Raises:
+        UserError: for a range that is none, a of -1 or below, or tau_w that is not positive.
     """
 
     reset: str = "multiplicative_leak"

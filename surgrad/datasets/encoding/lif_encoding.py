@@ -20,7 +20,9 @@ class LIFEncoding:
 
     Args: copies, neurons for each channel; tau_mem in s; dt between samples (s); hold, steps for which each sample is
         presented, of dt / hold; seed of gains and biases.
-    Raises: UserError unless copies, tau_mem, dt and hold are positive.
+
+    Raises:
+        UserError: unless copies, tau_mem, dt and hold are positive.
     """
 
     dt: float

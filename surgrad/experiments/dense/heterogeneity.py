@@ -108,7 +108,9 @@ def tau_rows(run: RunRecord) -> list[Row]:
 def load(where: str | Path, dataset: str | None = None) -> tuple[list[Row], str]:
     """Rows of all finished runs of the sweep below a folder, else those published; and which of the two they are.
 
-    Args: folder; data set, by default the one that most runs used.
+    Args:
+        where: folder.
+        dataset: data set, by default the one that most runs used.
     """
     found, source = rows_of(where, SWEEPS, rows, PUBLISHED)
     return only_data_set(found, dataset), source
