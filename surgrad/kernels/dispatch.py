@@ -241,8 +241,14 @@ def readout(
 ) -> tuple[Tensor, LIFState]:
     """Scan leaky integrators driven by a current (T, B, C), on any kernel alike: y[t] = u[t+1] and the end state.
 
-    Args: decays and kernel as in `lif`; whether the current is scaled by 1 - b; state at the first step, or i = 0 and
-        u = ``u0``.
+    Args:
+        current: (T, B, C) input current.
+        a: decay of the synapse over a step, as in `lif`.
+        b: decay of the membrane over a step, as in `lif`.
+        unit_gain: whether the current is scaled by 1 - b.
+        state: at the first step; by default i = 0 and u = ``u0``.
+        u0: membrane potential at the first step.
+        kernel: as in `lif`.
 
     Raises:
         UserError: that names the argument that does not fit.

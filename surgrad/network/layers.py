@@ -86,8 +86,13 @@ class SpikingLayer(nn.Module):
 class Readout(nn.Module):
     """Leaky integrators without spikes: y[t] = u[t+1], u[0] = ``u0``.
 
-    Args: feedforward connection, tau_mem and tau_syn in s, initial membrane potential, and whether the current is
-        scaled by 1 - b, and decay (see `surgrad.neurons.lif.LIF`).
+    Args:
+        feedforward: the connection that drives it.
+        tau_mem: membrane time constant, s.
+        tau_syn: synaptic time constant, s.
+        u0: membrane potential at the first step.
+        unit_gain: whether the current is scaled by 1 - b.
+        decay: see `surgrad.neurons.lif.LIF`.
     """
 
     def __init__(

@@ -68,8 +68,15 @@ def conv_snn(
 ) -> Network:
     """A stack of (recurrent) 1-D convolutional LIF layers under a leaky readout, all weights still zero.
 
-    Args: shapes of the layers; number of input units and classes; the spiking neuron; time step, membrane, synaptic
-        and readout time constants in s.
+    Args:
+        stack: shapes of the layers.
+        nb_inputs: number of input units.
+        nb_classes: number of readout units.
+        neuron: the spiking neuron.
+        dt: time step, s.
+        tau_mem: membrane time constant, s.
+        tau_syn: synaptic time constant, s.
+        tau_readout: membrane time constant of the readout, s.
 
     Raises:
         UserError: where a kernel is larger than its input.

@@ -88,8 +88,7 @@ class LIF:
         escape_noise: how spikes are drawn in the forward pass.
         reset: "multiplicative", "multiplicative_leak", "subtractive" or "subtractive_leak".
         diff_reset: let gradients flow through the reset. Off by default: through the reset the surrogate makes the
-        threshold
-            repelling, the more so the larger its peak (Zenke & Vogels 2021).
+            threshold repelling, the more so the larger its peak (Zenke & Vogels 2021).
         unit_gain: scale the current by 1 - b (True), or add it unscaled (False; tutorials of Neftci et al. 2019).
         decay: of synapse and membrane over a step: "exponential", exp(-dt/tau), exact without input, or "euler",
             1 - dt/tau (Norse's integration).

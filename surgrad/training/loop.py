@@ -156,8 +156,17 @@ def train_epoch(
 ) -> Scores:
     """One pass of gradient descent.
 
-    Args: network (`Processes.parallel` of it), batches, objective, optimizer; ``seed`` and ``draw`` (the epoch) address
-        the escape noise; ``compute``; ``processes`` share every batch; ``on_batch`` is told the scores so far.
+    Args:
+        network: the network, or `Processes.parallel` of it.
+        batches: the pass.
+        objective: what is minimised.
+        optimizer: of the network's weights.
+        seed: of the escape noise.
+        draw: the epoch, which with the seed addresses the noise.
+        device: where the network is.
+        compute: how the network is run.
+        processes: they share every batch.
+        on_batch: is told the scores so far.
 
     Returns:
         scores averaged over the pass, each batch with the weights it met.

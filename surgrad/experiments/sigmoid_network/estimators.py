@@ -239,8 +239,8 @@ def stochastic_ad(
 
     Args:
         factor: ``right_factor`` (flips 0 -> 1 only), ``left_factor`` (1 -> 0) or ``sigmoid_factor`` (both: the lowest
-        variance). pruned: replay one unit per sample, drawn with a probability proportional to its weight, and divide
-        by that
+            variance).
+        pruned: replay one unit per sample, drawn with a probability proportional to its weight, and divide by that
             probability: 2 runs of the network per sample instead of 1 + nb_units, unbiased still.
 
     Returns:

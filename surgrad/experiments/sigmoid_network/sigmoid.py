@@ -37,8 +37,7 @@ class SigmoidNet:
     Args:
         beta: slope of every sigmoid in the forward pass; 1e4 stands for a step.
         sizes: units per layer, input first; (1, 1, 2, 1) is the five-weight net [w, v1, v2, u1, u2] of Gygax & Zenke
-        (2025):
-            g = s(w x), h_k = s(v_k g), y = s(u1 h1 + u2 h2).
+            (2025): g = s(w x), h_k = s(v_k g), y = s(u1 h1 + u2 h2).
 
     Raises:
         UserError: for a non-positive slope, fewer than two layers, an empty layer or several outputs.
