@@ -127,8 +127,8 @@ def two_classes(
 ) -> Figure:
     """Two samples of different classes, drawn over each other in all layers.
 
-    The arguments are those of `activity`, with two samples. The readout shows the units of the two classes: thick for the
-    sample of that class, thin and dashed for the other sample.
+    The arguments are those of `activity`, with two samples. The readout shows the units of the two classes: thick for
+    the sample of that class, thin and dashed for the other sample.
     """
     with style():
         figure, axes = _stack(len(populations) - 1, 1, 3.4)

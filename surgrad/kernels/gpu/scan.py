@@ -117,7 +117,7 @@ def scan(current, out, i_state, u_state, counts, i_saved, u_saved, a_decay, b_de
         a_decay: (N) if PER_UNIT, else (1).
         b_decay: (N) if PER_UNIT, else (1).
         taps: recurrent weights (kernel, channels, channels).
-        key: one int64, seed | draw << 32; ids: (B) int64; first_step, layer: rest of the address of the noise.
+        key: one int64, seed | draw << 32; with ids, (B) int64, first_step and layer the address of the noise.
     """
     sample, position, first, channel, inside = _place(nb_samples, CHANNELS, POSITIONS, ROWS, COLUMNS, USED)
     unit = channel * POSITIONS + position
@@ -190,12 +190,14 @@ def scan_adjoint(current, spikes, upstream, count_gradient, drive_gradient, i_gr
         upstream: (T, B, N), dL/ds[t] from above, or dL/dy[t] of a readout.
         count_gradient: (B, N), added to dL/ds at every step.
         drive_gradient: (T + 1, B, N) gets dL/dI; row T holds the one of the step after the last.
-        i_gradient: (B, N) dL/di and dL/du after the last step.
-        u_gradient: get those before the first.
-        a_gradient: (B, N), to which those of the decays are added.
-        b_gradient: (B, N), to which those of the decays are added.
-        i_saved: as `scan` wrote them.
-        u_saved: i_scratch, u_scratch: (segment, B, N).
+        i_gradient: (B, N) dL/di after the last step; gets the one before the first.
+        u_gradient: (B, N) dL/du after the last step; gets the one before the first.
+        a_gradient: (B, N), to which dL/da is added.
+        b_gradient: (B, N), to which dL/db is added.
+        i_saved: as `scan` wrote it.
+        u_saved: as `scan` wrote it.
+        i_scratch: (segment, B, N).
+        u_scratch: (segment, B, N).
         taps: recurrent weights transposed, (kernel, channels in, channels out).
     """
     STATES: tl.constexpr = SPIKING or DECAYS
