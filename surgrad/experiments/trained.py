@@ -29,8 +29,10 @@ def trained_network(record: RunRecord, weights: str = "best", *, trust: bool = F
         record: run of deep_convSNN.py, dense_SNN.py or run_image_task_1hid.py.
         weights: "best", of the best validation epoch where there is one, or "last".
         trust: build whatever classes its configuration names, not only those of `surgrad.config.trust.REGISTRY`.
-    Raises: UserError for a run of another script, one without checkpoint, unknown weights, a damaged folder, and a
-        configuration that names other classes.
+
+    Raises:
+        UserError: for a run of another script, one without checkpoint, unknown weights, a damaged folder, and a
+            configuration that names other classes.
     """
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights}: unknown; allowed: {', '.join(WEIGHTS)}")

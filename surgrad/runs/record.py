@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,19 @@ NOT_IDENTITY = frozenset(
 )
 
 #: Keys that configurations have had since some later version, dotted, and the value with which a run computes what it
-#: computed before there was the key. At that value a key is no part of the identity, so that ids stay as they were.
-LATER_KEYS: dict[str, Any] = {}
+#: computed before there was the key, given the flattened configuration. At that value a key is no part of the identity,
+#: so that ids stay as they were. Whoever adds a key to a schema enters it here.
+LATER_KEYS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    # the embedded digits were 18 recordings of each speaker and class, and of other data sets all were taken
+    "dataset.limit": lambda flat: 18 if flat.get("dataset.name") == "spiking_digits" else None,
+}
 
 
 # ---------------------------------------------------------------- which run is this
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a configuration that makes a run the run it is, flattened, paths relative to the repository."""
     what = {k: v for k, v in flatten(files.plain(config)).items() if k.split(".")[0] not in NOT_IDENTITY}
-    what = {k: v for k, v in what.items() if k not in LATER_KEYS or v != LATER_KEYS[k]}
+    what = {k: v for k, v in what.items() if k not in LATER_KEYS or v != LATER_KEYS[k](what)}
     return {k: v.replace(f"{REPO}/", "") if isinstance(v, str) else v for k, v in what.items()}
 
 
