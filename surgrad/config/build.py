@@ -79,7 +79,7 @@ def _locate(path: str, where: str) -> Any:
             raise UserError(f"{where}._target_={path}: there is no module {error.name}") from error
         found = getattr(module, name, None)
         if callable(found) and not name.startswith("_"):
-            require_target(module_name, found, where, path)
+            require_target(found, where, path)
             return found
         public += [n for n, value in vars(module).items() if callable(value) and _belongs(value, module_name)]
     raise UserError(f"{where}._target_: {unknown_key(name, sorted(public)).replace('key', 'name', 1)}")

@@ -57,14 +57,13 @@ def require_module(module: str, where: str, target: str) -> None:
         raise _refused(where, target)
 
 
-def require_target(module: str, found: Any, where: str, target: str) -> None:
-    """Raise UserError if what a run folder names in a module of the registry is none of its own classes."""
+def require_target(found: Any, where: str, target: str) -> None:
+    """Raise UserError if what a run folder names in a module of the registry is no class of these modules."""
     if not _closed.get():
         return
-    name = getattr(found, "__name__", "")
-    home = str(getattr(found, "__module__", ""))
-    own = home == module or home.startswith(f"{module}.")
-    if not own or not (inspect.isclass(found) or name in REGISTRY[module]):
+    home, name = str(getattr(found, "__module__", "")), getattr(found, "__name__", "")
+    is_class = inspect.isclass(found) and (home in REGISTRY or home.startswith("torch.optim."))
+    if not is_class and name not in REGISTRY.get(home, ()):
         raise _refused(where, target)
 
 
