@@ -115,7 +115,7 @@ def test_a_command_runs_in_a_folder_of_its_own_and_is_not_repeated(suite, tmp_pa
         ("seed=a=b", r"an override is key=value"),
         ("nb_epochs=0", r"nb_epochs=0: wanted 1 or more"),
         ("wandb.mode=on", r"wandb.mode=on: unknown; allowed: offline, online, disabled"),
-        ("rerun=true", r"rerun=True: unknown; allowed: missing, failed, all"),
+        ("rerun=true", r"rerun=true: unknown; allowed: missing, failed, all"),
         ("device=gpu", r"device=gpu: unknown; allowed: auto, cpu, cuda"),
         ("device=cuda:99", r"device=cuda:99: "),
     ],
