@@ -35,14 +35,18 @@ class Network(nn.Module):
             raise UserError(f"dt={dt} s must be positive")
         self.layers, self.readout = nn.ModuleList(layers), readout
         self.dt, self.delay = dt, delay
-        stack = [*layers, *([readout] if readout is not None else [])]
-        for below, above in pairwise(stack):
+        for below, above in pairwise(self.stack):
             if tuple(above.feedforward.in_shape) != below.unit_shape:
                 raise UserError(f"a layer expects input {above.feedforward.in_shape}, but gets {below.unit_shape}")
         for layer in layers:
             if layer.adaptation is not None:
                 b = layer.decays(dt)[1].detach()
                 layer.adaptation.require_stable(dt, b, 1 - b if layer.neuron.unit_gain else torch.ones_like(b))
+
+    @property
+    def stack(self) -> list[SpikingLayer | Readout]:
+        """The layers, bottom to top, and the readout, if there is one."""
+        return [*self.layers, *([self.readout] if self.readout is not None else [])]
 
     def forward(
         self,

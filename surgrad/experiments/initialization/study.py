@@ -223,7 +223,7 @@ def measure_stack(network: Network, spikes: Tensor, labels: Tensor, transient: i
     over_steps = [current.grad.square().mean((1, 2)).sqrt().numpy() for current in currents]
     return StackResult(
         *(np.stack([column.numpy() for column in layers]) for layers in zip(*columns, strict=True)),
-        weight_gradient=np.array([_gradient_norm(layer) for layer in [*network.layers, readout]]),
+        weight_gradient=np.array([_gradient_norm(layer) for layer in network.stack]),
         current_gradient=np.stack(over_steps),
     )
 
