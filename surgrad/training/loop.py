@@ -72,7 +72,7 @@ class Compute:
 
 
 #: What `Network.forward` does by itself.
-FASTEST = Compute()
+DEFAULT_COMPUTE = Compute()
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def train_epoch(
     seed: int = 0,
     draw: int = 0,
     device: str = "cpu",
-    compute: Compute = FASTEST,
+    compute: Compute = DEFAULT_COMPUTE,
     processes: Processes = ALONE,
     on_batch: Callable[[Scores], None] = lambda scores: None,
 ) -> Scores:

@@ -16,7 +16,8 @@ from scipy.stats import ortho_group
 from torch import Tensor
 
 from surgrad.errors import UserError
-from surgrad.experiments.sigmoid_network.quadrature import Array, LineIntegral, integrate
+from surgrad.experiments.sigmoid_network.quadrature import Array, Integrand, LineIntegral, integrate
+from surgrad.training.resume import Keep, compute_now
 
 
 def sigmoid_prime(z: Tensor, slope: float) -> Tensor:
@@ -280,6 +281,7 @@ def curl_in_disc(
     *,
     nb_radii: int = 24,
     tolerance: float = 1e-7,
+    keep: Keep = compute_now,
 ) -> tuple[Array, Array]:
     """Integral of the curl over the disc within the circle: adaptive over the angle, Gauss-Legendre over the radius.
 
@@ -297,8 +299,11 @@ def curl_in_disc(
                 w = ring.weights(angle)
                 return torch.stack([curl(net, w, x, b, circle.plane) for b in betas_sg], -1).numpy()
 
-            around = integrate(integrand, loop_edges(net, ring, x), tolerance=tolerance).value
-            total += weight * circle.radius / 2 * ring.radius * around
+            def around(integrand: Integrand = integrand, ring: Circle = ring) -> Array:
+                return integrate(integrand, loop_edges(net, ring, x), tolerance=tolerance).value
+
+            inside = keep(f"curl at radius {ring.radius:.17g}", around)
+            total += weight * circle.radius / 2 * ring.radius * inside
         return total
 
     fine, coarse = over_disc(nb_radii), over_disc(nb_radii // 2)
