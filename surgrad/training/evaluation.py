@@ -82,7 +82,6 @@ def evaluate(
     tally = _Tally(grid.duration, processes)
     for batch in grid(dataset):
         batch, weight = processes.share(batch)
-        batch = batch.to(grid.device)
         out = compute(network, batch, seed=seed, draw=draw)
         loss = objective.loss(out.readout, batch.labels)
         correct = (objective.loss.predictions(out.readout) == batch.labels).sum()

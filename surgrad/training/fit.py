@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from surgrad.datasets.events import Augmentation, EventDataset
@@ -44,6 +46,11 @@ class Fit(Trainee):
         monitor_spikes: write the firing rates of the layers.
         logging_freq: epochs between two lines of the log.
         lr_key: where the configuration has the learning rate.
+        schedule: changes the learning rate after every epoch; a plateau is one of the validation loss.
+        grad_clip: largest norm of a gradient; None: any.
+        patience: training ends when the best validation epoch is this many epochs old; 0: never.
+        ema: decay per update of an exponential moving average of the weights, which then validates, and which training
+            ends with; 0: none.
     """
 
     shown: ClassVar[tuple[str, ...]] = ("train_loss", "train_acc", "valid_loss", "valid_acc")
@@ -65,6 +72,10 @@ class Fit(Trainee):
     monitor_spikes: bool = True
     logging_freq: int = 10
     lr_key: str = "lr"
+    schedule: LRScheduler | None = None
+    grad_clip: float | None = None
+    patience: int = 0
+    ema: float = 0.0
     best: Best | None = field(default=None, init=False)
     generator: torch.Generator = field(default_factory=torch.Generator, init=False)
     _shown: Mapping[str, str] = field(default_factory=dict, init=False)  # of the epoch before, beside the progress bar
@@ -77,7 +88,28 @@ class Fit(Trainee):
         self.generator.manual_seed(self.seed)
         epochs = range(1, self.nb_epochs + 1)
         run_epochs(self, self.run, epochs, logging_freq=self.logging_freq, processes=self.processes, unit="batch")
+        if self._average is not None:
+            self.network.load_state_dict(self._average.module.state_dict())
         return self.best
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ema < 1 or self.patience < 0:
+            raise UserError(f"ema={self.ema}, patience={self.patience}: allowed 0 to below 1, and 0 or more epochs")
+        if self.patience and self.valid is None:
+            raise UserError(f"patience={self.patience}: there is no validation set by which training could end early")
+        self._average = None
+        if self.ema:
+            self._average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.ema))
+            self.optimizer.register_step_post_hook(lambda *_: self._average.update_parameters(self.network))
+
+    @property
+    def evaluated(self) -> Network:
+        """The network that validates: the trained one, or one of the same neurons with its average weights."""
+        if self._average is None:
+            return self.network
+        for layer, trained in zip(self._average.module.layers, self.network.layers, strict=True):
+            layer.neuron = trained.neuron
+        return self._average.module
 
     @property
     def steps(self) -> int:
@@ -108,7 +140,7 @@ class Fit(Trainee):
             self.optimizer,
             seed=self.seed,
             draw=number,
-            device=self.grid.device,
+            grad_clip=self.grad_clip,
             compute=self.compute,
             processes=self.processes,
             on_batch=advance,
@@ -116,6 +148,10 @@ class Fit(Trainee):
         self._require_finite_weights()
         row = {"train_loss": scores.loss, "train_acc": scores.acc}
         row |= self._validate(number, scores.loss, scores) | {"reg_loss": scores.penalty}
+        if self.schedule is not None:
+            row["lr"] = self.optimizer.param_groups[0]["lr"]
+            plateau = isinstance(self.schedule, ReduceLROnPlateau)
+            self.schedule.step(*([row.get("valid_loss", scores.loss)] if plateau else []))
         self._shown = {"valid": f"{row['valid_acc']:.3f}"} if "valid_acc" in row else {}
         return row
 
@@ -123,14 +159,18 @@ class Fit(Trainee):
         """What ``after_epoch`` finds."""
         return self.after_epoch(number)
 
+    def finished(self, number: int) -> bool:
+        """Whether validation has not become better for ``patience`` epochs."""
+        return bool(self.patience) and number - self.best.epoch >= self.patience
+
     def _validate(self, epoch: int, train_loss: float, trained: Scores | None = None) -> dict[str, float]:
         """Columns of the validation set after ``epoch``; keeps the best weights."""
         if self.valid is None:
             scores, columns = trained, {}
-            self.best = Best(epoch, math.nan, train_loss, weights_of(self.network))
+            self.best = Best(epoch, math.nan, train_loss, weights_of(self.evaluated))
         else:
             scores = evaluate(
-                self.network,
+                self.evaluated,
                 self.valid,
                 self.grid,
                 self.objective,
@@ -141,7 +181,7 @@ class Fit(Trainee):
             )
             columns = {"valid_loss": scores.loss, "valid_acc": scores.acc}
             if self.best is None or self.best.beaten_by(scores.acc, scores.loss):
-                self.best = Best(epoch, scores.acc, scores.loss, weights_of(self.network))
+                self.best = Best(epoch, scores.acc, scores.loss, weights_of(self.evaluated))
         if self.monitor_spikes and scores is not None:
             columns |= {f"firing_rate-hid_{k}": rate for k, rate in enumerate(scores.rates)}
         return columns
@@ -152,12 +192,14 @@ class Fit(Trainee):
                 raise UserError(f"the weights {name} are no longer finite")
 
     def state(self) -> dict[str, Any]:
-        """Weights, optimiser, order of the samples, and the best epoch."""
+        """Weights, optimiser, order of the samples, the best epoch, and what of schedule and average there is."""
+        more = {"schedule": self.schedule, "average": self._average}
         return {
             "model": weights_of(self.network),
             "optimizer": self.optimizer.state_dict(),
             "shuffle": self.generator.get_state(),
             "best": self.best._asdict(),
+            **{name: part.state_dict() for name, part in more.items() if part is not None},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -166,6 +208,9 @@ class Fit(Trainee):
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["shuffle"])
         self.best = Best(**state["best"])
+        for name, part in (("schedule", self.schedule), ("average", self._average)):
+            if part is not None:
+                part.load_state_dict(state[name])
 
 
 def annealed(beta: float, epoch: int, *, start: int, step: float, interval: int) -> float:

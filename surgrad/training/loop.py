@@ -139,7 +139,7 @@ def train_epoch(
     *,
     seed: int = 0,
     draw: int = 0,
-    device: str = "cpu",
+    grad_clip: float | None = None,
     compute: Compute = DEFAULT_COMPUTE,
     processes: Processes = ALONE,
     on_batch: Callable[[Scores], None] = lambda scores: None,
@@ -147,14 +147,14 @@ def train_epoch(
     """One pass of gradient descent.
 
     Args: network (`Processes.parallel` of it), batches, objective, optimizer; ``seed`` and ``draw`` (the epoch) address
-        the escape noise; ``compute``; ``processes`` share every batch; ``on_batch`` is told the scores so far.
+        the escape noise; ``grad_clip``, largest norm of the gradient; ``compute``; ``processes`` share every batch;
+        ``on_batch`` is told the scores so far.
     Returns: scores averaged over the pass, each batch with the weights it met.
     Raises: UserError if the loss is not finite.
     """
     tally = _Tally(batches.nb_steps * batches.dt, processes)
     for batch in batches:
         batch, weight = processes.share(batch)
-        batch = batch.to(device)
         out = compute(network, batch, seed=seed, draw=draw)
         loss = objective.loss(out.readout, batch.labels)
         extra = objective.penalty(out.counts, processes, weight)
@@ -164,6 +164,8 @@ def train_epoch(
         seen = tally.add(len(batch) if weight else 0, loss, extra, correct, out.counts)
         if not math.isfinite(seen.loss + seen.penalty):
             raise UserError(f"the loss is {seen.loss} (penalty {seen.penalty})")
+        if grad_clip is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), grad_clip)
         optimizer.step()
         on_batch(tally.scores())
     return tally.scores()

@@ -60,6 +60,10 @@ class Trainee(ABC):
         """Whether there must be a checkpoint after an epoch."""
         return False
 
+    def finished(self, number: int) -> bool:
+        """Whether training ends after an epoch, before the last one."""
+        return False
+
     @abstractmethod
     def state(self) -> dict[str, Any]:
         """Everything that the epochs to come, and the result, depend on: tensors, numbers, strings, lists, dicts."""
@@ -100,6 +104,7 @@ def run_epochs(
             run.log({"epoch": done, **row, **trainee.observe(done)})
             run.checkpoint({"epoch": done, **trainee.state()})
     kept, kept_at, nb_epochs = done, time.monotonic(), epochs.stop - 1
+    ends = trainee.finished(done)
     bar = progress(
         total=len(epochs) * trainee.steps,
         initial=(done + 1 - epochs.start) * trainee.steps,
@@ -108,6 +113,8 @@ def run_epochs(
     )
     with bar:
         for epoch in range(done + 1, epochs.stop):
+            if ends:
+                break
             bar.set_description(f"epoch {epoch}/{nb_epochs}")
             started = time.perf_counter()
             try:
@@ -122,7 +129,9 @@ def run_epochs(
             if epoch % logging_freq == 0 or epoch in (1, nb_epochs):
                 shown = ", ".join(f"{name} {row[name]:.4g}" for name in trainee.shown if name in row)
                 log.info("epoch %d/%d: %s, %.2f s", epoch, nb_epochs, shown, seconds)
-            if epoch == nb_epochs or trainee.due(epoch) or time.monotonic() - kept_at >= checkpoint_seconds:
+            if ends := trainee.finished(epoch):
+                log.info("training ends after epoch %d", epoch)
+            if ends or epoch == nb_epochs or trainee.due(epoch) or time.monotonic() - kept_at >= checkpoint_seconds:
                 run.checkpoint({"epoch": epoch, **trainee.state()})
                 kept, kept_at = epoch, time.monotonic()
 
