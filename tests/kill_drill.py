@@ -1,11 +1,10 @@
 """A drill: a script is killed with SIGKILL at given moments, each time run again, and must end as if undisturbed.
 
-python3 tests/kill_drill.py SCRIPT FOLDER OVERRIDES…
-
-runs it undisturbed in FOLDER/whole and with kills in FOLDER/killed, and prints how each attempt ended. The moments are
-those at which files take their place, not times: before a checkpoint in the middle, after the last checkpoint, and
-before the summary that says done. All attempts are forked from one process that has imported the script and run
-nothing.
+For every line [script, folder, overrides] of its input this program runs the script undisturbed in folder/whole and
+with kills in folder/killed, and writes a line that says how each attempt ended; what they printed is in folder/output.
+The moments are those at which files take their place, not times: before a checkpoint in the middle, after the last
+checkpoint, and before the summary that says done. All attempts are forked from one process that has imported the
+scripts and run nothing.
 """
 
 import importlib.util
@@ -47,11 +46,16 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def attempt(main: Callable[[list[str]], object], arguments: list[str], moment: tuple[str, int] | None) -> int:
+def attempt(
+    main: Callable[[list[str]], object], folder: Path, overrides: list[str], moment: tuple[str, int] | None
+) -> int:
     """Run the script in a child that dies at a moment; returns its exit status, -9 for killed."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with (folder.parent / "output").open("a") as output:
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
     status, seen = 1, {CHECKPOINT: 0}
 
     def before(name: str, content: Path) -> None:
@@ -63,13 +67,13 @@ def attempt(main: Callable[[list[str]], object], arguments: list[str], moment: t
     def after(name: str, content: Path) -> None:
         if name == CHECKPOINT:
             seen[CHECKPOINT] += 1
-            Path(arguments[0]).with_suffix(".count").write_text(str(seen[CHECKPOINT]))
+            folder.with_suffix(".count").write_text(str(seen[CHECKPOINT]))
             if moment == ("after checkpoint", seen[CHECKPOINT]):
                 die()
 
     watch_files(before, after)
     try:
-        main([f"hydra.run.dir={arguments[0]}", *arguments[1:]])
+        main([f"hydra.run.dir={folder}", *overrides])
         status = 0
     finally:
         sys.stdout.flush()
@@ -79,15 +83,17 @@ def attempt(main: Callable[[list[str]], object], arguments: list[str], moment: t
 def drill(script: Path, folder: Path, overrides: list[str]) -> list[int]:
     """Exit statuses: of the undisturbed run, of three attempts that are killed, and of the last one."""
     main = load(script)
-    statuses = [attempt(main, [str(folder / "whole"), *overrides], None)]
+    statuses = [attempt(main, folder / "whole", overrides, None)]
     nb_checkpoints = int((folder / "whole.count").read_text())
     middle = nb_checkpoints // 2 + 1
     left = nb_checkpoints - (middle - 1)
     for moment in (("before checkpoint", middle), ("after checkpoint", left), ("before done", 0), None):
-        statuses.append(attempt(main, [str(folder / "killed"), *overrides], moment))
+        statuses.append(attempt(main, folder / "killed", overrides, moment))
     return statuses
 
 
 if __name__ == "__main__":
-    ended = drill(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), sys.argv[3:])
-    sys.stdout.write(" ".join(map(str, ended)) + "\n")
+    for line in sys.stdin:
+        script, folder, overrides = json.loads(line)
+        sys.stdout.write(json.dumps(drill(Path(script), Path(folder), overrides)) + "\n")
+        sys.stdout.flush()
