@@ -14,7 +14,9 @@ from tqdm import tqdm
 from surgrad.datasets.augment import Compose, Drop
 from surgrad.datasets.events import EventDataset
 from surgrad.eventprop.network import EventNetwork, SpikeSet, evaluate, train_epoch
+from surgrad.figures import plots as figures
 from surgrad.runs.folder import Run
+from surgrad.runs.record import RunRecord
 from surgrad.training.evaluation import Best, final_scores, weights_of
 from surgrad.training.evaluation import evaluate as evaluate_grid
 from surgrad.training.fit import Fit
@@ -117,12 +119,14 @@ class EventFit(Trainee):
 def learn(cfg: EventConfig, run: Run) -> float:
     """Train by ``cfg.method``, then look at the test set, once; returns the best validation accuracy.
 
-    The summary gets test accuracies of the last and of the best validation epoch.
+    The summary gets the scores of the last and of the best validation epoch, the run folder the figure of the training.
     """
     methods = {"eventprop": _exact, "surrogate": _surrogate}
     run.summary["nb_classes"] = cfg.sizes[-1]
     run.summary.update(methods[cfg.method](cfg, run, *cfg.splits()))
     log.info("test accuracy %.4f", run.summary["test_acc"])
+    if cfg.plot:
+        run.figure("training", figures.training_curves(RunRecord(run.folder).metrics, chance=1 / cfg.sizes[-1]))
     return run.summary["valid_acc_best_valid"]
 
 
