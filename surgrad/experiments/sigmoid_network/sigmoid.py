@@ -103,13 +103,6 @@ class SigmoidNet:
                 delta = back * sigmoid_prime(zs[layer - 1], beta_sg)
         return torch.cat(parts[::-1], -1)
 
-    def jacobian(self, weights: Tensor, x: Tensor, beta_sg: float) -> Tensor:
-        """J_ij = d SG_i / d W_j by automatic differentiation, (P, nb_weights, nb_weights) for weights (P, nb_weights).
-
-        The SG is the gradient of some function exactly where J is symmetric.
-        """
-        return torch.func.vmap(torch.func.jacrev(lambda w: self.surrogate_gradient(w, x, beta_sg)))(weights)
-
 
 @dataclass(frozen=True)
 class Plane:
