@@ -33,8 +33,14 @@ log = logging.getLogger(__name__)
 class Recipe:
     """Epochs of Adam with a learning rate that falls by a factor per epoch.
 
-    Args: nb_epochs; batch_size; lr; lr_decay, per epoch; input_dropout, probability of losing an input spike; seed of
-        the order of the samples and of what is dropped; logging_freq, epochs per line of the log.
+    Args:
+        nb_epochs: the nb epochs.
+        batch_size: the batch size.
+        lr: the lr.
+        lr_decay: per epoch.
+        input_dropout: probability of losing an input spike.
+        seed: of the order of the samples and of what is dropped.
+        logging_freq: epochs per line of the log.
     """
 
     nb_epochs: int
@@ -80,7 +86,8 @@ class EventFit(Trainee):
     def __call__(self) -> Best:
         """Train; returns the best validation epoch.
 
-        Raises: UserError if a gradient is not finite; the checkpoint then holds the last good epoch.
+        Raises:
+            UserError: if a gradient is not finite; the checkpoint then holds the last good epoch.
         """
         run_epochs(self, self.run, range(1, self.recipe.nb_epochs + 1), logging_freq=self.recipe.logging_freq)
         return self.best

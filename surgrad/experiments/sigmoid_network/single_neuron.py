@@ -46,7 +46,8 @@ def derivative(p: EscapeProbability, x: Tensor) -> Tensor:
 def binary_inputs(rates: Tensor) -> tuple[Tensor, Tensor]:
     """All patterns of independent Bernoulli inputs and their probabilities, (2^n, n) and (2^n,).
 
-    Raises: UserError for rates outside [0, 1] or too many inputs.
+    Raises:
+        UserError: for rates outside [0, 1] or too many inputs.
     """
     if len(rates) > MAX_BITS:
         raise UserError(f"{len(rates)} inputs are too many to enumerate (at most {MAX_BITS})")
@@ -60,7 +61,9 @@ def perceptron_exact(w: Tensor, patterns: Tensor, weights: Tensor, p: EscapeProb
     """E[S] = sum_x P(x) p(w.x - 1) and dE[S]/dw, by enumeration.
 
     Args: w (n,); patterns (X, n) with probabilities weights (X,); p.
-    Returns: (), (n,).
+
+    Returns:
+        (), (n,).
     """
     w = w.detach().requires_grad_()
     value = (weights * p(patterns @ w - 1)).sum()
@@ -109,7 +112,9 @@ class DrivenLIF:
         p: escape probability as a function of u - 1.
         neuron: its reset (and diff_reset); its own escape noise and surrogate are not used.
         reset: False for a neuron that spikes without ever being reset.
-        dt, tau_mem, tau_syn: step and time constants, s.
+        dt: step and time constants, s.
+        tau_mem: step and time constants, s.
+        tau_syn: step and time constants, s.
     """
 
     inputs: Tensor
@@ -154,7 +159,9 @@ def renewal(lif: DrivenLIF, w: Tensor) -> Renewal:
 
     Holds because the multiplicative reset sets u to 0 whatever it was, and the synaptic current never depends on
     the neuron's own spikes. Without reset every column has the same hazard.
-    Raises: UserError for any other reset.
+
+    Raises:
+        UserError: for any other reset.
     """
     if lif.reset and lif.neuron.reset != "multiplicative":
         raise UserError(
