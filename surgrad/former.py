@@ -46,14 +46,14 @@ FORMER: dict[str, tuple[str, ...]] = {
 
 
 def names_of(*homes: str) -> Callable[[str], Any]:
-    """A `__getattr__` for a package that was a module: finds its former names in the modules `homes`.
+    """A `__getattr__` for a package that was a module: finds its former names in the modules `homes`."""
 
-    Not those of its own submodules: `from package import submodule` asks here first, maybe while a home is imported.
-    """
     package = homes[0].rpartition(".")[0]
 
     def __getattr__(name: str) -> Any:
-        if not name.startswith("__") and find_spec(f"{package}.{name}") is None:
+        if not name.startswith("__"):
+            if find_spec(f"{package}.{name}"):  # `from surgrad.runs import files` asks here first
+                return import_module(f"{package}.{name}")
             for home in homes:
                 module = import_module(home)
                 if hasattr(module, name):
