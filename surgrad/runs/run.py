@@ -3,8 +3,7 @@
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +101,17 @@ class Run:
         if now - self._summary_written > _SYNC_SECONDS:
             self._write_summary(sync=False)  # the checkpoint has it
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
+    def load_checkpoint(self, *, rows: bool = True) -> dict[str, Any] | None:
         """The last checkpoint, on the CPU; the one before if it is damaged; None if there is none to go on from.
 
-        A checkpoint counts only if the rows and arrays that were recorded before it are all there.
+        A checkpoint counts only if the rows and arrays that were recorded before it are all there; without `rows` only
+        the arrays: for a run that logs all rows again.
         """
-        found = checkpoint.load_checkpoint(self.folder, sealed=self._sealed, fits=self._fits)
+
+        def fits(content: dict[str, Any], facts: dict[str, Any]) -> str:
+            return self._rows_missing(content, facts, rows) or self._arrays_missing(facts)
+
+        found = checkpoint.load_checkpoint(self.folder, sealed=self._sealed, fits=fits)
         if found is None:
             if self.resuming:
                 log.warning("no usable checkpoint in %s: starting from the beginning", self.folder)
@@ -120,34 +124,25 @@ class Run:
             self.summary.setdefault(key, value)
         return content
 
-    @contextmanager
-    def restoring(self) -> Iterator[None]:
-        """Surround what puts a checkpoint's content in place: keys or shapes that do not fit are one clear line."""
-        try:
-            yield
-        except UserError:
-            raise
-        except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise checkpoint.refuse_unfit(self.folder, error) from error
-
     def flush(self) -> None:
         """Bring state.h5 and summary.json up to date."""
         self._write_states()
         self._write_summary()
 
-    def _fits(self, content: dict[str, Any], facts: dict[str, Any]) -> str:
-        """Why a checkpoint cannot be gone on from in this folder."""
-        if not facts:  # of an earlier version
-            epoch = content.get("epoch")
-            epochs = {row.get("epoch") for row in self._metrics.rows}
-            lost = epoch is not None and bool(epochs - {None}) and str(epoch) not in epochs
-            return self._metrics.damage or (f"metrics.csv has no row of its epoch {epoch}" if lost else "")
-        if facts.get("run_id") != self.summary.get("run_id"):
-            return f"it is of the run {facts.get('run_id')}"
-        if reason := self._metrics.holds(facts["metrics"]):
-            return reason
+    def _rows_missing(self, content: dict[str, Any], facts: dict[str, Any], wanted: bool) -> str:
+        """Why a checkpoint is of another run, or of rows that are not there."""
+        if facts:
+            if facts.get("run_id") != self.summary.get("run_id"):
+                return f"it is of the run {facts.get('run_id')}"
+            return self._metrics.holds(facts["metrics"]) if wanted else ""
+        epoch, epochs = content.get("epoch"), {row.get("epoch") for row in self._metrics.rows}  # of an earlier version
+        lost = wanted and epoch is not None and bool(epochs - {None}) and str(epoch) not in epochs
+        return self._metrics.damage or (f"metrics.csv has no row of its epoch {epoch}" if lost else "")
+
+    def _arrays_missing(self, facts: dict[str, Any]) -> str:
+        """Why state.h5 does not hold what a checkpoint counts on."""
         try:
-            states.require_states(self.folder / "state.h5", facts["states"])
+            states.require_states(self.folder / "state.h5", facts.get("states"))
         except files.Damaged as error:
             return str(error)
         return ""

@@ -182,7 +182,7 @@ class Pieces:
 
     def __init__(self, run: Run, *kinds: type):
         self._run, self._kinds = run, {kind.__name__: kind for kind in kinds}
-        saved = run.load_checkpoint() or {}
+        saved = run.load_checkpoint(rows=False) or {}
         self._done: dict[str, dict[str, Any]] = saved.get("pieces", {})
         run.rewind(None)
         if self._done:
