@@ -27,7 +27,7 @@ from surgrad.runs.lock import NAMES, FolderLock
 from surgrad.runs.metrics import MetricsTable
 from surgrad.runs.record import NOT_IDENTITY, identity, read_config, run_id
 from surgrad.runs.run import Run, one_line
-from surgrad.runs.stopping import farewell, signals_as_exit
+from surgrad.runs.stopping import signals_as_exit
 from surgrad.runs.wandb import WandbConfig, flatten, mirror
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,6 @@ def open_run(
         run = _prepare(folder, settings, rerun)
         stack.enter_context(_log_file(folder / "run.log"))
         stack.enter_context(signals_as_exit())
-        stack.enter_context(farewell(lambda number: _farewell(run)))
         log.info("%s %s", "resuming in" if run.resuming else "run folder", folder)
         try:
             run._mirror = stack.enter_context(mirror(wandb, folder, settings, run.summary.get("wandb_id")))
@@ -100,14 +99,6 @@ def open_run(
 def _say_how_to_go_on(folder: Path) -> None:
     where = "goes on from its last checkpoint" if checkpoint.has_checkpoint(folder) else "starts it again"
     log.warning("stopped by a signal; the run is kept in %s: the same command %s", folder, where)
-
-
-def _farewell(run: Run) -> None:
-    """What is left of a run that compiled code keeps from ending by itself."""
-    run.summary |= {"status": "interrupted", "ended": environment.now()}
-    with suppress(Exception):
-        files.write_json(run.folder / "summary.json", run.summary)
-    _say_how_to_go_on(run.folder)
 
 
 def _prepare(folder: Path, config: dict[str, Any], rerun: str) -> Run:

@@ -4,9 +4,6 @@ import errno
 import os
 import resource
 import shutil
-import signal
-import subprocess
-import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -286,33 +283,3 @@ def test_a_key_introduced_later_leaves_the_id_at_its_neutral_value(monkeypatch):
     assert run_id(CONFIG | {"schedule": {"name": "none"}}) == run_id(CONFIG)
     assert run_id(CONFIG | {"schedule": {"name": "cosine"}}) != run_id(CONFIG)
     assert identity({"schedule": {"name": "cosine"}}) == {"schedule.name": "cosine"}
-
-
-# ---------------------------------------------------------------- signals
-COMPILED = """
-import ctypes, os, sys
-from surgrad.runs.folder import open_run
-with open_run(sys.argv[1], {"seed": 1}) as run:
-    run.log({"epoch": 1})
-    run.checkpoint({"epoch": 1})
-    mutex, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
-    libc.pthread_mutex_lock(mutex)
-    print("inside", flush=True)
-    libc.pthread_mutex_lock(mutex)  # stands for a kernel: compiled code that no signal interrupts
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="a mutex of zeros is Linux's")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_run_that_is_inside_compiled_code(tmp_path, number):
-    command = [sys.executable, "-c", COMPILED, str(tmp_path / "run")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "inside\n"
-        process.send_signal(number)
-        _, told = process.communicate(timeout=120)
-    assert process.returncode == 128 + number
-    assert "the same command goes on from its last checkpoint" in (tmp_path / "run" / "run.log").read_text() + told
-    record = RunRecord(tmp_path / "run")
-    assert (record.status, record.reason) == ("interrupted", "stopped by a signal")
-    with open_run(tmp_path / "run", {"seed": 1}, DISABLED) as run:
-        assert run.load_checkpoint() == {"epoch": 1}
