@@ -10,17 +10,20 @@ import logging
 
 import torch
 
-from surgrad import figures
-from surgrad.distributed import Processes, open_run
-from surgrad.initializers import Distribution, FluctuationDrivenCentered
-from surgrad.losses import build_loss
-from surgrad.models import set_neuron
-from surgrad.monitoring import Monitor
-from surgrad.optimizers import build_optimizer
-from surgrad.runs import RunRecord
-from surgrad.schema import entry, resolve_device
-from surgrad.schema.classification import ClassificationConfig
-from surgrad.training import BatchGrid, Compute, Fit, Objective, evaluate_repeatedly
+from surgrad.config.common import resolve_device
+from surgrad.config.entry import entry
+from surgrad.experiments.classification.config import ClassificationConfig
+from surgrad.figures import plots as figures
+from surgrad.network.initializers import Distribution, FluctuationDrivenCentered
+from surgrad.network.methods import set_neuron
+from surgrad.runs.record import RunRecord
+from surgrad.training.distributed import Processes, open_run
+from surgrad.training.evaluation import evaluate_repeatedly
+from surgrad.training.fit import Fit
+from surgrad.training.loop import BatchGrid, Compute, Objective
+from surgrad.training.losses import build_loss
+from surgrad.training.monitoring import Monitor
+from surgrad.training.optimizers import build_optimizer
 
 log = logging.getLogger(__name__)
 

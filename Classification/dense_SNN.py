@@ -9,12 +9,15 @@ import logging
 
 import torch
 
-from surgrad import figures
-from surgrad.monitoring import Monitor
-from surgrad.runs import RunRecord
-from surgrad.schema import entry, resolve_device
-from surgrad.schema.dense import DenseConfig
-from surgrad.training import BatchGrid, Fit, evaluate, evaluate_repeatedly
+from surgrad.config.common import resolve_device
+from surgrad.config.entry import entry
+from surgrad.experiments.dense.config import DenseConfig
+from surgrad.figures import plots as figures
+from surgrad.runs.record import RunRecord
+from surgrad.training.evaluation import evaluate, evaluate_repeatedly
+from surgrad.training.fit import Fit
+from surgrad.training.loop import BatchGrid
+from surgrad.training.monitoring import Monitor
 
 log = logging.getLogger(__name__)
 

@@ -5,11 +5,11 @@ python3 Classification/event_SNN.py --config-name=mnist
 python3 Classification/event_SNN.py -m method=eventprop,surrogate seed=0,1,2
 """
 
-from surgrad import figures
-from surgrad.eventprop_training import learn
-from surgrad.runs import RunRecord
-from surgrad.schema import entry
-from surgrad.schema.event_snn import EventSNNConfig
+from surgrad.config.entry import entry
+from surgrad.experiments.eventprop.config import EventSNNConfig
+from surgrad.experiments.eventprop.training import learn
+from surgrad.figures import plots as figures
+from surgrad.runs.record import RunRecord
 
 
 @entry("event_snn", EventSNNConfig, run_name="event_snn/${dataset.name}/${method}-${loss}/seed=${seed}+lr=${lr}")

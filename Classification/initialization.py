@@ -11,16 +11,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from surgrad import figures_initialization as figures
-from surgrad import initialization_study as study
-from surgrad.initializers import FluctuationDrivenCentered
-from surgrad.probing import bernoulli_spikes
-from surgrad.rate_propagation import RatePropagated
-from surgrad.runs import RunRecord
-from surgrad.schema import entry
-from surgrad.schema.initialization import InitializationConfig
-from surgrad.theory.membrane import compensating_gain, effective_threshold, white_noise_rate
-from surgrad.training import BatchGrid
+from surgrad.config.entry import entry
+from surgrad.experiments.initialization import figures, study
+from surgrad.experiments.initialization.config import InitializationConfig
+from surgrad.experiments.initialization.membrane import compensating_gain, effective_threshold, white_noise_rate
+from surgrad.network.initializers import FluctuationDrivenCentered
+from surgrad.network.probing import bernoulli_spikes
+from surgrad.network.rate_propagation import RatePropagated
+from surgrad.runs.record import RunRecord
+from surgrad.training.loop import BatchGrid
 
 log = logging.getLogger(__name__)
 

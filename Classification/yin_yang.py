@@ -5,11 +5,11 @@ python3 Classification/yin_yang.py -m seed=0,1,2,3,4
 python3 Classification/yin_yang.py -m --config-name=surrogate method=eventprop,surrogate
 """
 
-from surgrad import figures
-from surgrad.eventprop_training import learn
-from surgrad.runs import RunRecord
-from surgrad.schema import entry
-from surgrad.schema.eventprop import YinYangConfig
+from surgrad.config.entry import entry
+from surgrad.experiments.eventprop.config import YinYangConfig
+from surgrad.experiments.eventprop.training import learn
+from surgrad.figures import plots as figures
+from surgrad.runs.record import RunRecord
 
 
 @entry("eventprop", YinYangConfig, run_name="yin_yang/${method}-${loss}/seed=${seed}+lr=${lr}")

@@ -9,11 +9,17 @@ import logging
 import numpy as np
 from tqdm import tqdm
 
-from surgrad.estimators import METHODS
-from surgrad.schema import entry
-from surgrad.schema.sigmoid_network import GradientEstimatorsConfig, command_line
-from surgrad.theory import figures_estimators as figures
-from surgrad.theory.estimator_study import chain_curve, coverage, random_problem, sample_curve, study
+from surgrad.config.entry import entry
+from surgrad.experiments.sigmoid_network import figures_estimators as figures
+from surgrad.experiments.sigmoid_network.config import GradientEstimatorsConfig, command_line
+from surgrad.experiments.sigmoid_network.estimator_study import (
+    chain_curve,
+    coverage,
+    random_problem,
+    sample_curve,
+    study,
+)
+from surgrad.experiments.sigmoid_network.estimators import METHODS
 
 log = logging.getLogger(__name__)
 

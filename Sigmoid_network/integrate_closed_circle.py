@@ -10,11 +10,11 @@ import logging
 import numpy as np
 import torch
 
-from surgrad.schema import entry
-from surgrad.schema.sigmoid_network import ClosedCircleConfig, command_line
-from surgrad.theory import figures_sigmoid as figures
-from surgrad.theory.loop_study import loop_study
-from surgrad.theory.sigmoid import Circle, Plane, SigmoidNet, random_plane
+from surgrad.config.entry import entry
+from surgrad.experiments.sigmoid_network import figures_sigmoid as figures
+from surgrad.experiments.sigmoid_network.config import ClosedCircleConfig, command_line
+from surgrad.experiments.sigmoid_network.loop_study import loop_study
+from surgrad.experiments.sigmoid_network.sigmoid import Circle, Plane, SigmoidNet, random_plane
 
 log = logging.getLogger(__name__)
 

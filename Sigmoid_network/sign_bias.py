@@ -9,11 +9,11 @@ import logging
 import numpy as np
 import torch
 
-from surgrad.schema import entry
-from surgrad.schema.sigmoid_network import SignBiasConfig, command_line
-from surgrad.theory import figures_sigmoid as figures
-from surgrad.theory.sigmoid import SigmoidNet
-from surgrad.theory.sign_bias import Window, flow_study, plane_study, sweep
+from surgrad.config.entry import entry
+from surgrad.experiments.sigmoid_network import figures_sigmoid as figures
+from surgrad.experiments.sigmoid_network.config import SignBiasConfig, command_line
+from surgrad.experiments.sigmoid_network.sigmoid import SigmoidNet
+from surgrad.experiments.sigmoid_network.sign_bias import Window, flow_study, plane_study, sweep
 
 NAMES = ("w", "v1", "v2", "u1", "u2")
 

@@ -9,11 +9,12 @@ import logging
 import numpy as np
 import torch
 
-from surgrad.schema import build, entry
-from surgrad.schema.sigmoid_network import SingleNeuronConfig, command_line
-from surgrad.theory import figures_estimators as figures
-from surgrad.theory.neuron_study import as_probability, lif_study, perceptron_study
-from surgrad.theory.single_neuron import DrivenLIF, poisson_inputs
+from surgrad.config.build import build
+from surgrad.config.entry import entry
+from surgrad.experiments.sigmoid_network import figures_estimators as figures
+from surgrad.experiments.sigmoid_network.config import SingleNeuronConfig, command_line
+from surgrad.experiments.sigmoid_network.neuron_study import as_probability, lif_study, perceptron_study
+from surgrad.experiments.sigmoid_network.single_neuron import DrivenLIF, poisson_inputs
 
 log = logging.getLogger(__name__)
 

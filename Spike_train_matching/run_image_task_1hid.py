@@ -8,11 +8,13 @@ python3 Spike_train_matching/run_image_task_1hid.py -m method=superspike,multila
 import logging
 import time
 
-from surgrad.run_log import progress
-from surgrad.schema import entry, resolve_device
-from surgrad.schema.spike_train_matching import SpikeTrainMatchingConfig
-from surgrad.spike_train_matching import Diverged, Weights, train
-from surgrad.spike_train_recording import Recorder
+from surgrad.config.common import resolve_device
+from surgrad.config.entry import entry
+from surgrad.experiments.spike_train_matching.config import SpikeTrainMatchingConfig
+from surgrad.experiments.spike_train_matching.recording import Recorder
+from surgrad.experiments.spike_train_matching.task import Weights
+from surgrad.experiments.spike_train_matching.training import Diverged, train
+from surgrad.runs.log import progress
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ import time
 import matplotlib.pyplot as plt
 import torch
 
-from surgrad.run_log import progress
-from surgrad.schema import entry
-from surgrad.schema.superspike import SuperSpikeConfig
+from surgrad.config.entry import entry
+from surgrad.experiments.superspike.config import SuperSpikeConfig
+from surgrad.runs.log import progress
 
 log = logging.getLogger(__name__)
 

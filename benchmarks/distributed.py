@@ -22,14 +22,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from torch import Tensor, nn
 
-from surgrad.distributed import Processes
-from surgrad.initializers import Distribution, FluctuationDrivenCentered
-from surgrad.losses import build_loss
-from surgrad.optimizers import build_optimizer
-from surgrad.runs import REPO
-from surgrad.schema import check
-from surgrad.schema.classification import ClassificationConfig
-from surgrad.training import BatchGrid, Objective, train_epoch
+from surgrad.config.check import check
+from surgrad.experiments.classification.config import ClassificationConfig
+from surgrad.network.initializers import Distribution, FluctuationDrivenCentered
+from surgrad.runs.record import REPO
+from surgrad.training.distributed import Processes
+from surgrad.training.loop import BatchGrid, Objective, train_epoch
+from surgrad.training.losses import build_loss
+from surgrad.training.optimizers import build_optimizer
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,4 +1,4 @@
-"""Hydra's plugins live in a package of this name; what this one does is in surgrad/schema/sweeps.py."""
+"""Hydra's plugins live in a package of this name; what this one does is in surgrad/config/sweeps.py."""
 
 import inspect
 import os
@@ -15,7 +15,7 @@ class StudySweeper(BasicSweeper):
     """The product of all values on the command line, less what is done already; ends with a table of all runs."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from surgrad.schema import launchers  # only here: every Hydra application looks at every plugin
+        from surgrad.config import launchers  # only here: every Hydra application looks at every plugin
 
         launchers.require(config)
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
@@ -25,7 +25,7 @@ class StudySweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Raises JobFailed if not all runs are done in the end; UserError for a mistake in any of them, before all."""
-        from surgrad.schema import sweeps
+        from surgrad.config import sweeps
 
         loader = self.hydra_context.config_loader
         overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])

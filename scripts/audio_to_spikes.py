@@ -28,8 +28,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from surgrad.datasets.audio import DigitArchive, Recording, WavFolder
-from surgrad.datasets.cochlea import Cochlea
+from surgrad.datasets.encoding.audio import DigitArchive, Recording, WavFolder
+from surgrad.datasets.encoding.cochlea import Cochlea
 from surgrad.errors import UserError
 
 PIPELINE = "1"  # raise it when the cochlea draws other spikes: parts of older conversions are then not reused
@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
     converter.parts.mkdir(parents=True, exist_ok=True)
     parts = list(tqdm(converter.all(recordings, options.jobs), total=len(recordings), unit="clip"))
 
-    from surgrad.datasets.hdf5 import write_shd  # brings torch, which the worker processes do without
+    from surgrad.datasets.sources.hdf5 import write_shd  # brings torch, which the worker processes do without
 
     names = class_names(source.recordings)
     speakers = sorted({recording.speaker for recording in source.recordings if recording.speaker is not None})

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from surgrad.datasets.targets import bin_events, write_spike_image
+from surgrad.datasets.sources.targets import bin_events, write_spike_image
 
 FOLDER = Path(__file__).resolve().parents[1] / "Spike_train_matching" / "dataset"
 NB_UNITS, NB_STEPS, BIN_DT = 200, 189, 10e-3

@@ -30,7 +30,7 @@ from typing import IO
 import h5py
 from tqdm import tqdm
 
-from surgrad.datasets.idx import CHECKSUMS
+from surgrad.datasets.sources.idx import CHECKSUMS
 from surgrad.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]

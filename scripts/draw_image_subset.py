@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from surgrad.datasets.idx import CHECKSUMS, FILES, balanced, read_images, write_idx
+from surgrad.datasets.sources.idx import CHECKSUMS, FILES, balanced, read_images, write_idx
 from surgrad.errors import UserError
 
 

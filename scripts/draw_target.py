@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from surgrad.datasets.targets import write_spike_image
+from surgrad.datasets.sources.targets import write_spike_image
 
 FOLDER = Path(__file__).resolve().parents[1] / "Spike_train_matching" / "dataset"
 

@@ -8,8 +8,8 @@ import argparse
 import sys
 
 from surgrad.errors import UserError
-from surgrad.runs import load_runs
-from surgrad.schema.trained import WEIGHTS, trained_network
+from surgrad.experiments.trained import WEIGHTS, trained_network
+from surgrad.runs.record import load_runs
 
 
 def main(arguments: list[str]) -> None:
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     )
     given = parser.parse_args(arguments)
     try:
-        from surgrad import nir_export
+        from surgrad.network import nir as nir_export
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed: pip install -e '.[nir]'") from error
     records = load_runs(given.run)

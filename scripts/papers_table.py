@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from surgrad import run_files
-from surgrad.claims import (
+from surgrad.analysis.claims import (
     SOURCES,
     TIERS,
     Claim,
@@ -34,7 +33,8 @@ from surgrad.claims import (
     record,
 )
 from surgrad.errors import UserError
-from surgrad.runs import REPO
+from surgrad.runs import files as run_files
+from surgrad.runs.record import REPO
 
 DOCS = REPO / "docs"
 

@@ -8,7 +8,7 @@ import json
 import sys
 
 from surgrad.errors import UserError
-from surgrad.replay import PRECISIONS, replay
+from surgrad.traces.replay import PRECISIONS, replay
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,10 +7,11 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from surgrad import figures, study
+from surgrad.analysis import intervals as study
 from surgrad.datasets.baselines import count_baseline
-from surgrad.runs import REPO, RunRecord, load_runs
-from surgrad.schema.datasets import dataset_config
+from surgrad.experiments.datasets import dataset_config
+from surgrad.figures import plots as figures
+from surgrad.runs.record import REPO, RunRecord, load_runs
 
 SCORES = {
     "train": lambda run: study.last_value(run, "train_acc"),

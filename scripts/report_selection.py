@@ -8,9 +8,10 @@ RUNS are folders of runs of Classification/dense_SNN.py with watch_test=true.
 import argparse
 from collections.abc import Sequence
 
-from surgrad import figures, study
-from surgrad.runs import RunRecord, load_runs
-from surgrad.selection import expected_bias, selection
+from surgrad.analysis import intervals as study
+from surgrad.analysis.selection import expected_bias, selection
+from surgrad.figures import plots as figures
+from surgrad.runs.record import RunRecord, load_runs
 
 PLAIN = ("LIF", "Dense")
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import t as student
 
-from surgrad import figures_matching, matching_analysis
-from surgrad.matching_analysis import PUBLISHED, Final
-from surgrad.runs import REPO, RunRecord
+from surgrad.experiments.spike_train_matching import analysis as matching_analysis
+from surgrad.experiments.spike_train_matching import figures as figures_matching
+from surgrad.experiments.spike_train_matching.analysis import PUBLISHED, Final
+from surgrad.runs.record import REPO, RunRecord
 
 LABELS = {
     "van_rossum": "van Rossum",

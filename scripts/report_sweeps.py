@@ -7,10 +7,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from surgrad import figures_sweeps, robustness
-from surgrad import heterogeneity_study as heterogeneity
-from surgrad.runs import REPO
-from surgrad.score_rows import write_rows
+from surgrad.analysis.rows import write_rows
+from surgrad.experiments.dense import figures as figures_sweeps
+from surgrad.experiments.dense import heterogeneity, robustness
+from surgrad.runs.record import REPO
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Searches for the hyperparameters of any script of the suite: docs/search.md; keys: surgrad/schema/search.py.
+"""Searches for the hyperparameters of any script of the suite: docs/search.md; keys: surgrad/search/config.py.
 
 python3 scripts/search.py script=Classification/deep_convSNN.py 'space.method.lr=log(1e-3,1e-1)' nb_trials=20 workers=2
 python3 scripts/search.py --config-name=convsnn nb_trials=40 -- dataset=randman nb_epochs=30
@@ -13,12 +13,12 @@ import sys
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
+from surgrad.config.check import check
+from surgrad.config.explain import CONFIG_ERRORS, explain
 from surgrad.errors import UserError
-from surgrad.run_log import ConsoleHandler
-from surgrad.runs import REPO
-from surgrad.schema import check
-from surgrad.schema.explain import CONFIG_ERRORS, explain
-from surgrad.schema.search import SearchConfig
+from surgrad.runs.log import ConsoleHandler
+from surgrad.runs.record import REPO
+from surgrad.search.config import SearchConfig
 
 CONFIGS = REPO / "configs" / "search"
 
@@ -32,7 +32,7 @@ def configuration(arguments: list[str]) -> SearchConfig:
     parser = argparse.ArgumentParser(usage="search.py [--config-name=NAME] [key=value …] [-- override of trials …]")
     parser.add_argument("--config-name", "-cn", default="config", help=f"a file in {CONFIGS} (default: config)")
     parser.add_argument("--config-path", "-cp", default=str(CONFIGS), help="another folder of such files")
-    parser.add_argument("overrides", nargs="*", help="keys of the search: surgrad/schema/search.py")
+    parser.add_argument("overrides", nargs="*", help="keys of the search: surgrad/search/config.py")
     given = parser.parse_args(arguments[:cut])
     own = [text for text in given.overrides if not text.startswith("space.")]
     space = dict(text.removeprefix("space.").partition("=")[::2] for text in given.overrides if text not in own)
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     cfg = configuration(arguments)
     try:
-        from surgrad import search
+        from surgrad.search import study as search
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed: pip install -e '.[sweep]'") from error
     logging.info("search %s in %s", cfg.study_name, cfg.search_folder)

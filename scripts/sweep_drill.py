@@ -19,8 +19,8 @@ import sys
 import time
 from pathlib import Path
 
-from surgrad.run_files import read_json
-from surgrad.runs import REPO, RunRecord, load_runs
+from surgrad.runs.files import read_json
+from surgrad.runs.record import REPO, RunRecord, load_runs
 
 SWEEP = ["method=superspike,stochasticsuperspike", "beta=5,10", "seed=1,2,3,4,5,6"]
 NB_RUNS = 24

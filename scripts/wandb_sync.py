@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from surgrad.runs import RunRecord, load_runs
+from surgrad.runs.record import RunRecord, load_runs
 
 WANDB = (str(Path(sys.executable).with_name("wandb")), "sync")
 

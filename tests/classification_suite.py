@@ -5,10 +5,11 @@ import sys
 
 import torch
 
-from surgrad.initializers import FluctuationDrivenCentered
-from surgrad.models import ConvStack, SpikeParameters, conv_snn, method_neuron
-from surgrad.runs import REPO
-from surgrad.training import BatchGrid
+from surgrad.network.initializers import FluctuationDrivenCentered
+from surgrad.network.methods import SpikeParameters, method_neuron
+from surgrad.network.models import ConvStack, conv_snn
+from surgrad.runs.record import REPO
+from surgrad.training.loop import BatchGrid
 
 SCRIPT = REPO / "Classification" / "deep_convSNN.py"
 

@@ -4,7 +4,7 @@ import importlib.util
 import logging
 import sys
 
-from surgrad.runs import REPO
+from surgrad.runs.record import REPO
 
 TINY = [
     "dataset=randman",

@@ -8,13 +8,17 @@ from torch.nn import functional as F
 
 import surgrad
 from benchmarks.problems import DT, TAU_MEM, TAU_SYN, ConvSNNStep, LIFScan, LinearLIF, Matching, Recurrent
-from surgrad import kernels
 from surgrad.datasets.events import EventBatch
-from surgrad.layers import Dense, Readout, SpikingLayer, TimeConstant
-from surgrad.models import ConvStack, SpikeParameters, conv_snn, method_neuron
-from surgrad.network import Network
-from surgrad.neurons import LIF
-from surgrad.spike_train_matching import Neurons, Task, Training, build_surrogate, initial_weights, spike_mode, train
+from surgrad.experiments.spike_train_matching.task import Neurons, Task, build_surrogate, initial_weights, spike_mode
+from surgrad.experiments.spike_train_matching.training import Training, train
+from surgrad.kernels import dispatch
+from surgrad.network.connections import Dense
+from surgrad.network.layers import Readout, SpikingLayer
+from surgrad.network.methods import SpikeParameters, method_neuron
+from surgrad.network.models import ConvStack, conv_snn
+from surgrad.network.network import Network
+from surgrad.network.parameters import TimeConstant
+from surgrad.neurons.lif import LIF
 
 MODEL = "LIF with exponential synapses (i and u)"
 
@@ -50,7 +54,7 @@ def linear_lif(problem: LinearLIF) -> Callable[[], object]:
 
     def step() -> None:
         dense.weight.grad = None
-        spikes, _, _ = kernels.lif(dense(x), a, b, neuron)
+        spikes, _, _ = dispatch.lif(dense(x), a, b, neuron)
         spikes.sum().backward()
 
     return step
@@ -63,7 +67,7 @@ def lif_scan(problem: LIFScan) -> Callable[[], object]:
 
     def step() -> None:
         current.grad = None
-        spikes, _, _ = kernels.lif(current, a, b, neuron)
+        spikes, _, _ = dispatch.lif(current, a, b, neuron)
         spikes.sum().backward()
 
     return step

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from surgrad.datasets.events import EventDataset
-from surgrad.datasets.hdf5 import read_shd
+from surgrad.datasets.sources.hdf5 import read_shd
 from surgrad.errors import UserError
 
 Split = Callable[[EventDataset], tuple[EventDataset, EventDataset | None]]

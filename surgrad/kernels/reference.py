@@ -13,8 +13,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from surgrad.datasets.events import EventBatch
-from surgrad.layers import Conv, DelayedDense, Dense, SpikingLayer
-from surgrad.neurons import (
+from surgrad.kernels.philox import NoiseKey, uniform
+from surgrad.kernels.state import AdaptiveLayerState, LayerState, NetworkOutput, NetworkState
+from surgrad.network.connections import Conv, DelayedDense, Dense
+from surgrad.network.layers import SpikingLayer
+from surgrad.neurons.lif import (
     LIF,
     AdaptationValues,
     AdaptiveLIF,
@@ -25,11 +28,9 @@ from surgrad.neurons import (
     readout_step,
     spike,
 )
-from surgrad.philox import NoiseKey, uniform
-from surgrad.state import AdaptiveLayerState, LayerState, NetworkOutput, NetworkState
 
 if TYPE_CHECKING:
-    from surgrad.network import Network
+    from surgrad.network.network import Network
 
 State = TypeVar("State", LIFState, AdaptiveState)
 
@@ -48,7 +49,7 @@ def lif(
     first_step: int = 0,
     memory: str = "full",
 ) -> tuple[Tensor, Tensor, LIFState]:
-    """Scan one LIF layer over time (equations in `surgrad.neurons`).
+    """Scan one LIF layer over time (equations in `surgrad.neurons.lif`).
 
     Args:
         current: (T, B, *units) input current I, without the recurrent part.
@@ -257,7 +258,7 @@ def run(
     memory: str = "full",
     rooms: Rooms | None = None,
 ) -> NetworkOutput:
-    """Run a whole network, layer by layer (arguments as in `surgrad.network.Network.forward`)."""
+    """Run a whole network, layer by layer (arguments as in `surgrad.network.network.Network.forward`)."""
     rooms = rooms or Rooms()
     if truncate:
         return _run_truncated(network, x, noise, ids, truncate, state, record, return_state, memory, rooms)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from surgrad.config.common import CommonConfig
 from surgrad.errors import UserError
-from surgrad.schema import CommonConfig
 
 
 @dataclass

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from door_suite_schema import Config
 
+from surgrad.config.entry import entry
 from surgrad.errors import UserError
-from surgrad.runs import Run
-from surgrad.schema import entry
+from surgrad.runs.folder import Run
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,97 @@
+"""Nodes with a `_target_` turned into objects of the library."""
+
+import functools
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from surgrad.config.explain import unknown_key
+from surgrad.errors import UserError
+
+ALLOWED = ("surgrad.", "torch.optim.")
+
+#: Short names of modules, stable in configurations and run folders, and where they are; the first that has the name.
+MODULES = {
+    "surgrad.surrogate": ("surgrad.neurons.surrogate",),
+    "surgrad.escape_noise": ("surgrad.neurons.escape_noise",),
+    "surgrad.neurons": ("surgrad.neurons.lif",),
+    "surgrad.layers": ("surgrad.network.layers", "surgrad.network.connections", "surgrad.network.parameters"),
+    "surgrad.network": ("surgrad.network.network",),
+    "surgrad.initializers": ("surgrad.network.initializers",),
+    "surgrad.rate_propagation": ("surgrad.network.rate_propagation",),
+    "surgrad.dale": ("surgrad.network.connections", "surgrad.network.initializers", "surgrad.network.dale"),
+    "surgrad.heterogeneity": ("surgrad.network.time_constants",),
+    "surgrad.losses": ("surgrad.training.losses",),
+    "surgrad.regularizers": ("surgrad.training.regularizers",),
+    "surgrad.optimizers": ("surgrad.training.optimizers",),
+    "surgrad.datasets.latency": ("surgrad.datasets.encoding.latency",),
+    "surgrad.datasets.lif_encoding": ("surgrad.datasets.encoding.lif_encoding",),
+    "surgrad.datasets.threshold_crossing": ("surgrad.datasets.encoding.threshold_crossing",),
+    "surgrad.theory.single_neuron": ("surgrad.experiments.sigmoid_network.single_neuron",),
+}
+
+
+def build(node: Any, /, *, at: str = "", **more: Any) -> Any:
+    """The object that a node {_target_: surgrad.surrogate.SuperSpike, beta: 10} describes, nested nodes first.
+
+    `more` are further keyword arguments and win over those of the node; `_partial_: true` gives a function that
+    waits for the rest; a node without `_target_` is returned as it is. `at` is the node's key, for messages.
+    Raises UserError for a target outside surgrad and torch.optim, and for arguments it does not take.
+    """
+    if isinstance(node, list):
+        return [build(child, at=f"{at}[{i}]") for i, child in enumerate(node)]
+    if not isinstance(node, Mapping):
+        return node
+    content = {str(k): build(v, at=f"{at}.{k}" if at else str(k)) for k, v in node.items()}
+    if "_target_" not in content:
+        return content
+    where = at or "config"
+    target = _locate(str(content.pop("_target_")), where)
+    partial = bool(content.pop("_partial_", False))
+    arguments = content | more
+    _check(target, arguments, where, partial)
+    if partial:
+        return functools.partial(target, **arguments)
+    try:
+        return target(**arguments)
+    except UserError as error:
+        raise UserError(f"{where}: {error}" if at and at not in str(error) else str(error)) from error
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _locate(path: str, where: str) -> Any:
+    if not path.startswith(ALLOWED):
+        raise UserError(f"{where}._target_={path}: only targets in surgrad and torch.optim are built")
+    short, _, name = path.rpartition(".")
+    public: list[str] = []
+    for module_name in MODULES.get(short, (short,)):
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not module_name.startswith(error.name):
+                raise  # the module is there and lacks something itself: not the user's mistake
+            raise UserError(f"{where}._target_={path}: there is no module {error.name}") from error
+        found = getattr(module, name, None)
+        if callable(found) and not name.startswith("_"):
+            return found
+        public += [n for n, value in vars(module).items() if callable(value) and _belongs(value, module_name)]
+    raise UserError(f"{where}._target_: {unknown_key(name, sorted(public)).replace('key', 'name', 1)}")
+
+
+def _belongs(value: Any, module_name: str) -> bool:
+    home = str(getattr(value, "__module__", ""))
+    return not value.__name__.startswith("_") and (home == module_name or home.startswith(f"{module_name}."))
+
+
+def _check(target: Any, arguments: Mapping[str, Any], where: str, partial: bool) -> None:
+    signature = inspect.signature(target)
+    takes = [p for p in signature.parameters.values() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+        for name in arguments:
+            if name not in {p.name for p in takes}:
+                raise UserError(f"{unknown_key(f'{where}.{name}', [p.name for p in takes])}")
+    lacking = [p.name for p in takes if p.default is p.empty and p.name not in arguments]
+    if lacking and not partial:
+        raise UserError(f"{where}: {target.__name__} lacks {', '.join(lacking)}")

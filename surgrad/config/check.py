@@ -1,0 +1,55 @@
+"""A composed configuration checked against its dataclass and turned into it."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from surgrad.config.explain import CONFIG_ERRORS, explain, unknown_key
+from surgrad.errors import UserError
+
+
+def check(composed: DictConfig, schema: type) -> Any:
+    """The composed configuration as an object of the dataclass `schema`.
+
+    Raises UserError naming the key for an unknown key, a wrong type, a missing value or a bad interpolation.
+    """
+    return check_settings(composed, schema)[0]
+
+
+def check_settings(composed: DictConfig, schema: type) -> tuple[Any, dict[str, Any]]:
+    """As `check`, and the same configuration in dicts and lists, as a run folder records it."""
+    checked = _checked(composed, schema)
+    return _convert(checked), OmegaConf.to_container(checked, enum_to_str=True)
+
+
+def _checked(composed: DictConfig, schema: type) -> DictConfig:
+    blank = OmegaConf.structured(schema)
+    _refuse_unknown(OmegaConf.to_container(composed, resolve=False), blank)
+    try:
+        checked = OmegaConf.merge(blank, composed)
+        OmegaConf.resolve(checked)
+        missing = sorted(OmegaConf.missing_keys(checked))
+    except CONFIG_ERRORS as error:
+        raise UserError(explain(error)) from error
+    if missing:
+        raise UserError(f"{missing[0]}: has no value; give one, e.g. {missing[0]}=…")
+    return checked
+
+
+def _refuse_unknown(content: Any, allowed: Any, prefix: str = "") -> None:
+    """`+key=value` adds to a composed configuration what its schema does not know."""
+    if not isinstance(content, dict) or not isinstance(allowed, DictConfig) or OmegaConf.get_type(allowed) is dict:
+        return
+    for key, value in content.items():
+        if key not in allowed.keys():  # noqa: SIM118  `in allowed` is false for keys that have no value yet
+            raise UserError(unknown_key(f"{prefix}{key}", allowed.keys()))
+        _refuse_unknown(value, allowed._get_node(key), f"{prefix}{key}.")
+
+
+def _convert(checked: DictConfig) -> Any:
+    try:
+        return OmegaConf.to_object(checked)
+    except CONFIG_ERRORS as error:
+        raise UserError(explain(error)) from error
+    except ValueError as error:  # a dataclass refused its values
+        raise error if isinstance(error, UserError) else UserError(str(error)) from error

@@ -1,0 +1,1 @@
+"""Values, images and sound turned into spikes."""

@@ -1,0 +1,1 @@
+"""The suites: each with its configuration, study, analysis and figures."""

@@ -1,0 +1,214 @@
+"""Configuration of the Classification suite: the keys of the published suite, typed, with units.
+
+Published keys that nothing reads are absent (nb_hidden_units, batch_id, o_neuron_id, h_neuron_id, i_neuron_id,
+time_scale, unit_scale). Those of the spike-train matching suite that its classification configs also carried (eps_0,
+theta, k0, delta_uo) are accepted at their published values, so that published commands run, and refused at any other:
+the readout does not spike and potentials are in units of the threshold, so that they could change nothing.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from surgrad.config.common import CommonConfig, one_of, positive
+from surgrad.errors import UserError
+from surgrad.experiments.datasets import dataset_config
+from surgrad.network.methods import METHODS, SpikeParameters, method_neuron
+from surgrad.network.models import ConvStack, conv_snn
+from surgrad.network.network import Network
+from surgrad.neurons.lif import LIF
+from surgrad.training.fit import annealed
+from surgrad.training.losses import LOSSES
+from surgrad.training.optimizers import OPTIMIZERS
+from surgrad.training.regularizers import ActivityRegularizer, build_regularizer
+
+
+@dataclass
+class ConvConfig:
+    """The convolutional layers that fit a data set, part of its group (keys of the published suite)."""
+
+    nb_hidden_layers: int = 3
+    nb_filters: list[int] = field(default_factory=lambda: [16, 32, 64])
+    kernel_size: list[int] = field(default_factory=lambda: [21, 7, 7])
+    stride: list[int] = field(default_factory=lambda: [10, 3, 3])
+    padding: list[int] = field(default_factory=lambda: [0, 0, 0])
+    rec: bool = True  # recurrent convolution within each layer
+    rec_kernel_size: int = 5
+    rec_stride: int = 1
+    rec_padding: int = 2
+    alpha: float = 0.9  # share of the initial membrane variance that comes from the layer below
+
+    def stack(self) -> ConvStack:
+        """Shapes of the hidden layers."""
+        return ConvStack(**{f.name: getattr(self, f.name) for f in fields(ConvStack)})
+
+
+@dataclass
+class MethodConfig:
+    """How neurons spike and which surrogate they learn with (`surgrad.network.methods.METHODS`)."""
+
+    name: str = "stochasticsuperspike"
+    other: str = "superspike"  # the method that takes over for the swapped evaluation
+    lr: float = 0.01  # learning rate
+    target_sigma_u: float = 1.3  # initial standard deviation of the membrane, in units of threshold
+
+    def __post_init__(self):
+        one_of("method.name", self.name, METHODS)
+        one_of("method.other", self.other, METHODS)
+        positive(self, "method.", "lr", "target_sigma_u")
+
+
+@dataclass
+class RegularizerConfig:
+    """Penalties on spike counts per sample, of every hidden layer; strength 0 leaves one out.
+
+    upper bound L2: strength * mean(relu(count - threshold)^2), count averaged over ``dims`` of (batch, channel, unit);
+    lower bounds act on each neuron.
+    """
+
+    upperBoundL2Strength: float = 0.1
+    upperBoundL2Threshold: float = 7.0  # spikes per neuron and sample
+    dims: Any = field(default_factory=lambda: [-2, -1])  # axes; or population, neuron, or false for neuron
+    lowerBoundL1Strength: float = 0.0
+    lowerBoundL1Threshold: float = 0.0  # spikes per neuron and sample
+    lowerBoundL2Strength: float = 0.0
+    lowerBoundL2Threshold: float = 0.0  # spikes per neuron and sample
+
+    def build(self) -> list[ActivityRegularizer]:
+        """The penalties whose strength is not 0."""
+        dims = {"UpperBoundL2": self.dims, "LowerBoundL1": "neuron", "LowerBoundL2": "neuron"}
+        built = []
+        for name in dims:
+            key = name[0].lower() + name[1:]
+            strength, threshold = getattr(self, f"{key}Strength"), getattr(self, f"{key}Threshold")
+            if strength:
+                built.append(build_regularizer(name, strength=strength, threshold=threshold, dims=dims[name]))
+        return built
+
+
+@dataclass
+class FanoConfig:
+    """Fano factors: variance over mean, between repeats of one sample, of the spike count in a short window."""
+
+    evaluate: bool = True
+    bin_dt: int = 10  # width of the bins with binned=true (steps)
+    repeats: int = 400  # presentations of the sample
+
+    def __post_init__(self):
+        if self.bin_dt < 1 or self.repeats < 2:
+            raise UserError(f"fano.bin_dt={self.bin_dt}, fano.repeats={self.repeats}: need at least 1 step, 2 repeats")
+
+
+@dataclass
+class PlottingConfig:
+    """What the figures show."""
+
+    point_alpha: float = 0.3  # opacity of a spike, activity over layers
+    nb_samples: int = 5  # samples (activity) and neurons (trials) side by side
+    nb_samples_trials: int = 201  # trials in the raster of one stimulus
+    point_alpha_trials: float = 0.75  # opacity of a spike, trials
+    idx_neuron: int | None = None  # neuron of the first raster; null: all are drawn at random
+    idx_layer: int = 1  # hidden layer of the rasters over trials, 0 is the lowest
+    sample_seed: int = 12  # of the drawn neurons and of the monitored sample
+
+
+@dataclass
+class ClassificationConfig(CommonConfig):
+    """Everything a run of `Classification/deep_convSNN.py` depends on."""
+
+    dataset: dict[str, Any] = field(default_factory=dict)  # becomes the schema of its name, with the keys of ConvConfig
+    method: MethodConfig = field(default_factory=MethodConfig)
+    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
+    plotting: PlottingConfig = field(default_factory=PlottingConfig)
+    fano: FanoConfig = field(default_factory=FanoConfig)
+
+    using_wandb: bool = True  # false is wandb.mode=disabled
+    loss_type: str = "mot_ce"  # mot_ce | sum_ce | last_ce | sum_of_softmax_ce
+    plot: str = "plot"  # plot | none
+    sigm: bool = False  # sigmoid' instead of SuperSpike as surrogate
+    optimizer: str = "smorms3"
+    diff_reset: bool = False  # gradients through the reset
+    kernel: str = "auto"  # auto | reference | cpu | cuda
+    memory: str = "full"  # full | recompute: keep less for the backward pass, same gradients
+    truncate: int = 0  # cut gradients at every multiple of this many steps; 0: never
+    precision: str = "float32"  # float32 | bf16: of products, on a GPU
+
+    nb_epochs: int = 200
+    batch_size: int = 400
+    logging_freq: int = 10  # epochs between two lines of the log
+    test_draws: int = 5  # draws of the noise in a stochastic test
+
+    tau_mem: float = 20e-3  # membrane time constant (s)
+    tau_syn: float = 10e-3  # synaptic time constant (s)
+    tau_readout: float = 0.7  # membrane time constant of the readout (s)
+
+    beta: float = 10.0  # slope of surrogate and sigmoidal escape noise
+    p0: float = 2 / 3  # exponential escape noise at threshold (probability per step)
+    delta_uh: float = 133e-3  # width of exponential escape noise, in units of threshold
+
+    anneal: bool = False  # raise beta during training
+    anneal_start: int = 0  # epoch, counted from 0, after which beta is raised first
+    anneal_step: float = 1.0  # what is added to beta
+    anneal_interval: int = 5  # epochs
+
+    monitor_spikes: bool = True  # firing rates in every row of metrics.csv
+    monitor_fano: int = 10  # width of the moving window of the Fano factor (steps); 0: no Fano factors
+    binned: bool = False  # adjacent bins of fano.bin_dt instead of a moving window
+    monitor_chunks: bool = True  # monitor every epoch_chunk epochs, not only before and after training
+    epoch_chunk: int = 200  # epochs
+
+    eps_0: float = 267e-3  # accepted at this value only, see above; so are the next three
+    theta: float = 1.0
+    k0: float = -1.0
+    delta_uo: float = 13e-3
+
+    def __post_init__(self):
+        self.dataset = dataset_config(self.dataset, ConvConfig)
+        one_of("loss_type", self.loss_type, LOSSES)
+        one_of("optimizer", self.optimizer, OPTIMIZERS)
+        one_of("plot", self.plot, ("plot", "none"))
+        one_of("memory", self.memory, ("full", "recompute"))
+        one_of("precision", self.precision, ("float32", "bf16"))
+        counts = ("batch_size", "logging_freq", "test_draws", "epoch_chunk", "anneal_interval")
+        positive(self, "", *counts, "tau_mem", "tau_syn", "tau_readout", "beta")
+        for key in ("nb_epochs", "monitor_fano", "truncate"):
+            if getattr(self, key) < 0:
+                raise UserError(f"{key}={getattr(self, key)}: must not be negative")
+        if self.fano.evaluate and self.fano_window > self.dataset.nb_steps:
+            raise UserError(f"the window of the Fano factor is longer than a sample of {self.dataset.nb_steps} steps")
+        if not 0 <= self.plotting.idx_layer < self.dataset.nb_hidden_layers:
+            last = self.dataset.nb_hidden_layers - 1
+            raise UserError(f"plotting.idx_layer={self.plotting.idx_layer}: there are layers 0 to {last}")
+        for key in ("eps_0", "theta", "k0", "delta_uo"):
+            published = type(self).__dataclass_fields__[key].default
+            if getattr(self, key) != published:
+                raise UserError(f"{key}={getattr(self, key)}: has no effect here and is accepted as {published} only")
+        if not self.using_wandb:
+            self.wandb.mode = "disabled"
+
+    @property
+    def fano_window(self) -> int:
+        """Width of the window in which spikes are counted (steps); 0 without Fano factors."""
+        if not self.fano.evaluate or not self.monitor_fano:
+            return 0
+        return self.fano.bin_dt if self.binned else self.monitor_fano
+
+    def neuron(self, method: str, epoch: int) -> LIF:
+        """The neuron of a method, with the slope beta that it has in an epoch."""
+        beta = self.beta
+        if self.anneal:
+            rule = {"start": self.anneal_start, "step": self.anneal_step, "interval": self.anneal_interval}
+            beta = annealed(beta, epoch, **rule)
+        return method_neuron(method, SpikeParameters(beta, self.p0, self.delta_uh, self.sigm, self.diff_reset))
+
+    def network(self, nb_inputs: int, nb_classes: int) -> Network:
+        """The network as it is before the first epoch, all weights still zero."""
+        return conv_snn(
+            self.dataset.stack(),
+            nb_inputs=nb_inputs,
+            nb_classes=nb_classes,
+            neuron=self.neuron(self.method.name, 1),
+            dt=self.dataset.time_step,
+            tau_mem=self.tau_mem,
+            tau_syn=self.tau_syn,
+            tau_readout=self.tau_readout,
+        )

@@ -1,0 +1,261 @@
+"""Configuration of the data sets that classification trains on: typed, with units; one schema per kind of data."""
+
+from dataclasses import asdict, dataclass, field, make_dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from omegaconf import MISSING, OmegaConf
+
+from surgrad.config.build import build
+from surgrad.config.check import check
+from surgrad.config.common import one_of, positive
+from surgrad.datasets.augment import published_noise
+from surgrad.datasets.encoding.latency import image_events
+from surgrad.datasets.events import Augmentation, EventDataset
+from surgrad.datasets.sources import idx
+from surgrad.datasets.sources.braille import encoded, read_braille
+from surgrad.datasets.sources.hdf5 import read_shd
+from surgrad.datasets.sources.randman import Randman
+from surgrad.datasets.sources.random_task import RandomTask
+from surgrad.datasets.splits import VALIDATIONS, validation_split
+from surgrad.errors import UserError
+
+Splits = tuple[EventDataset, EventDataset | None, EventDataset]
+
+
+@dataclass
+class AugmentConfig:
+    """Changes to the events of every training batch; all 0: none (`surgrad.datasets.augment.published_noise`)."""
+
+    p_drop: float = 0.0  # probability of losing a spike
+    p_insert: float = 0.0  # probability of a spurious spike per unit and step
+    sigma_t: float = 0.0  # standard deviation of the time jitter (s)
+    sigma_u: float = 0.0  # full width of the unit jitter (units)
+    sigma_u_uniform: float = 0.0  # standard deviation of a shift of the whole sample (units)
+    time_stretch: float = 0.0  # f: stretch each sample by a factor from U(1 - f, 1 + f)
+
+
+@dataclass
+class DatasetConfig:
+    """What every data set configures: its size, the time grid, changes to batches (keys of the published suite)."""
+
+    name: str = MISSING
+    nb_inputs: int | None = None  # input units; null: as many as the training data have
+    nb_classes: int | None = None  # readout units; null: as many as the training data have
+    batch_size: int = 400  # samples per update, the default of the top-level batch_size
+    nu: float = 15.8  # mean rate of the input units, assumed by the initialisation (Hz)
+    duration: float = 0.7  # simulated time of a sample; later spikes are dropped (s)
+    time_step: float = 2e-3  # s
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self):
+        positive(self, "dataset.", "batch_size", "nu", "duration", "time_step")
+        if self.nb_steps < 1:
+            raise UserError(f"dataset.duration={self.duration} s is shorter than one time_step={self.time_step} s")
+
+    @property
+    def nb_steps(self) -> int:
+        """T; a duration that is a whole number of steps up to rounding counts as that number."""
+        return int(self.duration / self.time_step * (1 + 1e-9))
+
+    def augmentation(self) -> Augmentation | None:
+        """What is done to training batches, or None."""
+        try:
+            return published_noise(dt=self.time_step, nb_steps=self.nb_steps, **asdict(self.augment))
+        except ValueError as error:
+            raise UserError(f"dataset.augment: {error}") from error
+
+    def splits(self) -> Splits:
+        """Training, validation and test set."""
+        raise NotImplementedError
+
+
+@dataclass
+class HeldOutConfig(DatasetConfig):
+    """A data set whose training part also gives what validates."""
+
+    KINDS: ClassVar[tuple[str, ...]] = ("none", "random")
+
+    validation: str = "random"  # random | none (files: also speaker | file): what is held out to choose between epochs
+    validation_split: float = 0.9  # random: share of the training part that is kept for training
+    stratified: bool = False  # random: hold out the same share of every class
+    split_seed: int = 1  # random: seed of the split
+
+    def __post_init__(self):
+        super().__post_init__()
+        one_of("dataset.validation", self.validation, self.KINDS)
+        if self.validation == "random" and not 0 < self.validation_split < 1:
+            raise UserError(f"dataset.validation_split={self.validation_split}: need a share between 0 and 1")
+
+    def hold_out(self, everything: EventDataset) -> tuple[EventDataset, EventDataset | None]:
+        """(training, validation); raises UserError if one of them is left without samples."""
+        return validation_split(everything, self.validation, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        """What the chosen kind of validation is told."""
+        if self.validation == "none":
+            return {}
+        return {"fraction": 1 - self.validation_split, "seed": self.split_seed, "stratified": self.stratified}
+
+    def require_sizes(self, dataset: EventDataset) -> None:
+        """Raises UserError if the configured numbers of inputs and classes are not those of the data."""
+        for key, found in (("nb_inputs", dataset.nb_units), ("nb_classes", dataset.nb_classes)):
+            if getattr(self, key) not in (None, found):
+                raise UserError(f"dataset.{key}={getattr(self, key)}: {self.name} has {found}; leave it null")
+
+
+@dataclass
+class HDF5Config(HeldOutConfig):
+    """A data set in files of the SHD format (spiking_digits, shd, ssc, or the user's own)."""
+
+    KINDS: ClassVar[tuple[str, ...]] = tuple(VALIDATIONS)
+
+    datadir: str = "."  # folder of the files
+    train_path: str = MISSING
+    test_path: str = MISSING
+    valid_path: str | None = None  # for validation=file
+    validation_speakers: list[int] | None = None  # speaker: who is held out; null: the last one
+
+    def splits(self) -> Splits:
+        """Reads the files; raises UserError naming file and cause where one is missing or damaged."""
+        everything = read_shd(self.train_path, nb_units=self.nb_inputs, nb_classes=self.nb_classes)
+        sizes = {"nb_units": everything.nb_units, "nb_classes": everything.nb_classes}
+        return *self.hold_out(everything), read_shd(self.test_path, **sizes)
+
+    def _options(self) -> dict[str, Any]:
+        own = {"speaker": {"speakers": self.validation_speakers}, "file": {"path": self.valid_path}}
+        return own.get(self.validation) or super()._options()
+
+
+@dataclass
+class ImageLatencyConfig(HeldOutConfig):
+    """MNIST or Fashion-MNIST, one spike per bright pixel at the time that ``code`` gives to its brightness."""
+
+    folder: str = MISSING  # of the published files; subset/ below it holds the extract
+    subset: bool = False  # the extract that ships with the repository instead of the published files
+    code: dict[str, Any] = field(
+        default_factory=dict
+    )  # node of surgrad.datasets.encoding.latency: brightness to time (s)
+
+    def splits(self) -> Splits:
+        """Reads the images; raises UserError naming the file, and the command that fetches it, if one is missing."""
+        one_of("dataset.name", self.name, idx.CLASSES)
+        if "_target_" not in self.code:
+            raise UserError("dataset.code: has no _target_, such as surgrad.datasets.latency.ChargingLatency")
+        code = build(self.code, at="dataset.code")
+        parts = idx.read_images(self.folder, self.name, subset=self.subset)
+        train, test = (image_events(part, code, name=self.name, class_names=idx.CLASSES[self.name]) for part in parts)
+        self.require_sizes(train)
+        return *self.hold_out(train), test
+
+
+@dataclass
+class BrailleConfig(HeldOutConfig):
+    """Braille letters under a fingertip (`surgrad.datasets.sources.braille`), turned into spikes by ``encoding``."""
+
+    path: str = MISSING  # of braille.npz
+    taxels: list[int] = field(default_factory=lambda: [1, 2, 6, 10])  # the others never change
+    standardize: bool = True  # with mean and deviation of the training part
+    encoding: dict[str, Any] = field(default_factory=dict)  # node; its dt is the time from sample to sample (s)
+    test_split: float = 0.2  # share of all recordings that tests, drawn by split_seed
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.test_split < 1:
+            raise UserError(f"dataset.test_split={self.test_split}: need a share between 0 and 1")
+
+    def splits(self) -> Splits:
+        """Reads and encodes the recordings; raises UserError if the file is missing or damaged."""
+        if "_target_" not in self.encoding:
+            raise UserError("dataset.encoding: has no _target_, such as surgrad.datasets.lif_encoding.LIFEncoding")
+        recordings = read_braille(self.path, tuple(self.taxels))
+        tests = np.zeros(len(recordings.labels), bool)
+        order = np.random.default_rng(self.split_seed).permutation(len(tests))
+        tests[order[: round(self.test_split * len(tests))]] = True
+        if self.standardize:
+            recordings = recordings.standardized(like=recordings.subset(~tests))
+        encoding = build(self.encoding, at="dataset.encoding")
+        spikes = encoded(recordings, encoding, encoding.nb_units(len(self.taxels)), self.name)
+        self.require_sizes(spikes)
+        return *self.hold_out(spikes.subset(~tests)), spikes.subset(tests)
+
+
+@dataclass
+class RandomTaskConfig(DatasetConfig):
+    """Random spikes, random labels (`surgrad.datasets.sources.random_task`): tests at chance, whatever was learned."""
+
+    nb_inputs: int | None = 100
+    nb_classes: int | None = 2
+    nb_samples: int = 256
+    task_seed: int = 0
+
+    def splits(self) -> Splits:
+        """Generates the data; nu is the rate of the inputs. There is nothing to validate on."""
+        task = RandomTask(
+            nb_samples=self.nb_samples,
+            nb_units=self.nb_inputs or 0,
+            nb_classes=self.nb_classes or 0,
+            nb_steps=self.nb_steps,
+            rate=self.nu,
+            dt=self.time_step,
+            seed=self.task_seed,
+        )
+        return task.draw(0), None, task.draw(1)
+
+
+@dataclass
+class RandmanConfig(DatasetConfig):
+    """Smooth random manifolds as spike times (`surgrad.datasets.sources.randman`)."""
+
+    dim_manifold: int = 1
+    step_frac: float = 0.5  # share of the duration that holds spikes
+    nb_samples: int = 1000  # per class
+    nb_spikes: int = 1  # per input unit
+    alpha_randman: float = 0.5  # smoothness of the manifolds
+    randmanseed: int = 1
+    fractions: list[float] = field(default_factory=lambda: [0.8, 0.1, 0.1])  # training, validation, test
+
+    def splits(self) -> Splits:
+        """Generates the data; the same for the same numbers."""
+        try:
+            train, valid, test = Randman(
+                dim_manifold=self.dim_manifold,
+                nb_classes=self.nb_classes,
+                nb_units=self.nb_inputs,
+                nb_steps=self.nb_steps,
+                duration=self.nb_steps * self.time_step,
+                step_frac=self.step_frac,
+                nb_samples=self.nb_samples,
+                nb_spikes=self.nb_spikes,
+                alpha=self.alpha_randman,
+                seed=self.randmanseed,
+                fractions=tuple(self.fractions),
+            ).splits()
+            return train, valid if len(valid) else None, test
+        except ValueError as error:
+            raise UserError(f"dataset: {error}") from error
+
+
+#: The schema of each data set by name; a data set of another name is one in files.
+DATASETS: dict[str, type[DatasetConfig]] = {
+    "randman": RandmanConfig,
+    "mnist": ImageLatencyConfig,
+    "fashion_mnist": ImageLatencyConfig,
+    "braille": BrailleConfig,
+    "random": RandomTaskConfig,
+}
+
+
+def dataset_config(content: Any, extra: type | None = None) -> DatasetConfig:
+    """The data set's own schema, chosen by its name, applied to what the configuration holds under ``dataset``.
+
+    Args: content; ``extra``, a dataclass whose keys a data set also has in this suite, or None.
+    Raises: UserError naming the key for an unknown key or a wrong type.
+    """
+    if isinstance(content, DatasetConfig):
+        return content
+    schema = DATASETS.get(str(content.get("name")), HDF5Config)
+    if extra is not None:
+        schema = make_dataclass(schema.__name__, [], bases=(extra, schema))
+    wrapper = make_dataclass("Wrapper", [("dataset", schema, field(default_factory=schema))])
+    return check(OmegaConf.create({"dataset": dict(content)}), wrapper).dataset

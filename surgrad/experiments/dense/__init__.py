@@ -1,0 +1,1 @@
+"""Dense networks: tutorials, robustness, heterogeneity, delays, adaptation."""

@@ -1,0 +1,1 @@
+"""Exact beside surrogate gradients: Yin-Yang, MNIST, spoken digits."""

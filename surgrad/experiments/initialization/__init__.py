@@ -1,0 +1,1 @@
+"""Membranes as initialised (Rossbroich et al. 2022; Perez-Nieves & Goodman 2023)."""

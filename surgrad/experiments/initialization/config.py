@@ -1,0 +1,122 @@
+"""Configuration of `Classification/initialization.py`: what initial weights do to membranes, rates and gradients."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from surgrad.config.build import build
+from surgrad.config.common import CommonConfig, positive
+from surgrad.errors import UserError
+from surgrad.experiments.datasets import dataset_config
+from surgrad.experiments.initialization.study import Cell
+from surgrad.network.initializers import Initializer
+from surgrad.network.models import dense_snn
+from surgrad.network.network import Network
+from surgrad.neurons.lif import LIF
+
+
+@dataclass
+class GridConfig:
+    """One layer under Poisson spikes, initialised for every combination of targets."""
+
+    mu_u: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5])  # mean of the membrane, units of threshold
+    xi: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.0])  # deviations between mean and threshold
+    nu: list[float] = field(default_factory=lambda: [5.0, 15.0, 50.0])  # rate of the inputs (Hz)
+    alpha: list[float] = field(default_factory=lambda: [0.5, 0.9])  # feed-forward share, of layers with recurrence
+    nb_inputs: int = 200
+    nb_units: int = 200
+    duration: float = 10.0  # of each simulation (s)
+    nb_draws: int = 5  # weights and spikes of each target
+
+
+@dataclass
+class StepsConfig:
+    """Neurons under white Gaussian current on grids of different time steps."""
+
+    dts: list[float] = field(default_factory=lambda: [1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3])  # s
+    tau_syns: list[float] = field(default_factory=lambda: [1e-6, 5e-3, 10e-3])  # s; 1e-6: instantaneous
+    mu_u: float = 0.0  # of the free membrane, units of threshold
+    sigma_u: float = 1.0
+    nb_units: int = 256
+    duration: float = 10.0  # s
+
+
+@dataclass
+class DepthConfig:
+    """Stacks of equally wide layers under Poisson spikes."""
+
+    nb_layers: int = 6
+    nb_units: int = 128  # of the input and of every layer
+    nu: float = 15.0  # of the input (Hz), which initialisers are told
+    nb_samples: int = 32
+    duration: float = 1.0  # s
+    recurrent: bool = False
+    nb_draws: int = 5  # of the weights
+    sigma_us: list[float] = field(
+        default_factory=lambda: [0.3, 0.4, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0]
+    )  # where it collapses
+    transfer_sigma_us: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])  # rate in, rate out
+    transfer_rates: list[float] = field(default_factory=lambda: [1, 2, 4, 6, 8, 10, 15, 20, 25, 30, 40, 50])  # Hz
+
+
+@dataclass
+class RealConfig:
+    """The same stacks under spikes of the data set, and under the same spikes at random times."""
+
+    nb_samples: int = 64  # of the training set
+    sigma_u: float = 1.0
+
+
+@dataclass
+class InitializationConfig(CommonConfig):
+    """Everything a run of `Classification/initialization.py` depends on."""
+
+    device: str = "cpu"
+    dataset: dict[str, Any] = field(default_factory=dict)  # becomes the schema of its name
+    initializers: dict[str, Any] = field(default_factory=dict)  # nodes by the name that figures show
+    tau_mem: float = 20e-3  # s
+    tau_syn: float = 10e-3  # s
+    time_step: float = 2e-3  # s, of Poisson spikes
+    grid: GridConfig = field(default_factory=GridConfig)
+    steps: StepsConfig = field(default_factory=StepsConfig)
+    depth: DepthConfig = field(default_factory=DepthConfig)
+    real: RealConfig = field(default_factory=RealConfig)
+
+    def __post_init__(self):
+        self.dataset = dataset_config(self.dataset)
+        positive(self, "", "tau_mem", "tau_syn", "time_step")
+        for name in ("grid", "steps", "depth", "real"):
+            part = getattr(self, name)
+            sizes = [key for key in vars(part) if key.startswith("nb_") or key in ("duration", "nu", "sigma_u")]
+            positive(part, f"{name}.", *(key for key in sizes if not isinstance(getattr(part, key), list)))
+        if max([*self.grid.nu, self.depth.nu, *self.depth.transfer_rates]) * self.time_step > 1:
+            raise UserError(
+                f"time_step={self.time_step} s: a rate in grid.nu or depth has more than one spike per step"
+            )
+        if not self.initializers:
+            raise UserError(
+                "initializers: is empty; give e.g. initializers.kaiming._target_=surgrad.initializers.Kaiming"
+            )
+        for name, node in self.initializers.items():
+            if "_target_" not in (node or {}):
+                raise UserError(f"initializers.{name}: has no _target_, such as surgrad.initializers.Kaiming")
+
+    @property
+    def cell(self) -> Cell:
+        """Constants of the neurons under Poisson spikes."""
+        return Cell(self.tau_mem, self.tau_syn, self.time_step)
+
+    def build_initializers(self) -> dict[str, Initializer]:
+        """The initialisers by name."""
+        return {name: build(node, at=f"initializers.{name}") for name, node in self.initializers.items()}
+
+    def stack(self, nb_inputs: int, nb_classes: int, dt: float, tau_readout: float) -> Network:
+        """A network of ``depth.nb_layers`` layers, weights still zero. Args: sizes; step and readout constant in s."""
+        return dense_snn(
+            [nb_inputs, *[self.depth.nb_units] * self.depth.nb_layers, nb_classes],
+            neuron=LIF(),
+            dt=dt,
+            tau_mem=self.tau_mem,
+            tau_syn=self.tau_syn,
+            tau_readout=tau_readout,
+            recurrent=self.depth.recurrent,
+        )

@@ -1,0 +1,190 @@
+"""Configuration of the Sigmoid_network suite: one dataclass per script, weights and slopes without unit, times in s."""
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from surgrad.config.common import CommonConfig
+from surgrad.errors import UserError
+
+
+@dataclass
+class PlaneConfig:
+    """The plane of the loop: two rows of a random orthogonal matrix, or two directions of one's own."""
+
+    seed: int = 124  # of scipy.stats.ortho_group
+    rows: list[int] = field(default_factory=lambda: [1, 0])  # the loop starts at the first, moves toward the second
+    first: list[float] | None = None  # a direction of one's own, one value per weight; null: the rows above
+    second: list[float] | None = None  # orthogonal to it
+
+    def __post_init__(self):
+        if (self.first is None) != (self.second is None):
+            raise UserError("plane.first, plane.second: give both directions or neither")
+
+
+@dataclass
+class ClosedCircleConfig(CommonConfig):
+    """Is the SG a gradient: its integral around a closed circle in weight space."""
+
+    device: str = "cpu"
+    sizes: list[int] = field(default_factory=lambda: [1, 1, 2, 1])  # units per layer, input first, one output
+    x: list[float] = field(default_factory=lambda: [1.0])  # the input, one value per input unit
+    beta: float = 1e4  # slope of the network; 1e4 stands for a step
+    betas_sg: list[float] = field(default_factory=lambda: [1.0, 5.0, 20.0])  # slopes of the surrogate
+    plane: PlaneConfig = field(default_factory=PlaneConfig)
+    radius: float = 1.8
+    center: list[float] | None = None  # one value per weight; null: the origin
+    tolerance: float = 1e-10  # absolute, of each loop integral
+    max_evaluations: int = 2_000_000
+    published_points: int = 1500  # of the published equal-weight rule
+    max_points: int = 200_000  # of the equal-weight rule in the convergence figure
+    nb_rules: int = 240  # point counts between 50 and max_points
+    extent: float = 2.5  # half-width of the maps
+    nb_grid: int = 201  # points per side of the maps
+    nb_radii: int = 24  # radii at which the curl is integrated
+
+
+@dataclass
+class SweepConfig:
+    """One weight over a grid, the others fixed."""
+
+    beta: float = 100.0
+    betas_sg: list[float] = field(default_factory=lambda: [15.0, 30.0, 100.0])
+    weights: list[float] = field(default_factory=lambda: [0.0, 0.05, 0.1, 1.0, -1.0])
+    index: int = 0  # which weight is swept
+    lower: float = -0.2
+    upper: float = 0.2
+    nb_points: int = 10_001
+
+
+@dataclass
+class PlanesConfig:
+    """Planes of two weights with a probe point each."""
+
+    beta: float = 20.0
+    betas_sg: list[float] = field(default_factory=lambda: [2.0, 4.0, 20.0])
+    extent: float = 2.0
+    nb_grid: int = 201
+    v_weights: list[float] = field(default_factory=lambda: [1.0, 0.0, 0.0, 1.0, -1.0])
+    v_probe: list[float] = field(default_factory=lambda: [1.7, -1.3])
+    u_weights: list[float] = field(default_factory=lambda: [1.0, 0.05, 0.1, 0.0, 0.0])
+    u_probe: list[float] = field(default_factory=lambda: [-0.1, 1.0])
+
+
+@dataclass
+class FlowConfig:
+    """Descent in a window of two weights, from a grid of starts."""
+
+    axes: list[int] = field(default_factory=lambda: [0, 2])  # w and v2
+    lower: list[float] = field(default_factory=lambda: [-0.2, 0.0])
+    upper: list[float] = field(default_factory=lambda: [0.2, 0.2])
+    nb_starts: list[int] = field(default_factory=lambda: [5, 3])
+    duration: float = 1e6  # gradient flow time: steps times learning rate
+
+
+@dataclass
+class SignBiasConfig(CommonConfig):
+    """Where the SG has the wrong sign, and where descent along it ends, in the five-weight network."""
+
+    device: str = "cpu"
+    x: list[float] = field(default_factory=lambda: [1.0])
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    planes: PlanesConfig = field(default_factory=PlanesConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+
+
+@dataclass
+class PerceptronConfig:
+    """A perceptron whose inputs share one weight."""
+
+    nb_inputs: int = 8
+    rate: float = 0.4  # probability that an input is 1
+    lower: float = -0.2
+    upper: float = 1.2
+    nb_weights: int = 141
+    nb_sampled: int = 9  # weights at which spikes are drawn
+    nb_samples: int = 40_000
+
+
+@dataclass
+class DrivenLIFConfig:
+    """A LIF neuron driven by Poisson input."""
+
+    noise: str = "sigmoid"  # a name in `noises`
+    nb_inputs: int = 40
+    rate: float = 20.0  # Hz
+    weight: float = 0.3  # mean weight; weights are uniform in 0 to twice that
+    nb_steps: int = 200
+    dt: float = 1e-3  # s
+    tau_mem: float = 10e-3  # s
+    tau_syn: float = 5e-3  # s
+    nb_samples: int = 20_000
+
+
+@dataclass
+class SingleNeuronConfig(CommonConfig):
+    """One stochastic neuron against the SG of its deterministic twin."""
+
+    device: str = "cpu"
+    noises: dict[str, Any] = field(default_factory=dict)  # name: {_target_: an escape noise, or a callable x -> p}
+    perceptron: PerceptronConfig = field(default_factory=PerceptronConfig)
+    lif: DrivenLIFConfig = field(default_factory=DrivenLIFConfig)
+
+    def __post_init__(self):
+        if not self.noises:
+            raise UserError("noises: is empty; give e.g. noises.sigmoid._target_=surgrad.escape_noise.Sigmoid")
+        if self.lif.noise not in self.noises:
+            raise UserError(f"lif.noise={self.lif.noise}: unknown; allowed: {', '.join(self.noises)}")
+
+
+@dataclass
+class ChainConfig:
+    """The two-neuron chain at its threshold."""
+
+    beta: float = 10.0
+    theta: float = 1.0
+    v_upper: float = 2.5
+    nb_points: int = 126
+    nb_samples: int = 20_000
+
+
+@dataclass
+class GradientEstimatorsConfig(CommonConfig):
+    """Estimators of the gradient of stochastic binary networks against the exact one."""
+
+    device: str = "cpu"
+    methods: list[str] = field(
+        default_factory=lambda: [
+            "sg",
+            "smoothed_right",
+            "straight_through",
+            "deterministic_sg",
+            "finite_difference",
+            "stochastic_ad",
+            "stochastic_ad_pruned",
+            "stochastic_ad_both",
+            "score",
+            "score_loo",
+        ]
+    )
+    width: int = 4  # units per layer, and inputs
+    gain: float = 2.0  # weights ~ N(0, gain^2 / width)
+    beta: float = 4.0  # slope of the networks of all depths
+    depth: int = 3  # layers of the networks of all slopes
+    depths: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 6, 8])
+    betas: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+    nb_networks: int = 8  # random networks per value
+    nb_samples: int = 1000  # samples per network and method
+    nb_averaged: int = 100  # samples averaged for the cosine
+    sample_counts: list[int] = field(default_factory=lambda: [1, 3, 10, 30, 100, 300, 1000])
+    sample_repeats: int = 20
+    chain: ChainConfig = field(default_factory=ChainConfig)
+    coverage_repetitions: int = 200
+    coverage_samples: int = 500
+
+
+def command_line(config_name: str) -> list[str]:
+    """The arguments of the running script, with ``--config-name`` set to its own configuration unless one is given."""
+    given = sys.argv[1:]
+    named = any(a in ("-cn", "--config-name") or a.startswith(("-cn=", "--config-name=")) for a in given)
+    return given if named else [f"--config-name={config_name}", *given]

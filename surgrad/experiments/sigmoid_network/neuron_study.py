@@ -1,0 +1,155 @@
+"""The one-neuron study: derivative of the expected output against the surrogate gradient, with and without reset."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surgrad.errors import UserError
+from surgrad.experiments.sigmoid_network import single_neuron as sn
+from surgrad.experiments.sigmoid_network.quadrature import Array
+
+
+def as_probability(noise: object) -> sn.EscapeProbability:
+    """The callable p(x) of an escape noise: its method ``probability``, or the object itself.
+
+    Raises: UserError for an object that is neither.
+    """
+    probability = getattr(noise, "probability", noise)
+    if not callable(probability):
+        raise UserError(f"{noise!r} is no escape noise: give a callable x -> probability of a spike")
+    return probability
+
+
+@dataclass(frozen=True)
+class PerceptronCurve:
+    """One escape noise over V common weights: expected output and its derivative along the weight, summed over inputs.
+
+    Attributes: weight, value, exact, sg (V,); sampled weights (S,) with mean and 95 % half-width (S,) of output and
+    derivative from drawn spikes.
+    """
+
+    weight: Array
+    value: Array
+    exact: Array
+    sg: Array
+    sampled: Array
+    drawn: tuple[Array, Array]
+    drawn_derivative: tuple[Array, Array]
+
+
+def perceptron_study(
+    noises: Mapping[str, sn.EscapeProbability],
+    *,
+    nb_inputs: int,
+    rate: float,
+    weights: Array,
+    sampled: Array,
+    nb_samples: int,
+    seed: int = 0,
+) -> dict[str, PerceptronCurve]:
+    """Perceptrons whose inputs, each 1 with probability ``rate``, share one weight, for each escape noise.
+
+    Raises: UserError for too many inputs to enumerate.
+    """
+    patterns, probability = sn.binary_inputs(torch.full((nb_inputs,), rate, dtype=torch.float64))
+    rates = torch.full((nb_inputs,), rate, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    curves = {}
+    for name, p in noises.items():
+        value, exact, sg = [], [], []
+        for w in weights:
+            vector = torch.full((nb_inputs,), float(w), dtype=torch.float64)
+            expected, gradient = sn.perceptron_exact(vector, patterns, probability, p)
+            value.append(expected.item())
+            exact.append(gradient.sum().item())
+            sg.append(sn.perceptron_surrogate_gradient(vector, patterns, probability, p).sum().item())
+        rows = []
+        for w in sampled:
+            vector = torch.full((nb_inputs,), float(w), dtype=torch.float64)
+            spikes, gradients = sn.perceptron_draws(vector, rates, p, nb_samples, generator)
+            rows.append([float(v) for v in (*sn.interval(spikes), *sn.interval(gradients.sum(1)))])
+        drawn = np.array(rows).T
+        curves[name] = PerceptronCurve(
+            np.asarray(weights),
+            *(np.array(v) for v in (value, exact, sg)),
+            np.asarray(sampled),
+            (drawn[0], drawn[1]),
+            (drawn[2], drawn[3]),
+        )
+    return curves
+
+
+@dataclass(frozen=True)
+class LIFCurves:
+    """A driven LIF neuron over T steps, derivatives along a common gain of all weights.
+
+    Attributes:
+        time: (T,) s; inputs (T, n).
+        free, reset: exact expectation, derivative and its two parts, without and with reset.
+        free_sg, reset_sg, through_sg: (T,) SG of the deterministic neuron without reset, with detached reset, and with
+            the gradient also passed through the reset.
+        drawn, drawn_sg, drawn_through: mean and 95 % half-width (T,) of spikes, SG, and SG through the reset, over
+            drawn spikes of the stochastic neuron with reset.
+        membrane, membrane_reset: (T,) of the deterministic neuron without and with reset.
+    """
+
+    time: Array
+    inputs: Array
+    free: sn.Derivatives
+    reset: sn.Derivatives
+    free_sg: Array
+    reset_sg: Array
+    through_sg: Array
+    drawn: sn.Estimate
+    drawn_sg: sn.Estimate
+    drawn_through: sn.Estimate
+    membrane: Array
+    membrane_reset: Array
+
+    def errors(self) -> dict[str, float]:
+        """Relative distance |SG - exact| / |exact| over all steps for each kind of SG."""
+
+        def distance(sg: Array | Tensor, exact: Tensor) -> float:
+            return float(torch.as_tensor(sg - exact).norm() / exact.norm())
+
+        return {
+            "deterministic, no reset": distance(torch.as_tensor(self.free_sg), self.free.exact),
+            "deterministic, detached reset": distance(torch.as_tensor(self.reset_sg), self.reset.exact),
+            "deterministic, through the reset": distance(torch.as_tensor(self.through_sg), self.reset.exact),
+            "stochastic, detached reset": distance(self.reset.direct, self.reset.exact),
+            "stochastic, through the reset": distance(self.drawn_through.mean, self.reset.exact),
+        }
+
+
+def lif_study(lif: sn.DrivenLIF, w: Tensor, *, nb_samples: int, seed: int = 0) -> LIFCurves:
+    """Expected spikes of a LIF neuron with escape noise against every SG, step by step.
+
+    Args: lif, with reset; w (n,) weights; nb_samples drawn for the estimates.
+    Raises: UserError for a reset other than multiplicative.
+    """
+    free = replace(lif, reset=False)
+    through = replace(lif, neuron=replace(lif.neuron, diff_reset=True))
+    generator = torch.Generator().manual_seed(seed)
+    drawn, drawn_sg = sn.monte_carlo(lif, w, nb_samples, generator)
+    _, drawn_through = sn.monte_carlo(through, w, nb_samples, generator)
+
+    def membrane(neuron: sn.DrivenLIF) -> Array:
+        return neuron.membrane(w, lambda t, u: (u > 1).to(u.dtype), 1)[0][:, 0].numpy()
+
+    return LIFCurves(
+        time=np.arange(len(lif.inputs)) * lif.dt,
+        inputs=lif.inputs.numpy(),
+        free=sn.gain_derivatives(free, w),
+        reset=sn.gain_derivatives(lif, w),
+        free_sg=sn.deterministic_surrogate_gradient(free, w)[1].numpy(),
+        reset_sg=sn.deterministic_surrogate_gradient(lif, w)[1].numpy(),
+        through_sg=sn.deterministic_surrogate_gradient(through, w)[1].numpy(),
+        drawn=drawn,
+        drawn_sg=drawn_sg,
+        drawn_through=drawn_through,
+        membrane=membrane(free),
+        membrane_reset=membrane(lif),
+    )

@@ -1,0 +1,1 @@
+"""SuperSpike online (Zenke & Ganguli 2018)."""

@@ -1,0 +1,108 @@
+"""Configuration of the SuperSpike suite: online learning of spike times given as events."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surgrad.config.common import CommonConfig
+from surgrad.config.explain import unknown_option
+from surgrad.datasets.sources.bs1 import read_bs1
+from surgrad.datasets.sources.targets import bin_events, read_events
+from surgrad.errors import UserError
+from surgrad.experiments.superspike.online import FEEDBACKS, RESETS, SuperSpikeNetwork, SuperSpikeRule
+from surgrad.runs.record import REPO
+
+
+@dataclass
+class SuperSpikeConfig(CommonConfig):
+    """Everything a run of `Spike_train_matching/run_superspike.py` depends on."""
+
+    input_path: str = "Spike_train_matching/dataset/oxford_slayer/input.bs1"  # events, relative to the repository
+    target_path: str = "Spike_train_matching/dataset/oxford_slayer/output.bs1"
+    nb_inputs: int = 200
+    nb_hidden: int = 200
+    nb_outputs: int = 200
+    duration: float = 1.9  # of a trial (s)
+    dt: float = 1e-3  # s
+
+    nb_epochs: int = 1000  # trials
+    lr_h: float = 1e-2  # rate of the hidden weights, in weight per update of a synapse with its largest gradient
+    lr_o: float = 1e-2  # of the output weights
+    update_period: float = 0.5  # s of simulated time between updates
+    gamma: float = 0.9  # decay per update of the largest squared gradient
+    feedback: str = "symmetric"  # symmetric | random | uniform
+    reset: str = "multiplicative_leak"  # multiplicative_leak | subtractive
+    beta: float = 10.0  # slope of the surrogate
+
+    tau_mem: float = 10e-3  # s
+    tau_syn: float = 5e-3  # s
+    tau_decay: float = 10e-3  # of the van Rossum kernel (s)
+    tau_rise: float = 5e-3  # s
+    eps0: float = 0.2  # scale of the van Rossum distance that is reported
+
+    nu_input: float = 5.0  # rates for which the initial weights are scaled (Hz)
+    nu_hidden: float = 10.0
+    target_sigma_u: float = 1.0  # initial deviation of the membrane
+
+    logging_freq: int = 100  # trials between checkpoints and lines of the log
+    plot: bool = True
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("feedback", FEEDBACKS), ("reset", RESETS)):
+            if getattr(self, name) not in allowed:
+                raise UserError(unknown_option(name, getattr(self, name), allowed))
+        for name in ("dt", "duration", "update_period", "nb_hidden", "nu_input", "nu_hidden", "logging_freq"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name}={getattr(self, name)} must be positive")
+        if self.update_period < self.dt:
+            raise UserError(f"update_period={self.update_period} s is shorter than a step of dt={self.dt} s")
+
+    @property
+    def nb_steps(self) -> int:
+        return round(self.duration / self.dt)
+
+    def rule(self) -> SuperSpikeRule:
+        return SuperSpikeRule(
+            dt=self.dt,
+            tau_mem=self.tau_mem,
+            tau_syn=self.tau_syn,
+            tau_decay=self.tau_decay,
+            tau_rise=self.tau_rise,
+            beta=self.beta,
+            rate_hidden=self.lr_h,
+            rate_output=self.lr_o,
+            gamma=self.gamma,
+            period=round(self.update_period / self.dt),
+            reset=self.reset,
+            feedback=self.feedback,
+        )
+
+    def network(self) -> SuperSpikeNetwork:
+        """Weights ~ N(0, sigma_u^2 / (n nu eps_hat)), eps_hat = tau_syn^2 / (2 (tau_syn + tau_mem)), from the seed."""
+        generator = torch.Generator().manual_seed(self.seed)
+        eps_hat = self.tau_syn**2 / (2 * (self.tau_syn + self.tau_mem))
+
+        def draw(post: int, pre: int, rate: float) -> Tensor:
+            scale = self.target_sigma_u / math.sqrt(pre * rate * eps_hat)
+            return torch.randn(post, pre, generator=generator) * scale
+
+        hidden = draw(self.nb_hidden, self.nb_inputs, self.nu_input)
+        output = draw(self.nb_outputs, self.nb_hidden, self.nu_hidden)
+        return SuperSpikeNetwork(hidden, output, self.rule(), generator, self.num_threads or 1)
+
+    def events(self) -> tuple[Tensor, Tensor]:
+        """Input and target, (T, N) uint8. Raises: UserError for files that cannot be read or do not fit."""
+        given = []
+        for path, nb_units in ((self.input_path, self.nb_inputs), (self.target_path, self.nb_outputs)):
+            times, units = (read_bs1 if path.endswith(".bs1") else read_events)(REPO / path)
+            given.append(torch.from_numpy(bin_events(times, units, self.dt, nb_units, self.nb_steps, name=path)))
+        return given[0], given[1]
+
+    @property
+    def distance_scale(self) -> float:
+        """From 1/2 sum e^2 over steps and outputs to the suite's van Rossum distance, mean over outputs."""
+        rule = self.rule()
+        a, b = rule.decay(self.tau_rise), rule.decay(self.tau_decay)
+        return (self.eps0 * (b - a) / (1 - b)) ** 2 / self.nb_outputs

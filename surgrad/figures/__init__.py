@@ -1,0 +1,1 @@
+"""Style and generic plots: arrays in, a Figure out."""

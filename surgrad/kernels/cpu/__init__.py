@@ -1,0 +1,1 @@
+"""The scan over time in compiled code for the CPU."""

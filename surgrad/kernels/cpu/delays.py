@@ -1,0 +1,120 @@
+"""Input currents from spike events on the CPU: `DelayedDense` and `Dense` without their sums over silent inputs.
+
+Every event is added to the currents of all neurons at the steps at which it arrives (`delays.cpp`); in the backward
+pass it collects the gradients from there. The specification is `DelayedDense.forward`.
+"""
+
+import ctypes
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from surgrad.datasets.events import EventBatch
+from surgrad.kernels.cpu.build import compiled
+from surgrad.kernels.cpu.layout import LANES
+from surgrad.kernels.cpu.memory import empty
+from surgrad.network.connections import DelayedDense, Dense
+
+_int, _pointer = ctypes.c_int64, ctypes.c_void_p
+
+
+class _Synapses(ctypes.Structure):
+    _fields_ = (
+        [("nb_in", _int), ("nb_out", _int), ("w", _pointer), ("place", _pointer)]
+        + [(name, _int) for name in ("B", "T", "length", "stride", "shift", "threads")]
+        + [(name, _pointer) for name in ("steps", "units", "offsets")]
+    )
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The compiled sums. Raises: UserError if they cannot be compiled."""
+    lib = compiled("delays")
+    lib.synapses_forward.argtypes, lib.synapses_forward.restype = [_pointer] * 2, None
+    lib.synapses_backward.argtypes, lib.synapses_backward.restype = [_pointer] * 4, None
+    lib.synapses_size.restype = _int
+    return lib
+
+
+def _by_input(x: Tensor) -> Tensor:
+    """(nb_units, fan_in, ...) -> (fan_in, nb_units, ...), zeros up to a multiple of LANES units."""
+    padded = x.new_zeros(x.shape[1], -(-x.shape[0] // LANES) * LANES, *x.shape[2:])
+    padded[:, : x.shape[0]] = x.transpose(0, 1)
+    return padded
+
+
+class _Arrivals(torch.autograd.Function):
+    """Currents (length, B, nb_units); ``delay`` in steps is None without delays, ``spikes`` without their gradient."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        events: EventBatch,
+        length: int,
+        shift: int,
+        spikes: Tensor | None,
+        weight: Tensor,
+        delay: Tensor | None,
+    ):
+        stride = length + 5 * LANES  # vectors along time read beyond the end
+        if delay is None:
+            late, place, w = None, None, _by_input(weight.detach())
+        else:
+            k = delay.detach().floor().clamp(max=length - shift - events.nb_steps - 1)
+            late = delay.detach() - k
+            w = _by_input(torch.stack([weight * (1 - late), weight * late], -1).detach())
+            place = _by_input(k).int()
+            place += stride * torch.arange(place.shape[1], dtype=torch.int32)
+        times = [x.contiguous() for x in (events.steps.int(), events.units.int(), events.offsets)]
+        desc = _Synapses(
+            nb_in=events.nb_units,
+            nb_out=w.shape[1],
+            w=w.data_ptr(),
+            place=None if place is None else place.data_ptr(),
+            B=len(events),
+            T=events.nb_steps,
+            length=length,
+            stride=stride,
+            shift=shift,
+            threads=torch.get_num_threads(),
+            **{name: x.data_ptr() for name, x in zip(("steps", "units", "offsets"), times, strict=True)},
+        )
+        currents = empty(length, len(events), desc.nb_out)
+        library().synapses_forward(ctypes.byref(desc), currents.data_ptr())
+        ctx.desc, ctx.alive = desc, (w, place, times)
+        ctx.save_for_backward(weight, late)
+        return currents[..., : len(weight)]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor):
+        desc, (weight, late), w = ctx.desc, ctx.saved_tensors, ctx.alive[0]
+        gradient = F.pad(gradient, (0, desc.nb_out - len(weight))).contiguous()
+        sums = torch.zeros(desc.threads, *w.shape)
+        g_spikes = empty(desc.T, desc.B, desc.nb_in) if ctx.needs_input_grad[3] else None
+        pointer = None if g_spikes is None else g_spikes.data_ptr()
+        library().synapses_backward(ctypes.byref(desc), gradient.data_ptr(), sums.data_ptr(), pointer)
+        sums = sums.sum(0).transpose(0, 1)[: len(weight)]
+        if late is None:
+            return None, None, None, None, sums, None
+        first, second = sums.unbind(-1)
+        return None, None, None, g_spikes, torch.lerp(first, second, late), weight * (second - first)
+
+
+def currents(connection: Dense, below: Tensor | EventBatch, dt: float, shift: int) -> Tensor:
+    """Currents of all steps that spikes of ``below`` reach, ``shift`` steps later: (length, B, nb_units).
+
+    Args:
+        connection: `Dense`, or `DelayedDense`; float32.
+        below: spikes (T, B, *in_shape), or their events; gradients flow to spikes through a `DelayedDense` only.
+        dt: s.
+    """
+    events = below if isinstance(below, EventBatch) else EventBatch.from_dense(below.detach())
+    spikes, delay, nb_taps = None, None, 1
+    if isinstance(connection, DelayedDense):
+        delay, nb_taps = connection.delay() / dt, connection.nb_taps(dt)
+        spikes = None if isinstance(below, EventBatch) else below.flatten(2)
+    length = events.nb_steps + shift + nb_taps - 1
+    return _Arrivals.apply(events, length, shift, spikes, connection.weight, delay)

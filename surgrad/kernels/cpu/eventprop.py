@@ -1,0 +1,165 @@
+"""Calls into the compiled event-based layers (`eventprop.cpp`) as differentiable functions of times and weights."""
+
+import ctypes
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from surgrad.errors import UserError
+from surgrad.kernels.cpu.build import compiled
+
+SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+_pointer, _int, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+_LAYER = [_double, _double, _double, _int, _int, *[_pointer] * 4]
+_SIGNATURES = {
+    "forward": ([*_LAYER, _pointer, _int, _int], _pointer),
+    "size": ([_pointer], _int),
+    "overflow": ([_pointer], _int),
+    "take": ([_pointer] * 4, None),
+    "free": ([_pointer], None),
+    "backward": ([*_LAYER, *[_pointer] * 6, _int], None),
+    "peaks": ([*_LAYER, *[_pointer] * 4, _int], None),
+    "peaks_backward": ([*_LAYER, *[_pointer] * 6, _int], None),
+    "voltages": ([*_LAYER, _int, *[_pointer] * 2, _int], None),
+    "voltages_backward": ([*_LAYER, _int, *[_pointer] * 4, _int], None),
+}
+
+
+class Constants(NamedTuple):
+    """What a call depends on besides tensors: time constants and end of simulation in s, spikes allowed per sample."""
+
+    tau_mem: float
+    tau_syn: float
+    duration: float
+    max_spikes: int = 0
+
+
+@cache
+def _function(name: str, dtype: torch.dtype) -> Any:
+    if dtype not in SUFFIX:
+        raise UserError(f"event-based layers compute in float32 or float64, not {dtype}")
+    function = getattr(compiled("eventprop"), f"eventprop_{name}_{SUFFIX[dtype]}")
+    function.argtypes, function.restype = _SIGNATURES[name]
+    return function
+
+
+def address(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
+def _layer(c: Constants, times: Tensor, units: Tensor, offsets: Tensor, weight: Tensor) -> tuple:
+    """What every call begins with: times (E,), units (E,) int32, offsets (B+1,) int64, weight (N_in, N)."""
+    for x in (times, units, offsets, weight):
+        if x.device.type != "cpu":
+            raise UserError(f"event-based layers run on the CPU, but a tensor is on {x.device}; take device=cpu")
+        if not x.is_contiguous():
+            raise ValueError("event-based layers take contiguous tensors")
+    if times.dtype != weight.dtype:
+        raise UserError(f"times are {times.dtype}, weights {weight.dtype}: make them the same")
+    sizes = (len(offsets) - 1, weight.shape[1])
+    return (c.tau_mem, c.tau_syn, c.duration, *sizes, *map(address, (times, units, offsets, weight)))
+
+
+def _if_needed(ctx: Any, times: Tensor) -> Tensor | None:
+    """Room for the gradient by the times, the first argument of every function; input from data does not need it."""
+    return torch.zeros_like(times) if ctx.needs_input_grad[0] else None
+
+
+class _Spikes:
+    """Owner of the spikes that the compiled code keeps for its backward pass."""
+
+    def __init__(self, handle: int, dtype: torch.dtype):
+        self.handle, self.dtype = handle, dtype
+
+    def __del__(self) -> None:
+        _function("free", self.dtype)(self.handle)
+
+
+class SpikingLayer(torch.autograd.Function):
+    """times (E,), W (N_in, N), R (N, N) or None -> times (E',), units, offsets of the layer's spikes."""
+
+    @staticmethod
+    def forward(ctx, times, weight, recurrent, units, offsets, constants: Constants):
+        layer = _layer(constants, times, units, offsets, weight)
+        dtype, threads = weight.dtype, torch.get_num_threads()
+        spikes = _Spikes(_function("forward", dtype)(*layer, address(recurrent), constants.max_spikes, threads), dtype)
+        sample = _function("overflow", dtype)(spikes.handle)
+        if sample >= 0:
+            raise UserError(
+                f"sample {sample} of the batch makes over {constants.max_spikes} spikes in {constants.duration} s: "
+                "the weights drive the layer without limit; make them smaller or raise max_spikes"
+            )
+        nb = _function("size", dtype)(spikes.handle)
+        out = torch.empty(nb, dtype=dtype)
+        out_units, out_offsets = torch.empty(nb, dtype=torch.int32), torch.empty_like(offsets)
+        _function("take", dtype)(spikes.handle, *map(address, (out, out_units, out_offsets)))
+        ctx.save_for_backward(times, weight, recurrent, units, offsets)
+        ctx.spikes, ctx.constants = spikes, constants
+        ctx.mark_non_differentiable(out_units, out_offsets)
+        return out, out_units, out_offsets
+
+    @staticmethod
+    def backward(ctx, grad, *_):
+        grad = grad.contiguous()  # held here while the compiled code reads it
+        times, weight, recurrent, units, offsets = ctx.saved_tensors
+        layer = _layer(ctx.constants, times, units, offsets, weight)
+        d_weight, d_times = torch.zeros_like(weight), _if_needed(ctx, times)
+        d_recurrent = None if recurrent is None else torch.zeros_like(recurrent)
+        gradients = map(address, (grad, d_weight, d_recurrent, d_times))
+        _function("backward", weight.dtype)(
+            *layer, address(recurrent), ctx.spikes.handle, *gradients, torch.get_num_threads()
+        )
+        return d_times, d_weight, d_recurrent, None, None, None
+
+
+class Peaks(torch.autograd.Function):
+    """times (E,), W (N_in, N) -> the largest voltage of a leaky readout and its time, (B, N) each."""
+
+    @staticmethod
+    def forward(ctx, times, weight, units, offsets, constants: Constants):
+        layer = _layer(constants, times, units, offsets, weight)
+        value = torch.empty(len(offsets) - 1, weight.shape[1], dtype=weight.dtype)
+        when, slope = torch.empty_like(value), torch.empty_like(value)
+        where = torch.empty(value.shape, dtype=torch.int32)
+        addresses = map(address, (value, when, slope, where))
+        _function("peaks", weight.dtype)(*layer, *addresses, torch.get_num_threads())
+        ctx.save_for_backward(times, weight, units, offsets, when, slope, where)
+        ctx.constants = constants
+        ctx.mark_non_differentiable(when)
+        return value, when
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        grad = grad.contiguous()
+        times, weight, units, offsets, when, slope, where = ctx.saved_tensors
+        layer = _layer(ctx.constants, times, units, offsets, weight)
+        d_weight, d_times = torch.zeros_like(weight), _if_needed(ctx, times)
+        addresses = map(address, (when, slope, where, grad, d_weight, d_times))
+        _function("peaks_backward", weight.dtype)(*layer, *addresses, torch.get_num_threads())
+        return d_times, d_weight, None, None, None
+
+
+class Voltages(torch.autograd.Function):
+    """times (E,), W (N_in, N), nondecreasing sampling times (S,) -> voltages of a leaky readout, (B, S, N)."""
+
+    @staticmethod
+    def forward(ctx, times, weight, units, offsets, at, constants: Constants):
+        layer = _layer(constants, times, units, offsets, weight)
+        out = torch.empty(len(offsets) - 1, len(at), weight.shape[1], dtype=weight.dtype)
+        addresses = map(address, (at, out))
+        _function("voltages", weight.dtype)(*layer, len(at), *addresses, torch.get_num_threads())
+        ctx.save_for_backward(times, weight, units, offsets, at)
+        ctx.constants = constants
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.contiguous()
+        times, weight, units, offsets, at = ctx.saved_tensors
+        layer = _layer(ctx.constants, times, units, offsets, weight)
+        d_weight, d_times = torch.zeros_like(weight), _if_needed(ctx, times)
+        addresses = map(address, (at, grad, d_weight, d_times))
+        _function("voltages_backward", weight.dtype)(*layer, len(at), *addresses, torch.get_num_threads())
+        return d_times, d_weight, None, None, None, None

@@ -1,0 +1,146 @@
+"""Between PyTorch's tensors and the compiled kernel's layout: channels last, padded to vectors, spikes as bits.
+
+Weights and decays go through differentiable operations, so gradients find their way back by themselves.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from surgrad.datasets.events import EventBatch
+from surgrad.errors import UserError
+from surgrad.kernels.cpu.build import library
+from surgrad.kernels.cpu.memory import empty
+from surgrad.network.connections import Conv, Dense
+
+LANES = 16  # floats of a vector in simd.h
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where unit (channel, *spatial) of a layer lies: place = position * stride + channel."""
+
+    unit_shape: tuple[int, ...]
+    stride: int
+
+    @classmethod
+    def padded(cls, unit_shape: Sequence[int]) -> "Layout":
+        return cls(tuple(unit_shape), -(-unit_shape[0] // LANES) * LANES)
+
+    @property
+    def channels(self) -> int:
+        return self.unit_shape[0]
+
+    @property
+    def positions(self) -> int:
+        return math.prod(self.unit_shape[1:])
+
+    @property
+    def places(self) -> int:
+        return self.positions * self.stride
+
+    @property
+    def words(self) -> int:
+        return -(-self.places // 64)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width; 1 x 1 without, 1 x length with one spatial axis."""
+        spatial = self.unit_shape[1:]
+        return (1,) * (2 - len(spatial)) + spatial
+
+    def to_places(self, x: Tensor) -> Tensor:
+        """(..., *unit_shape) -> (..., places), zeros in the padding; contiguous."""
+        x = x.flatten(x.dim() - len(self.unit_shape) + 1) if len(self.unit_shape) > 1 else x[..., None]
+        return F.pad(x.transpose(-1, -2), (0, self.stride - self.channels)).flatten(-2).contiguous()
+
+    def from_places(self, x: Tensor) -> Tensor:
+        """(..., places) -> (..., *unit_shape), a view."""
+        x = x.unflatten(-1, (self.positions, self.stride))[..., : self.channels]
+        return x.transpose(-1, -2).reshape(*x.shape[:-2], *self.unit_shape)
+
+    def place_of_unit(self) -> Tensor:
+        """(units,) int32: place of each flat unit."""
+        unit = torch.arange(math.prod(self.unit_shape), dtype=torch.int32)
+        return unit % self.positions * self.stride + unit // self.positions
+
+
+def pack_weight(connection: Dense | Conv, below: Layout, out: Layout) -> Tensor:
+    """Weights as (kernel_h, kernel_w, in_stride, stride): a dense connection is a kernel that covers its input."""
+    shape = below.unit_shape[1:] if isinstance(connection, Dense) else connection.kernel_size
+    kernel = (1,) * (2 - len(shape)) + tuple(shape)
+    w = connection.weight.view(out.channels, below.channels, *kernel).permute(2, 3, 1, 0)
+    return F.pad(w, (0, out.stride - out.channels, 0, below.stride - below.channels)).contiguous()
+
+
+def geometry(connection: Dense | Conv, below: Layout, out: Layout) -> dict[str, int]:
+    """What `ConnectionDesc` in connection.h says of a connection, apart from its weights."""
+    height, width = below.grid
+    if isinstance(connection, Dense):
+        kernel, step, pad, grid = (height, width), (1, 1), (0, 0), (1, 1)
+    else:
+        missing = 2 - len(connection.kernel_size)
+        kernel = (1,) * missing + connection.kernel_size
+        step = (1,) * missing + connection.stride
+        pad = (0,) * missing + connection.padding
+        grid = out.grid
+    return {
+        "exists": 1,
+        "in_channels": below.channels,
+        "in_stride": below.stride,
+        "in_height": height,
+        "in_width": width,
+        "channels": out.channels,
+        "stride": out.stride,
+        "height": grid[0],
+        "width": grid[1],
+        "kernel_h": kernel[0],
+        "kernel_w": kernel[1],
+        "step_h": step[0],
+        "step_w": step[1],
+        "pad_h": pad[0],
+        "pad_w": pad[1],
+    }
+
+
+def adjoint_weight(packed: Tensor, step_w: int) -> Tensor:
+    """(kernel_h, kernel_w, stride, in_stride), taps ordered as `Connection::adjoint_slot` expects."""
+    taps = range(packed.shape[1])
+    order = [kx for residue in range(step_w) for kx in reversed(taps[residue::step_w])]
+    return packed.detach()[:, order].transpose(2, 3).contiguous()
+
+
+def pack(x: Tensor, layout: Layout) -> Tensor:
+    """0/1 spikes (T, B, *unit_shape) as bits (B, T, words).
+
+    Raises: UserError if an entry is neither 0 nor 1.
+    """
+    bits = empty(x.shape[1], x.shape[0], layout.words, dtype=torch.int64)
+    x = x.float().contiguous()
+    place = layout.place_of_unit()
+    nb_units = math.prod(layout.unit_shape)
+    sizes = (x.shape[1], x.shape[0], nb_units, layout.words)
+    if not library().surgrad_pack_dense(x.data_ptr(), place.data_ptr(), *sizes, bits.data_ptr()):
+        raise UserError("spikes must be 0 or 1; drive the first layer with a current instead")
+    return bits
+
+
+def pack_events(batch: EventBatch, layout: Layout) -> Tensor:
+    """An `EventBatch` as bits (B, T, words)."""
+    bits = empty(len(batch.labels), batch.nb_steps, layout.words, dtype=torch.int64)
+    place = layout.place_of_unit()
+    steps, units = batch.steps.int().contiguous(), batch.units.int().contiguous()
+    pointers = (steps.data_ptr(), units.data_ptr(), batch.offsets.contiguous().data_ptr(), place.data_ptr())
+    library().surgrad_pack_events(*pointers, len(batch.labels), batch.nb_steps, layout.words, bits.data_ptr())
+    return bits
+
+
+def unpack(bits: Tensor, layout: Layout) -> Tensor:
+    """Bits (B, T, words) as float spikes (T, B, *unit_shape)."""
+    places = np.unpackbits(bits.numpy().view(np.uint8), axis=-1, count=layout.places, bitorder="little")
+    return layout.from_places(torch.from_numpy(places)).transpose(0, 1).float()

@@ -1,0 +1,1 @@
+"""The scan over time in Triton for the GPU."""

@@ -1,0 +1,49 @@
+"""Compile a layer's two kernels for a GPU that is not there, to see that they compile and what they need.
+
+Triton translates for any architecture by its own assembler; only the launch needs the device.
+"""
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompiledKernel
+
+from surgrad.kernels.gpu.layer import Population
+from surgrad.kernels.gpu.scan import scan, scan_adjoint
+
+_TYPES = {"spikes": "*u8", "key": "*i64", "ids": "*i64"}
+_TYPES |= dict.fromkeys(("noise_p", "noise_q", "surrogate_p", "surrogate_q"), "fp32")
+_TYPES |= dict.fromkeys(("nb_samples", "nb_steps", "segment", "first_step", "layer"), "i32")
+_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+
+
+def compiled(population: Population, capability: int = 90, decays: bool = False) -> dict[str, CompiledKernel]:
+    """The forward and the adjoint scan of a layer, ``decays``: with per-neuron time constants and their gradients.
+
+    Args: capability: compute capability without the dot, 90 for Hopper.
+    Returns: "forward" and "adjoint", each with its machine code ``asm["cubin"]`` and ``metadata.shared``, bytes of
+    shared memory.
+    """
+    cpu = torch.device("cpu")
+    spiking = population.neuron is not None
+    forward = population.forward_constants(cpu, per_unit=decays, save=spiking or decays)
+    backward = population.backward_constants(cpu, per_unit=decays, decays=decays, upstream=True, counts=spiking)
+    return {
+        "forward": _compiled(scan, forward, population.precision, capability),
+        "adjoint": _compiled(scan_adjoint, backward, population.precision, capability),
+    }
+
+
+def _compiled(kernel: object, constants: dict, precision: str, capability: int) -> CompiledKernel:
+    options = {name: constants.pop(name) for name in _OPTIONS}
+    constants["PRECISION"] = "tf32x3" if precision == "float32" else precision
+    if not constants["RECURRENT"]:
+        constants["taps"] = None
+    types = _TYPES | {"out": "*u8" if constants["SPIKING"] else "*fp32"}
+    signature = {name: "constexpr" if name in constants else types.get(name, "*fp32") for name in kernel.arg_names}
+    # Allocations begin at multiples of 16 bytes at least.
+    aligned = {
+        (place,): [["tt.divisibility", 16]] for place, kind in enumerate(signature.values()) if kind.startswith("*")
+    }
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)

@@ -1,0 +1,273 @@
+"""One layer on the GPU: which tile it gets, and the launches of its forward and adjoint scan.
+
+A recurrent layer whose state fits into one program per sample (or group of samples) is scanned by a single launch.
+A larger one is walked step by step, a product by cuBLAS or cuDNN and the same scan over one step; worth capturing in
+a CUDA graph (`surgrad.kernels.gpu.network.GraphedStep`).
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import triton
+from torch import Tensor
+
+from surgrad.kernels.gpu import products
+from surgrad.kernels.gpu.neurons import NOISES, RESETS, SURROGATES, function_of
+from surgrad.kernels.gpu.scan import scan, scan_adjoint
+from surgrad.network.connections import Conv, Dense
+from surgrad.neurons.escape_noise import Step
+from surgrad.neurons.lif import LIF
+from surgrad.neurons.surrogate import TrueGradient
+
+# Neurons whose state one program of a recurrent layer holds in registers: two float32 each, of 65536 registers.
+LARGEST_TILE = 4096
+# Weights of a recurrent layer that one program holds at a time, channels out times channels in.
+LARGEST_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Shape of a program's share of a layer; ``used`` of ``columns`` carry neurons."""
+
+    rows: int
+    columns: int
+    used: int
+    warps: int
+
+
+@dataclass
+class Saved:
+    """Checkpoints of i and u at every ``segment``-th step, each (T / segment, B, N)."""
+
+    i: Tensor
+    u: Tensor
+    segment: int
+
+
+@dataclass(frozen=True)
+class Population:
+    """What the kernels must know of a layer besides its tensors.
+
+    Args:
+        unit_shape: (N,) or (channels, *spatial).
+        neuron: surrogate, noise and reset; None for a readout, which integrates without spiking.
+        recurrent: connection of the layer to itself, or None.
+        index: number of the layer, part of the address of its random numbers.
+        nb_samples: batch size.
+        precision: "float32" or "bf16", of products.
+        unit_gain: whether the current is scaled by 1 - b.
+    """
+
+    unit_shape: tuple[int, ...]
+    neuron: LIF | None
+    recurrent: Dense | Conv | None
+    index: int
+    nb_samples: int
+    precision: str
+    unit_gain: bool = True
+
+    @property
+    def channels(self) -> int:
+        return self.unit_shape[0]
+
+    @property
+    def positions(self) -> int:
+        return math.prod(self.unit_shape[1:])
+
+    @cached_property
+    def persistent_tile(self) -> Tile | None:
+        """The tile that holds all units of some samples, if there is recurrence and they fit."""
+        if self.recurrent is None or set(getattr(self.recurrent, "stride", (1,))) != {1}:
+            return None
+        rows = max(16, triton.next_power_of_2(self.channels))
+        samples = max(1, min(16 // self.positions, self.nb_samples))
+        columns = max(16, triton.next_power_of_2(samples * self.positions))
+        if rows * columns > LARGEST_TILE:
+            return None
+        warps = 4 if rows * columns <= 512 else 8 if rows * columns <= 2048 else 16
+        return Tile(rows, columns, samples * self.positions, warps)
+
+    @cached_property
+    def elementwise_tile(self) -> Tile:
+        """Four channels high, so that a column shares a block of random numbers; small where neurons are few."""
+        columns = self.nb_samples * self.positions * triton.cdiv(self.channels, 4)
+        warps = 4 if columns >= 1 << 15 else 1
+        return Tile(4, 32 * warps, 32 * warps, warps)
+
+    @property
+    def stepwise(self) -> bool:
+        return self.recurrent is not None and self.persistent_tile is None
+
+    @property
+    def tile(self) -> Tile:
+        return self.persistent_tile or self.elementwise_tile
+
+    @property
+    def grid(self) -> tuple[int]:
+        blocks = 1 if self.persistent_tile else triton.cdiv(self.channels, 4)
+        return (triton.cdiv(self.nb_samples * self.positions * blocks, self.tile.used),)
+
+    @property
+    def _reset(self) -> tuple[object, object]:
+        """Reset and its adjoint; a readout subtracts the spikes that it never has."""
+        return RESETS["subtractive" if self.neuron is None else self.neuron.reset]
+
+    @property
+    def _noise(self) -> tuple[object, tuple[float, float]]:
+        return function_of(self.neuron.escape_noise if self.neuron else Step(), NOISES)
+
+    @property
+    def _surrogate(self) -> tuple[object, tuple[float, float]]:
+        return function_of(self.neuron.surrogate if self.neuron else TrueGradient(), SURROGATES)
+
+    def forward_constants(self, device: torch.device, *, per_unit: bool, save: bool) -> dict:
+        """Compile-time arguments and launch options of `scan`."""
+        return self._constants(device, per_unit) | {
+            "RESET": self._reset[0],
+            "THRESHOLD": self._noise[0],
+            "STOCHASTIC": self.neuron is not None and self.neuron.escape_noise.stochastic,
+            "SAVE": save,
+        }
+
+    def backward_constants(
+        self, device: torch.device, *, per_unit: bool, decays: bool, upstream: bool, counts: bool
+    ) -> dict:
+        """Compile-time arguments and launch options of `scan_adjoint`."""
+        return self._constants(device, per_unit) | {
+            "RESET": self._reset[0],
+            "RESET_ADJOINT": self._reset[1],
+            "SURROGATE": self._surrogate[0],
+            "DIFF_RESET": self.neuron is not None and self.neuron.diff_reset,
+            "DECAYS": decays,
+            "HAS_UPSTREAM": upstream,
+            "HAS_COUNTS": counts,
+        }
+
+    def _constants(self, device: torch.device, per_unit: bool) -> dict:
+        tile, persistent = self.tile, self.persistent_tile is not None
+        convolution = persistent and isinstance(self.recurrent, Conv)
+        kernel = self.recurrent.kernel_size if convolution else (1,)
+        padding = self.recurrent.padding if convolution else (0,)
+        return {
+            "SPIKING": self.neuron is not None,
+            "UNIT_GAIN": self.unit_gain,
+            "PER_UNIT": per_unit,
+            "RECURRENT": persistent,
+            "CHANNELS": self.channels,
+            "POSITIONS": self.positions,
+            "ROWS": tile.rows,
+            "COLUMNS": tile.columns,
+            "USED": tile.used,
+            "BLOCK": min(tile.rows, 64, LARGEST_BLOCK // tile.rows) if persistent else 1,
+            "WIDTH": self.unit_shape[-1] if self.positions > 1 else 1,
+            "KERNEL_HEIGHT": math.prod(kernel[:-1]),
+            "KERNEL_WIDTH": kernel[-1],
+            "PAD_Y": sum(padding[:-1]),
+            "PAD_X": padding[-1],
+            "PRECISION": self._dot_precision(device),
+            # Reading ahead across steps would overtake the spikes that a recurrent step has yet to store.
+            "STAGES": 1 if persistent else 3,
+            "num_warps": tile.warps,
+            "num_stages": 1 if persistent else 3,
+            # Fused multiply-adds would round otherwise than the reference, and a spike hangs on it.
+            "enable_fp_fusion": False,
+        }
+
+    def _dot_precision(self, device: torch.device) -> str:
+        if self.precision == "bf16":
+            return "bf16"
+        has_tf32 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        return "tf32x3" if has_tf32 else "ieee"
+
+    def forward(
+        self,
+        current: Tensor,
+        out: Tensor,
+        state: tuple[Tensor, Tensor],
+        counts: Tensor | None,
+        saved: Saved | None,
+        decays: tuple[Tensor, Tensor],
+        weight: Tensor | None,
+        noise: tuple[Tensor, Tensor, int],
+    ) -> None:
+        """Scan forward over (T, B, *units) ``current``; ``out``, ``state``, ``counts`` and ``saved`` are written.
+
+        Args: as `scan`; decays a and b; recurrent weight; noise: key, ids and first step.
+        """
+        if not self.stepwise:
+            taps = None if weight is None else products.taps(self.recurrent, weight)
+            self._launch_forward(current, out, state, counts, saved, decays, taps, noise)
+            return
+        key, ids, first_step = noise
+        for t, drive in enumerate(current):
+            drive = drive + products.current(self.recurrent, weight, out[t : t + 1], self.precision)[0]
+            at = None if saved is None else Saved(saved.i[t], saved.u[t], 1)
+            self._launch_forward(drive[None], out[t:], state, counts, at, decays, None, (key, ids, first_step + t))
+
+    def _launch_forward(self, current, out, state, counts, saved, decays, taps, noise) -> None:
+        a, b = decays
+        key, ids, first_step = noise
+        scan[self.grid](
+            current, out, *state, counts, saved and saved.i, saved and saved.u, a, b, taps, key, ids,
+            self.nb_samples, len(current), saved.segment if saved else 1, first_step, self.index, *self._noise[1],
+            **self.forward_constants(a.device, per_unit=a.numel() > 1, save=saved is not None),
+        )  # fmt: skip
+
+    def backward(
+        self,
+        current: Tensor,
+        spikes: Tensor | None,
+        upstream: Tensor | None,
+        count_gradient: Tensor | None,
+        drive_gradient: Tensor,
+        state_gradient: tuple[Tensor, Tensor],
+        decay_gradient: tuple[Tensor, Tensor] | None,
+        saved: Saved | None,
+        decays: tuple[Tensor, Tensor],
+        weight: Tensor | None,
+    ) -> None:
+        """Scan backward; ``drive_gradient`` (T + 1, B, *units), ``state_gradient``, ``decay_gradient`` are written.
+
+        Args: as `scan_adjoint`; ``current`` holds the feed-forward and the recurrent part; recurrent weight.
+        """
+        if not self.stepwise:
+            taps = None if weight is None else products.taps(self.recurrent, weight).transpose(1, 2).contiguous()
+            self._launch_backward(
+                current, spikes, upstream, count_gradient, drive_gradient, state_gradient, decay_gradient, saved,
+                decays, taps,
+            )  # fmt: skip
+            return
+        for t in range(len(current) - 1, -1, -1):
+            later = drive_gradient[t + 1 : t + 2]
+            above = products.input_gradient(self.recurrent, weight, later, self.precision)
+            if upstream is not None:
+                above = above + upstream[t]
+            self._launch_backward(
+                current[t : t + 1], spikes[t], above, count_gradient, drive_gradient[t:], state_gradient,
+                decay_gradient, Saved(saved.i[t], saved.u[t], 1), decays, None,
+            )  # fmt: skip
+
+    def _launch_backward(
+        self, current, spikes, upstream, count_gradient, drive_gradient, state_gradient, decay_gradient, saved,
+        decays, taps,
+    ) -> None:  # fmt: skip
+        a, b = decays
+        segment = saved.segment if saved else len(current)
+        scratch = (min(segment, len(current)), *current.shape[1:])
+        needs_i = decay_gradient is not None or (self.neuron is not None and self.neuron.diff_reset)
+        i_scratch = current.new_empty(scratch) if needs_i else None
+        u_scratch = current.new_empty(scratch) if saved else None
+        scan_adjoint[self.grid](
+            current, spikes, upstream, count_gradient, drive_gradient, *state_gradient,
+            *(decay_gradient or (None, None)), saved and saved.i, saved and saved.u, i_scratch, u_scratch, a, b, taps,
+            self.nb_samples, len(current), segment, *self._surrogate[1],
+            **self.backward_constants(
+                a.device,
+                per_unit=a.numel() > 1,
+                decays=decay_gradient is not None,
+                upstream=upstream is not None,
+                counts=count_gradient is not None,
+            ),
+        )  # fmt: skip

@@ -1,0 +1,131 @@
+"""Products of many time steps at once, by cuBLAS and cuDNN: currents, and gradients of inputs and weights.
+
+Spikes are 0 or 1, exact in any format. ``precision`` says what becomes of weights and gradients inside a product:
+"float32" keeps them, "bf16" rounds them to 8 bits and still sums in float32. State never passes through here.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from functools import singledispatch
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from surgrad.errors import UserError
+from surgrad.network.connections import Conv, Dense
+
+
+def _unknown(connection: nn.Module) -> UserError:
+    return UserError(f"connection {type(connection).__name__} is unknown to kernel='cuda'; use kernel='reference'")
+
+
+@singledispatch
+def current(connection: nn.Module, weight: Tensor, s: Tensor, precision: str) -> Tensor:
+    """I = W s for ``s`` (T, B, *in_shape) of any dtype: (T, B, *out_shape) float32."""
+    raise _unknown(connection)
+
+
+@singledispatch
+def input_gradient(connection: nn.Module, weight: Tensor, g: Tensor, precision: str) -> Tensor:
+    """dL/ds = W^T dL/dI for ``g`` (T, B, *out_shape): (T, B, *in_shape) float32."""
+    raise _unknown(connection)
+
+
+@singledispatch
+def weight_gradient(connection: nn.Module, weight: Tensor, s: Tensor, g: Tensor, precision: str) -> Tensor:
+    """dL/dW = sum over time and samples of dL/dI s^T, in the shape of ``weight``, float32."""
+    raise _unknown(connection)
+
+
+def _rounded(x: Tensor, precision: str) -> Tensor:
+    return x.to(torch.bfloat16) if precision == "bf16" else x.to(torch.float32)
+
+
+def _matmul(x: Tensor, y: Tensor, precision: str) -> Tensor:
+    """x @ y with operands in ``precision`` and sums and result in float32."""
+    x, y = _rounded(x, precision), _rounded(y, precision)
+    if precision == "bf16" and x.is_cuda:
+        return torch.mm(x, y, out_dtype=torch.float32)
+    return torch.mm(x.float(), y.float())
+
+
+@current.register
+def _(connection: Dense, weight: Tensor, s: Tensor, precision: str) -> Tensor:
+    return _matmul(s.reshape(-1, weight.shape[1]), weight.t(), precision).view(*s.shape[:2], -1)
+
+
+@input_gradient.register
+def _(connection: Dense, weight: Tensor, g: Tensor, precision: str) -> Tensor:
+    return _matmul(g.reshape(-1, weight.shape[0]), weight, precision).view(*g.shape[:2], *connection.in_shape)
+
+
+@weight_gradient.register
+def _(connection: Dense, weight: Tensor, s: Tensor, g: Tensor, precision: str) -> Tensor:
+    return _matmul(g.reshape(-1, weight.shape[0]).t(), s.reshape(-1, weight.shape[1]), precision)
+
+
+@contextlib.contextmanager
+def _convolution_precision(precision: str) -> Iterator[None]:
+    """cuDNN's default is tf32; here float32 means float32, and tf32 is used where bf16 operands fit into it exactly."""
+    settings = torch.backends.cudnn.conv
+    before = settings.fp32_precision
+    settings.fp32_precision = "tf32" if precision == "bf16" else "ieee"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
+@current.register
+def _(connection: Conv, weight: Tensor, s: Tensor, precision: str) -> Tensor:
+    convolve = F.conv1d if len(connection.kernel_size) == 1 else F.conv2d
+    weight = _rounded(weight, precision).float()
+    with _convolution_precision(precision):
+        images = s.reshape(-1, *connection.in_shape).float()
+        # cuDNN may answer with channels last, which a scan must not see.
+        out = convolve(images, weight, stride=connection.stride, padding=connection.padding).contiguous()
+        return out.view(*s.shape[:2], *connection.out_shape)
+
+
+def _convolution_backward(
+    connection: Conv, weight: Tensor, s: Tensor, g: Tensor, precision: str, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    nb_axes = len(connection.kernel_size)
+    weight, g = (_rounded(value, precision).float() for value in (weight, g))
+    with _convolution_precision(precision):
+        return torch.ops.aten.convolution_backward(
+            g.reshape(-1, *connection.out_shape), s, weight, None, connection.stride, connection.padding,
+            [1] * nb_axes, False, [0] * nb_axes, 1, wanted,
+        )  # fmt: skip
+
+
+@input_gradient.register
+def _(connection: Conv, weight: Tensor, g: Tensor, precision: str) -> Tensor:
+    # Only the shape of the input matters here: one number stands for all of it.
+    shape = (g.shape[0] * g.shape[1], *connection.in_shape)
+    images = weight.new_empty(1).expand(shape)
+    gradient, _, _ = _convolution_backward(connection, weight, images, g, precision, (True, False, False))
+    return gradient.contiguous().view(*g.shape[:2], *connection.in_shape)
+
+
+@weight_gradient.register
+def _(connection: Conv, weight: Tensor, s: Tensor, g: Tensor, precision: str) -> Tensor:
+    images = s.reshape(-1, *connection.in_shape).float()
+    return _convolution_backward(connection, weight, images, g, precision, (False, True, False))[1]
+
+
+@singledispatch
+def taps(connection: nn.Module, weight: Tensor) -> Tensor:
+    """Weights of a recurrent connection as (kernel positions, channels out, channels in), contiguous."""
+    raise _unknown(connection)
+
+
+@taps.register
+def _(connection: Dense, weight: Tensor) -> Tensor:
+    return weight[None].contiguous()
+
+
+@taps.register
+def _(connection: Conv, weight: Tensor) -> Tensor:
+    return weight.flatten(2).permute(2, 0, 1).contiguous()

@@ -1,0 +1,54 @@
+"""What goes into and comes out of a network: plain tuples of tensors, so that nothing is hidden in modules."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from surgrad.neurons.lif import LIFState
+
+
+class LayerState(NamedTuple):
+    """State of one layer between two calls: i, u and the last spikes, each (B, *units)."""
+
+    i: Tensor
+    u: Tensor
+    s: Tensor
+
+
+class AdaptiveLayerState(NamedTuple):
+    """`LayerState` of adaptive neurons, with their adaptation current w."""
+
+    i: Tensor
+    u: Tensor
+    s: Tensor
+    w: Tensor
+
+
+class NetworkState(NamedTuple):
+    """State of a network between two calls.
+
+    step: time index of the next step (it addresses the noise).
+    pending: currents still on their way through the learned delays of each layer and the readout, (steps, B, *units),
+        None where there are none.
+    """
+
+    layers: tuple[LayerState | AdaptiveLayerState, ...]
+    readout: LIFState | None
+    last_input: Tensor
+    step: int
+    pending: tuple[Tensor | None, ...] = ()
+
+
+class NetworkOutput(NamedTuple):
+    """What a forward pass returns.
+
+    readout: (T, B, classes), or None without a readout.
+    counts: spikes per neuron summed over time, one (B, *units) per spiking layer; gradients flow through them.
+    spikes: one (T, B, *units) per spiking layer if recorded, else None. Without gradient.
+    state: to be handed to the next call, if asked for.
+    """
+
+    readout: Tensor | None
+    counts: list[Tensor]
+    spikes: list[Tensor] | None
+    state: NetworkState | None

@@ -1,0 +1,1 @@
+"""Networks: connections, parameters, layers, initialisers, methods."""

@@ -1,0 +1,220 @@
+"""Connections: how presynaptic spikes become synaptic currents. Parameters and shapes; no loop over time."""
+
+import math
+from collections.abc import Sequence
+from functools import singledispatch
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from surgrad.errors import UserError
+from surgrad.kernels.philox import NoiseKey, uniform
+from surgrad.network.parameters import Bounded
+
+
+class Dense(nn.Module):
+    """All-to-all connection: I = W s, without bias.
+
+    Args: in_shape of the presynaptic units (flattened), number of postsynaptic units.
+    """
+
+    def __init__(self, in_shape: int | Sequence[int], nb_units: int):
+        super().__init__()
+        self.in_shape = (in_shape,) if isinstance(in_shape, int) else tuple(in_shape)
+        self.out_shape = (nb_units,)
+        self.weight = nn.Parameter(torch.zeros(nb_units, math.prod(self.in_shape)))
+
+    @property
+    def fan_in(self) -> int:
+        return self.weight.shape[1]
+
+    def forward(self, s: Tensor) -> Tensor:
+        """(..., *in_shape) -> (..., nb_units)."""
+        from surgrad.kernels.cpu.products import linear  # the kernels import this module
+
+        return linear(s.flatten(s.dim() - len(self.in_shape)).to(self.weight.dtype), self.weight)
+
+
+class DelayedDense(Dense):
+    """All-to-all connection with a delay per synapse: I_i(t) = sum_j w_ij s_j(t - d_ij), d_ij in (0, max_delay).
+
+    On a grid, a spike whose delay is k + f steps, 0 <= f < 1, arrives with 1 - f of its weight after k and with f after
+    k + 1 steps, so that currents are continuous in the delays and differentiable between whole steps (delays by
+    interpolation; learned as in Hammouamri, Khalfaoui-Hassani & Masquelier 2023, with whom the kernel is a Gaussian).
+
+    Args:
+        in_shape, nb_units: as in `Dense`.
+        max_delay: s. Delays start anywhere below it with equal probability.
+        trainable: whether delays are learned.
+        seed: of the starting delays; equal connections of a network start alike.
+
+    Raises: UserError for a max_delay that is not positive.
+    """
+
+    def __init__(
+        self, in_shape: int | Sequence[int], nb_units: int, max_delay: float, trainable: bool = True, seed: int = 0
+    ):
+        super().__init__(in_shape, nb_units)
+        if not 0 < max_delay < math.inf:
+            raise UserError(
+                f"max_delay={max_delay} s must be positive; use surgrad.network.connections.Dense without delays"
+            )
+        start = uniform(NoiseKey(seed), 0, torch.arange(nb_units), (self.fan_in,))
+        self.delay = Bounded(0.0, max_delay, start, trainable)  # s, (nb_units, fan_in)
+
+    def nb_taps(self, dt: float) -> int:
+        """Steps over which the longest delay spreads a spike: a delay of d steps reaches the taps 0 to ceil(d)."""
+        return math.ceil(self.delay.high / dt * (1 - 1e-9)) + 1
+
+    def require_within(self, dt: float, nb_steps: int) -> None:
+        """Refuses delays that reach beyond a window of ``nb_steps`` steps of dt seconds. Raises: UserError."""
+        if self.nb_taps(dt) > nb_steps:
+            raise UserError(
+                f"max_delay={self.delay.high:g} s does not fit into the window of {nb_steps} steps of {dt:g} s; "
+                f"shorten it to less than {(nb_steps - 1) * dt:g} s or lengthen the window"
+            )
+
+    def forward(self, s: Tensor, dt: float, shift: int = 0) -> Tensor:
+        """Spikes (T, B, *in_shape), ``shift`` steps later -> currents (T + shift + nb_taps - 1, B, nb_units)."""
+        s, steps, nb_taps = s.flatten(2).to(self.weight.dtype), self.delay() / dt, self.nb_taps(dt)
+        whole = steps.detach().floor().clamp(max=nb_taps - 2)
+        late = steps - whole
+        current = s.new_zeros(len(s) + shift + nb_taps - 1, s.shape[1], len(self.weight))
+        for k in range(nb_taps):
+            share = (1 - late) * (whole == k) + late * (whole == k - 1)
+            current[shift + k : shift + k + len(s)] += F.linear(s, self.weight * share)
+        return current
+
+
+class Conv(nn.Module):
+    """Convolution over one or two spatial axes, without bias.
+
+    Args:
+        in_shape: (channels, length) or (channels, height, width).
+        filters: number of output channels.
+        kernel_size, stride, padding: one integer, or one per spatial axis.
+
+    Raises: UserError if the kernel is larger than its padded input.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        filters: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+    ):
+        super().__init__()
+        channels, *lengths = in_shape
+        if len(lengths) not in (1, 2):
+            raise UserError(f"in_shape={tuple(in_shape)} must be (channels, length) or (channels, height, width)")
+        self.in_shape = tuple(in_shape)
+        self.kernel_size, self.stride, self.padding = (
+            (value,) * len(lengths) if isinstance(value, int) else tuple(value)
+            for value in (kernel_size, stride, padding)
+        )
+        for length, k, s, p in zip(lengths, self.kernel_size, self.stride, self.padding, strict=True):
+            if k > length + 2 * p:
+                raise UserError(
+                    f"kernel_size={k} is larger than its input of length {length} (padding {p}); "
+                    "choose a smaller kernel_size, a smaller stride in the layers below, or more padding"
+                )
+            if k < 1 or s < 1 or p < 0:
+                raise UserError(f"kernel_size={k}, stride={s}, padding={p}: allowed are >= 1, >= 1, >= 0")
+        self.out_shape = (
+            filters,
+            *(
+                (length + 2 * p - k) // s + 1
+                for length, k, s, p in zip(lengths, self.kernel_size, self.stride, self.padding, strict=True)
+            ),
+        )
+        self.weight = nn.Parameter(torch.zeros(filters, channels, *self.kernel_size))
+
+    @property
+    def fan_in(self) -> int:
+        return self.weight[0].numel()
+
+    def forward(self, s: Tensor) -> Tensor:
+        """(..., *in_shape) -> (..., *out_shape)."""
+        lead = s.shape[: s.dim() - len(self.in_shape)]
+        convolve = F.conv1d if len(self.kernel_size) == 1 else F.conv2d
+        s = s.reshape(-1, *self.in_shape).to(self.weight.dtype)
+        return convolve(s, self.weight, stride=self.stride, padding=self.padding).view(*lead, *self.out_shape)
+
+
+class MaskedDense(Dense):
+    """A `Dense` connection that only some presynaptic units take part in: W = V diag(m).
+
+    Args: in_shape, nb_units as there; ``projects`` (in,), m: 1 for units that project, 0 for those that do not.
+    """
+
+    def __init__(self, in_shape: int | Sequence[int], nb_units: int, projects: Tensor):
+        nn.Module.__init__(self)  # not Dense's: the weight follows from `parameter` here
+        self.in_shape = (in_shape,) if isinstance(in_shape, int) else tuple(in_shape)
+        self.out_shape = (nb_units,)
+        nb_inputs = math.prod(self.in_shape)
+        if projects.shape != (nb_inputs,):
+            raise UserError(f"{nb_inputs} presynaptic units need as many signs, not {tuple(projects.shape)}")
+        self.parameter = nn.Parameter(torch.zeros(nb_units, nb_inputs))
+        self.register_buffer("columns", projects.to(self.parameter.dtype), persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """W (nb_units, in), differentiable with respect to ``parameter``."""
+        return self.parameter * self.columns
+
+    @property
+    def fan_in(self) -> int:
+        """Units that project."""
+        return int(self.columns.count_nonzero())
+
+
+class DaleDense(MaskedDense):
+    """A `Dense` connection with one sign for each presynaptic neuron: W = |V| diag(s).
+
+    The signs are part of the parametrisation and not of the training loop, so they hold for every optimiser, in every
+    checkpoint and at every step. |V| descends as an unconstrained weight of that sign would and is turned back at zero,
+    where a clamp (Rossbroich et al. 2022) would stop it; exp(V) would make steps relative and never reach zero. A
+    weight of exactly 0 stays there: it has no gradient.
+
+    Args: in_shape, nb_units; ``signs`` (in,): +1 excitatory, -1 inhibitory, 0 for units that do not project.
+    """
+
+    def __init__(self, in_shape: int | Sequence[int], nb_units: int, signs: Tensor):
+        if not bool(((signs == 1) | (signs == -1) | (signs == 0)).all()):
+            raise UserError("signs of presynaptic units: allowed are 1 (excitatory), -1 (inhibitory), 0 (none)")
+        super().__init__(in_shape, nb_units, signs)
+
+    @property
+    def weight(self) -> Tensor:
+        """W (nb_units, in), differentiable with respect to ``parameter``."""
+        return self.parameter.abs() * self.columns
+
+
+Connection = Dense | Conv
+
+
+@singledispatch
+@torch.no_grad()
+def fill(connection: Connection, weights: Tensor) -> None:
+    """Set the weights of a connection; one whose weights follow from other parameters registers how."""
+    connection.weight.copy_(weights)
+
+
+@fill.register
+@torch.no_grad()
+def _(connection: MaskedDense, weights: Tensor) -> None:
+    connection.parameter.copy_(weights).mul_(connection.columns)
+
+
+@fill.register
+@torch.no_grad()
+def _(connection: DaleDense, weights: Tensor) -> None:
+    magnitudes = connection.parameter.copy_(weights).mul_(connection.columns)
+    if bool((magnitudes < 0).any()):
+        raise UserError(
+            "this initializer draws weights of both signs, which Dale's law forbids; take initializer=dale "
+            "(surgrad.network.initializers.FluctuationDrivenExponential)"
+        )

@@ -1,0 +1,73 @@
+"""Dale's law: every hidden neuron either excites or inhibits, in connections, and in how they are initialised.
+
+The networks are those of Rossbroich et al. 2022: each hidden layer has excitatory and inhibitory neurons, all driven by
+the excitatory ones of the layer below and by both kinds of their own layer; only excitatory neurons project upwards.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from surgrad.errors import UserError
+from surgrad.network.connections import DaleDense, Dense, MaskedDense
+from surgrad.network.network import Network
+
+
+def excitatory_then_inhibitory(nb_units: int, inhibitory: float) -> Tensor:
+    """Signs of a layer's neurons (nb_units,): +1 for the first ones, -1 for the last ``inhibitory`` share of them.
+
+    Raises: UserError where one of the two populations would be empty.
+    """
+    nb_inhibitory = round(inhibitory * nb_units)
+    if not 0 < nb_inhibitory < nb_units:
+        raise UserError(
+            f"inhibitory={inhibitory} of {nb_units} neurons makes {nb_inhibitory} inhibitory ones; Dale's law needs "
+            "at least one neuron of each kind"
+        )
+    signs = torch.ones(nb_units)
+    signs[nb_units - nb_inhibitory :] = -1
+    return signs
+
+
+def impose(network: Network, inhibitory: float = 0.2) -> Network:
+    """Let a network of recurrent `Dense` layers obey Dale's law; all its weights are zero afterwards.
+
+    The input is excitatory, the last ``inhibitory`` share of each layer's neurons inhibits its own layer and projects
+    nowhere else. The readout, which has no neurons, weighs the excitatory neurons below it with either sign.
+
+    Args: network, changed in place; share of inhibitory neurons in each hidden layer.
+    Returns: the network.
+    Raises: UserError for layers without recurrence, connections that are not `Dense`, or an empty population.
+    """
+    populations = []
+    for k, layer in enumerate(network.layers):
+        if layer.recurrent is None:
+            raise UserError("Dale's law needs recurrent=true: neurons are inhibited from within their own layer")
+        if type(layer.feedforward) is not Dense or type(layer.recurrent) is not Dense:
+            found = type(layer.feedforward).__name__
+            raise UserError(
+                f"Dale's law is for connection=dense (surgrad.network.connections.Dense), but layer {k} has {found}"
+            )
+        populations.append(excitatory_then_inhibitory(math.prod(layer.unit_shape), inhibitory))
+    below = torch.ones(math.prod(network.layers[0].feedforward.in_shape))
+    for layer, signs in zip(network.layers, populations, strict=True):
+        layer.feedforward = DaleDense(layer.feedforward.in_shape, len(signs), below)
+        layer.recurrent = DaleDense(layer.unit_shape, len(signs), signs)
+        below = signs.clamp(min=0)
+    if network.readout is not None:
+        old = network.readout.feedforward
+        network.readout.feedforward = MaskedDense(old.in_shape, *old.out_shape, below)
+    return network
+
+
+def obeyed(network: Network) -> bool:
+    """Whether every hidden neuron's outgoing weights have one sign, and only excitatory neurons project upwards."""
+    stack = [*network.layers, *([network.readout] if network.readout is not None else [])]
+    for layer, above in pairwise(stack):
+        own, upwards = layer.recurrent.weight, above.feedforward.weight
+        excites, inhibits = (own >= 0).all(0), (own <= 0).all(0)
+        if not bool((excites | inhibits).all()) or bool(upwards[:, ~excites].count_nonzero()):
+            return False
+    return bool((network.layers[0].feedforward.weight >= 0).all())

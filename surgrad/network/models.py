@@ -1,0 +1,126 @@
+"""The networks of the Classification suite, and the spiking methods of Gygax & Zenke (2025)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from surgrad.errors import UserError
+from surgrad.network.connections import Conv, Dense
+from surgrad.network.layers import Readout, SpikingLayer
+from surgrad.network.network import Network
+from surgrad.network.parameters import TimeConstant
+from surgrad.neurons.lif import LIF
+
+
+@dataclass(frozen=True)
+class ConvStack:
+    """Shapes of a stack of 1-D convolutional layers, bottom to top; one entry per layer, or more than are used.
+
+    Args:
+        nb_filters, kernel_size, stride, padding: of the feed-forward convolutions.
+        rec: whether every layer is recurrently connected to itself.
+        rec_kernel_size, rec_stride, rec_padding: of the recurrent convolutions.
+
+    Raises: UserError if a list is shorter than ``nb_hidden_layers``.
+    """
+
+    nb_hidden_layers: int = 3
+    nb_filters: Sequence[int] = (16, 32, 64)
+    kernel_size: Sequence[int] = (21, 7, 7)
+    stride: Sequence[int] = (10, 3, 3)
+    padding: Sequence[int] = (0, 0, 0)
+    rec: bool = True
+    rec_kernel_size: int = 5
+    rec_stride: int = 1
+    rec_padding: int = 2
+
+    def __post_init__(self):
+        if self.nb_hidden_layers < 1:
+            raise UserError(f"nb_hidden_layers={self.nb_hidden_layers}: at least one layer is needed")
+        for name in ("nb_filters", "kernel_size", "stride", "padding"):
+            value = getattr(self, name)
+            if len(value) < self.nb_hidden_layers:
+                raise UserError(
+                    f"{name}={list(value)} has {len(value)} entries, nb_hidden_layers={self.nb_hidden_layers} needs "
+                    "one for each layer"
+                )
+
+
+def conv_snn(
+    stack: ConvStack,
+    *,
+    nb_inputs: int,
+    nb_classes: int,
+    neuron: LIF,
+    dt: float,
+    tau_mem: float,
+    tau_syn: float,
+    tau_readout: float,
+) -> Network:
+    """A stack of (recurrent) 1-D convolutional LIF layers under a leaky readout, all weights still zero.
+
+    Args: shapes of the layers; number of input units and classes; the spiking neuron; time step, membrane, synaptic
+        and readout time constants in s.
+    Raises: UserError where a kernel is larger than its input.
+    """
+    layers, shape = [], (1, nb_inputs)
+    for k in range(stack.nb_hidden_layers):
+        try:
+            feedforward = Conv(shape, stack.nb_filters[k], stack.kernel_size[k], stack.stride[k], stack.padding[k])
+            shape, recurrent = feedforward.out_shape, None
+            if stack.rec:
+                recurrent = Conv(shape, shape[0], stack.rec_kernel_size, stack.rec_stride, stack.rec_padding)
+            layers.append(SpikingLayer(feedforward, neuron, tau_mem, tau_syn, recurrent))
+        except UserError as error:
+            raise UserError(f"hidden layer {k}: {error}") from error
+    return Network(layers, Readout(Dense(shape, nb_classes), tau_readout, tau_syn), dt)
+
+
+def dense_snn(
+    sizes: Sequence[int],
+    *,
+    neuron: LIF,
+    dt: float,
+    tau_mem: float,
+    tau_syn: float,
+    tau_readout: float,
+    recurrent: bool = True,
+    connection: Callable[[Sequence[int], int], nn.Module] = Dense,
+    time_constants: Callable[[float, int, torch.Generator], TimeConstant] | None = None,
+    generator: torch.Generator | None = None,
+    readout_unit_gain: bool = True,
+    delay: int = 1,
+) -> Network:
+    """A stack of dense (recurrent) LIF layers under a leaky readout, all weights still zero.
+
+    Args:
+        sizes: units of the input, of each hidden layer and of the readout.
+        neuron: the spiking neuron.
+        dt, tau_mem, tau_syn, tau_readout: s.
+        recurrent: whether every hidden layer drives itself.
+        connection: makes the feed-forward connections of hidden layers from (in_shape, nb_units).
+        time_constants: makes the time constants of a hidden layer from (tau in s, nb_units, generator); None: one
+            fixed value per layer.
+        generator: draws time constants.
+        readout_unit_gain: see `surgrad.network.layers.Readout`.
+        delay: see `surgrad.network.network.Network`.
+    """
+
+    def constant(tau: float, nb_units: int) -> float | TimeConstant:
+        return tau if time_constants is None else time_constants(tau, nb_units, generator)
+
+    layers = [
+        SpikingLayer(
+            connection((below,), units),
+            neuron,
+            constant(tau_mem, units),
+            constant(tau_syn, units),
+            Dense(units, units) if recurrent else None,
+        )
+        for below, units in pairwise(sizes[:-1])
+    ]
+    readout = Readout(Dense(sizes[-2], sizes[-1]), tau_readout, tau_syn, unit_gain=readout_unit_gain)
+    return Network(layers, readout, dt, delay)

@@ -1,0 +1,198 @@
+"""Networks written in the Neuromorphic Intermediate Representation (Pedersen et al. 2024, Nat. Commun. 15:8122).
+
+NIR's CubaLIF and CubaLI are differential equations,
+
+    tau_syn dI/dt = -I + w_in S        tau_mem dv/dt = (v_leak - v) + r I        v > v_threshold: spike, v = v_reset,
+
+without a time step, an order of updates or a delay. With every right-hand side held over a step, and states read at
+its beginning, they become (`decay` "exponential": a = exp(-dt/tau); "euler": a = 1 - dt/tau)
+
+    z[t] = v[t] > v_threshold      v = v_reset where z[t]
+    v[t+1] = b v + (1 - b) (v_leak + r I[t])      I[t+1] = a I[t] + (1 - a) w_in S[t]
+
+which are the equations of `surgrad.neurons.lif` with w_in = 1 / (1 - a), r = c / (1 - b), v_leak = v_reset = 0 and the
+reset "multiplicative_leak". Delays of a step are nir.Delay nodes. What the graph cannot hold is in its metadata, and
+said by `statements`: the time step, this discretisation, the reset "multiplicative" (which also clamps the step after
+a spike) and the start of the readout. Noise, other resets, adaptation and delays per synapse are refused.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nir
+import numpy as np
+import torch
+from torch import Tensor
+
+from surgrad.errors import UserError
+from surgrad.network.connections import Conv, DelayedDense, Dense
+from surgrad.network.layers import Readout, SpikingLayer
+from surgrad.network.network import Network
+from surgrad.neurons.lif import DECAYS, AdaptiveLIF
+from surgrad.runs import files
+
+#: Resets that end at v_reset, and what else an importer must do.
+RESETS = {
+    "multiplicative_leak": "",
+    "multiplicative": "a neuron that spikes in step t does not integrate the current of that step: v[t+1] = v_reset",
+}
+
+
+def to_nir(network: Network, decay: str = "exponential") -> nir.NIRGraph:
+    """The graph of a deterministic network: input, hid_0, hid_1, …, readout, output.
+
+    Args:
+        network: of `Dense` and `Conv` connections and `LIF` neurons.
+        decay: rule by which an importer turns time constants into decays, "exponential" or "euler"; the time constants
+            written are those that give the network's own decays by that rule.
+    Raises: UserError naming what NIR cannot say.
+    """
+    if decay not in DECAYS:
+        raise UserError(f"decay={decay}: unknown; allowed: {', '.join(DECAYS)}")
+    _require_expressible(network)
+    graph = _Graph(network, decay)
+    for k, layer in enumerate(network.layers):
+        graph.population(f"hid_{k}", layer, network.delay)
+    if network.readout is not None:
+        graph.population("readout", network.readout, network.delay)
+    return graph.finished(_metadata(network, decay))
+
+
+def write(network: Network, path: str | Path, decay: str = "exponential") -> list[str]:
+    """Write the graph to a file, atomically; returns what an importer must know beyond it (`statements`)."""
+    graph = to_nir(network, decay)
+    with files.replacing(Path(path)) as temporary:
+        nir.write(str(temporary), graph)
+    return statements(network, decay)
+
+
+def statements(network: Network, decay: str = "exponential") -> list[str]:
+    """What is true of the network and not of its graph, one sentence each."""
+    rules = {"exponential": "exp(-dt / tau)", "euler": "1 - dt / tau"}
+    said = [
+        f"time step: dt = {network.dt:g} s, decays {rules[decay]}, right-hand sides held over a step",
+        "a spike in step t is S[t] = 1; it changes I[t+1], v[t+2] and so z[t+2] first",
+    ]
+    resets = {layer.neuron.reset for layer in network.layers}
+    said += [f"reset: {RESETS[reset]}" for reset in sorted(resets) if RESETS[reset]]
+    if network.readout is not None:
+        said.append(f"readout: the output of step t is v[t+1], from v[0] = {network.readout.u0:g}")
+    return said
+
+
+def _metadata(network: Network, decay: str) -> dict[str, Any]:
+    resets = [layer.neuron.reset for layer in network.layers]
+    if len(set(resets)) > 1:
+        raise UserError(f"resets {', '.join(resets)}: a graph names one for all layers")
+    metadata = {
+        "dt": network.dt,
+        "decay": decay,
+        "reset": resets[0],
+        "statements": "\n".join(statements(network, decay)),
+    }
+    return metadata if network.readout is None else metadata | {"readout_v0": network.readout.u0}
+
+
+def _require_expressible(network: Network) -> None:
+    for k, layer in enumerate(network.layers):
+        neuron = layer.neuron
+        if neuron.escape_noise.stochastic:
+            raise UserError(
+                f"layer {k} spikes at random ({type(neuron.escape_noise).__name__} escape noise): NIR's thresholds are "
+                "deterministic; export a run with deterministic neurons, such as method=superspike"
+            )
+        if isinstance(neuron, AdaptiveLIF):
+            raise UserError(f"layer {k} has adaptive neurons: NIR has no adaptation current")
+        if neuron.reset not in RESETS:
+            raise UserError(f"layer {k} has reset={neuron.reset}: NIR resets to a value; allowed: {', '.join(RESETS)}")
+        if layer.feedforward is None:
+            raise UserError(f"layer {k} has no feed-forward connection: NIR needs one from its input")
+    for layer in [*network.layers, *([network.readout] if network.readout is not None else [])]:
+        for connection in (layer.feedforward, getattr(layer, "recurrent", None)):
+            if isinstance(connection, DelayedDense):
+                raise UserError("a delay per synapse: NIR's Delay is one per neuron")
+            if isinstance(connection, Conv) and len(set(connection.kernel_size)) > 1:
+                raise UserError(
+                    f"kernel_size={connection.kernel_size}: the nir package knows shapes of square ones only"
+                )
+            if not isinstance(connection, Dense | Conv | None):
+                raise UserError(f"{type(connection).__name__} connections: NIR export knows Dense and Conv")
+
+
+class _Graph:
+    """Nodes and edges as they grow from the input to the output."""
+
+    def __init__(self, network: Network, decay: str) -> None:
+        self.dt, self.decay = network.dt, decay
+        shape = network.layers[0].feedforward.in_shape
+        self.nodes: dict[str, nir.NIRNode] = {"input": nir.Input({"input": np.array(shape)})}
+        self.edges: list[tuple[str, str]] = []
+        self.last, self.shape = "input", tuple(shape)
+
+    def population(self, name: str, layer: SpikingLayer | Readout, delay: int) -> None:
+        """Add a layer above the last one: delay, connection, neurons, and the loop through the recurrent connection."""
+        source = self._path(self.last, self.shape, f"{name}_in", layer.feedforward, delay)
+        self.nodes[name] = self._neurons(layer)
+        self.edges.append((source, name))
+        if (recurrent := getattr(layer, "recurrent", None)) is not None:
+            self.edges.append((self._path(name, layer.unit_shape, f"{name}_rec", recurrent, 1), name))
+        self.last, self.shape = name, tuple(layer.unit_shape)
+
+    def finished(self, metadata: dict[str, Any]) -> nir.NIRGraph:
+        self.nodes["output"] = nir.Output({"output": np.array(self.shape)})
+        self.edges.append((self.last, "output"))
+        return nir.NIRGraph(nodes=self.nodes, edges=self.edges, metadata=metadata)
+
+    def _path(self, source: str, shape: Sequence[int], name: str, connection: Dense | Conv, delay: int) -> str:
+        """Nodes from ``source`` through delay and connection; the name of the last."""
+        if delay:
+            source = self._add(source, f"{name}_delay", nir.Delay(np.full(shape, delay * self.dt)))
+        if isinstance(connection, Dense):
+            if len(connection.in_shape) > 1:
+                flatten = nir.Flatten({"input": np.array(connection.in_shape)}, start_dim=0)
+                source = self._add(source, f"{name}_flatten", flatten)
+            return self._add(source, name, nir.Linear(_array(connection.weight)))
+        options = {
+            "padding": connection.padding,
+            "stride": connection.stride,
+            "dilation": (1,) * len(connection.stride),
+        }
+        node, lengths = nir.Conv2d, tuple(connection.in_shape[1:])
+        if len(lengths) == 1:
+            node, lengths, options = nir.Conv1d, lengths[0], {key: value[0] for key, value in options.items()}
+        bias = np.zeros(connection.out_shape[0], np.float32)
+        return self._add(source, name, node(lengths, _array(connection.weight), groups=1, bias=bias, **options))
+
+    def _add(self, source: str, name: str, node: nir.NIRNode) -> str:
+        self.nodes[name] = node
+        self.edges.append((source, name))
+        return name
+
+    def _neurons(self, layer: SpikingLayer | Readout) -> nir.CubaLIF | nir.CubaLI:
+        rule = layer.neuron.decay if isinstance(layer, SpikingLayer) else layer.decay
+        unit_gain = layer.neuron.unit_gain if isinstance(layer, SpikingLayer) else layer.unit_gain
+        tau_syn, tau_mem = (self._time_constant(tau.log_tau, rule, layer) for tau in (layer.tau_syn, layer.tau_mem))
+        a, b = (DECAYS[self.decay](self.dt / torch.from_numpy(tau)).numpy() for tau in (tau_syn, tau_mem))
+        values = {
+            "tau_syn": tau_syn,
+            "tau_mem": tau_mem,
+            "r": np.ones_like(b) if unit_gain else 1 / (1 - b),
+            "v_leak": np.zeros_like(b),
+            "w_in": 1 / (1 - a),
+        }
+        if isinstance(layer, Readout):
+            return nir.CubaLI(**values)
+        return nir.CubaLIF(**values, v_threshold=np.ones_like(b), v_reset=np.zeros_like(b))
+
+    def _time_constant(self, log_tau: Tensor, rule: str, layer: SpikingLayer | Readout) -> np.ndarray:
+        """tau (*units) in s, float64, whose decay by the importer's rule is the layer's decay by its own."""
+        tau = torch.exp(log_tau.detach().double())
+        if rule != self.decay:
+            decay = DECAYS[rule](self.dt / tau)
+            tau = self.dt / (1 - decay) if self.decay == "euler" else -self.dt / torch.log(decay)
+        return tau.expand(layer.unit_shape).numpy().copy()
+
+
+def _array(weight: Tensor) -> np.ndarray:
+    return weight.detach().cpu().numpy().copy()

@@ -1,0 +1,104 @@
+"""Constrained parameters of layers: positive time constants, bounded numbers, adaptation."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from surgrad.errors import UserError
+from surgrad.kernels.philox import NoiseKey, uniform
+from surgrad.neurons.lif import DECAYS, AdaptationValues, AdaptiveLIF
+
+
+class TimeConstant(nn.Module):
+    """A positive time constant in seconds: fixed or trainable, one per layer or one per neuron.
+
+    Held as log(tau), the one positive parametrisation of the suite, so that gradient steps are relative changes.
+
+    Args:
+        tau: initial value(s) in s; a tensor of shape (*units) gives one per neuron.
+        trainable: whether it is a parameter.
+        bounds: (low, high) in s; `clip_` moves a trained value back between them.
+
+    Raises: UserError for a tau that is not positive and finite, or bounds out of order.
+    """
+
+    def __init__(self, tau: float | Tensor, trainable: bool = False, bounds: tuple[float, float] | None = None):
+        super().__init__()
+        tau = torch.as_tensor(tau, dtype=torch.float64)
+        if not bool(((tau > 0) & tau.isfinite()).all()):
+            raise UserError(f"time constant {tau.min().item()} s is not allowed: it must be positive and finite")
+        if bounds is not None and not 0 < bounds[0] < bounds[1]:
+            raise UserError(f"bounds={bounds} of a time constant must be 0 < low < high, in seconds")
+        self.log_tau = nn.Parameter(tau.log().to(torch.get_default_dtype()), requires_grad=trainable)
+        self.bounds = bounds
+
+    def decay(self, dt: float, method: str = "exponential") -> Tensor:
+        """exp(-dt / tau), in the shape of tau; computed in float64, for one ulp moves spikes near threshold.
+
+        With ``method`` "euler", 1 - dt / tau. Raises: UserError if that is negative.
+        """
+        decay = DECAYS[method](dt * torch.exp(-self.log_tau.double()))
+        if bool((decay < 0).any()):
+            raise UserError(
+                f"decay='euler' with dt={dt:g} s needs time constants of at least dt, but one is "
+                f"{float(self.tau.min()):.3g} s; take a smaller time step or decay='exponential'"
+            )
+        return decay.to(self.log_tau.dtype)
+
+    @property
+    def tau(self) -> Tensor:
+        """Seconds."""
+        return self.log_tau.exp()
+
+    @torch.no_grad()
+    def clip_(self) -> None:
+        if self.bounds is not None:
+            self.log_tau.clamp_(math.log(self.bounds[0]), math.log(self.bounds[1]))
+
+
+class Bounded(nn.Module):
+    """Trainable numbers that stay in a range: low + (high - low) sigma(x).
+
+    Args: low, high; ``start``, where between them each begins, in (0, 1); whether they are parameters.
+    """
+
+    def __init__(self, low: float, high: float, start: Tensor, trainable: bool = True):
+        super().__init__()
+        self.low, self.high = low, high
+        self.logit = nn.Parameter(start.double().logit().to(torch.get_default_dtype()), requires_grad=trainable)
+
+    def forward(self) -> Tensor:
+        return self.low + (self.high - self.low) * torch.sigmoid(self.logit)
+
+
+class Adaptation(nn.Module):
+    """The constants a, b and tau_w (s) of every neuron of an adaptive layer.
+
+    Args: neuron, whose ranges they start and stay in; shape of the layer's units.
+    """
+
+    def __init__(self, neuron: AdaptiveLIF, unit_shape: Sequence[int]):
+        super().__init__()
+        for index, name in enumerate(("a", "b", "tau_w")):
+            start = uniform(NoiseKey(neuron.seed, index), 0, torch.zeros(1, dtype=torch.int64), unit_shape)[0]
+            setattr(self, name, Bounded(*getattr(neuron, name), start, neuron.trainable))
+
+    def values(self, dt: float) -> AdaptationValues:
+        """What a step of dt seconds needs; the decay exp(-dt / tau_w) is computed in float64."""
+        a, b, tau_w = self.a(), self.b(), self.tau_w()
+        return AdaptationValues(torch.exp(-dt / tau_w.double()).to(tau_w.dtype), a, b)
+
+    def require_stable(self, dt: float, b: Tensor, gain: Tensor) -> None:
+        """Refuses a range of a that leaves the stable region (`AdaptiveLIF`).
+
+        Args: dt in s; decay b and gain of the membrane. Raises: UserError.
+        """
+        d = math.exp(-dt / self.tau_w.low)
+        bound = float(((1 + b) * (1 + d) / (gain * (1 - d))).min())
+        if self.a.high >= bound:
+            raise UserError(
+                f"a={self.a.high:g} makes the adaptation unstable at tau_w={self.tau_w.low:g} s and dt={dt:g} s: "
+                f"keep it below {bound:.4g}, or take a smaller time step"
+            )

@@ -1,0 +1,1 @@
+"""Neurons: dynamics of one step, surrogate derivatives, escape noise."""

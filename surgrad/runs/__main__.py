@@ -1,0 +1,294 @@
+"""Run folders in a terminal: `python3 -m surgrad.runs.folder list|show|compare|clean`.
+
+python3 -m surgrad.runs.folder list Classification/Runs --status done --sort test_acc
+python3 -m surgrad.runs.folder show 2b686f9b
+python3 -m surgrad.runs.folder compare Classification/Runs/superspike --metrics train_loss,valid_acc --out curves.png
+python3 -m surgrad.runs.folder clean --status failed --yes
+"""
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from surgrad.errors import UserError
+from surgrad.runs import files, tables
+from surgrad.runs.record import REPO, RunRecord, load_runs
+
+#: Columns of metrics.csv that `compare` draws if it is not told which, the first four that there are.
+CURVES = ("train_loss", "valid_loss", "train_acc", "valid_acc", "van_rossum", "l2", "van_rossum_other", "l2_other")
+
+#: A run that stopped writing less long ago may be written on another machine, whose lock is not seen here.
+QUIET_SECONDS = 600
+
+
+# ---------------------------------------------------------------- which runs
+def find(where: Sequence[str]) -> list[RunRecord]:
+    """The runs that paths, globs or run ids name; without any, those of all suites. Raises UserError for none."""
+    found: dict[Path, RunRecord] = {}
+    for place in list(where) or list(map(str, suites())):
+        try:
+            records = load_runs(_with_id(place) if _is_id(place) else place)
+        except FileNotFoundError as error:
+            raise UserError(str(error)) from error
+        found |= {record.folder: record for record in records}
+    if not found:
+        raise UserError(f"there are no runs yet in {REPO}/*/Runs")
+    return list(found.values())
+
+
+def suites() -> list[Path]:
+    """The folders of runs of all suites."""
+    return sorted(path for path in REPO.glob("*/Runs") if path.is_dir())
+
+
+def _is_id(place: str) -> bool:
+    return not Path(place).exists() and 4 <= len(place) <= 8 and not set(place) - set("0123456789abcdef")
+
+
+def _with_id(run_id: str) -> list[str]:
+    found = [str(path.parent) for suite in suites() for path in suite.rglob(f"*-{run_id}*/summary.json")]
+    if not found:
+        raise UserError(f"{run_id}: no run of this id below {', '.join(map(tables.here, suites()))}; give its path")
+    return found
+
+
+def _one(where: str) -> RunRecord:
+    records = find([where])
+    if len(records) > 1:
+        raise UserError(f"{where}: {len(records)} runs; give one of {', '.join(r.folder.name for r in records[:5])}, …")
+    return records[0]
+
+
+# ---------------------------------------------------------------- list
+def list_runs(args: argparse.Namespace) -> Iterator[str]:
+    """One table for each folder of runs."""
+    records = [record for record in find(args.where) if not args.status or record.status in args.status]
+    folders: dict[Path, list[RunRecord]] = {}
+    for record in records:
+        folders.setdefault(record.folder.parent, []).append(record)
+    for folder, group in folders.items():
+        yield f"{tables.here(folder)}: {_counted(group)}"
+        yield _listed(group, args.metrics or tables.key_metrics(group), args.sort)
+        yield ""
+    yield _counted(records)
+
+
+def _listed(records: list[RunRecord], metrics: Sequence[str], sort: str) -> str:
+    now = time.time()
+    differing = dict(zip(records, map(_beside_name, records, tables.differences(records)), strict=True))
+    keys = {
+        "name": lambda record: tables.natural(record.folder.name),
+        "age": lambda record: -tables.changed(record),
+        "size": lambda record: -tables.size(record.folder),
+        "status": lambda record: (record.status, tables.natural(record.folder.name)),
+    }
+    records = sorted(records, key=keys.get(sort, lambda record: _descending(tables.metric(record, sort))))
+    rows = [
+        [
+            record.folder.name,
+            record.status,
+            *(tables.number(tables.metric(record, name)) for name in metrics),
+            tables.age(record, now),
+            tables.human(tables.size(record.folder)),
+            differing[record],
+        ]
+        for record in records
+    ]
+    head = ["run", "status", *metrics, "age", "size", "differs in"]
+    if not any(differing[record] for record in records):
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    return tables.render(head, rows, width=_width(), shrink=len(head) - 1)
+
+
+def _beside_name(record: RunRecord, settings: dict[str, Any]) -> str:
+    """The settings in which a run differs and that its folder's name does not say."""
+    name = record.folder.name
+    unsaid = {key: value for key, value in settings.items() if f"{key.rpartition('.')[2]}={value}" not in name}
+    return tables.label(unsaid)
+
+
+def _descending(value: Any) -> float:
+    return -float(value) if isinstance(value, int | float) else float("inf")
+
+
+def _counted(records: Sequence[RunRecord]) -> str:
+    status = [record.status for record in records]
+    counts = ", ".join(f"{status.count(one)} {one}" for one in dict.fromkeys(status))
+    return f"{len(records)} run{'s' * (len(records) != 1)}" + (f": {counts}" if counts else "")
+
+
+def _width() -> int:
+    return max(tables.WIDTH, shutil.get_terminal_size((tables.WIDTH, 24)).columns)
+
+
+# ---------------------------------------------------------------- show
+def show_run(args: argparse.Namespace) -> Iterator[str]:
+    """Everything about one run but its curves."""
+    record = _one(args.run)
+    summary = dict(record.summary)
+    yield f"{tables.here(record.folder)}"
+    yield f"status    {record.status}{': ' * bool(record.reason)}{record.reason}"
+    yield f"started   {summary.get('started', '-')}   ended {summary.get('ended', '-')}   {tables.age(record)} ago"
+    yield f"took      {tables.number(summary.get('wall_seconds'))} s in {summary.get('attempts', 1)} attempt(s)"
+    yield f"commit    {summary.get('git_commit') or '-'}"
+    yield "versions  " + " ".join(f"{name} {version}" for name, version in summary.get("versions", {}).items())
+    yield f"size      {tables.human(tables.size(record.folder))}: " + ", ".join(_files(record.folder))
+    yield f"overrides {' '.join(record.overrides) or '-'}"
+    told = {"status", "started", "ended", "wall_seconds", "attempts", "git_commit", "versions", "error"}
+    yield "\nsummary"
+    yield from (f"  {name}: {tables.number(value)}" for name, value in summary.items() if name not in told)
+    if record.metrics:
+        yield "\nlast row of metrics.csv"
+        yield from (f"  {name}: {tables.number(column[-1].item())}" for name, column in _written(record))
+    yield "\nconfig"
+    yield from ("  " + line for line in OmegaConf.to_yaml(OmegaConf.create(record.config)).splitlines())
+    if (record.folder / "traceback.txt").exists():
+        yield "\n" + (record.folder / "traceback.txt").read_text(encoding="utf-8").rstrip()
+
+
+def _written(record: RunRecord) -> list[tuple[str, Any]]:
+    return [(name, column) for name, column in record.metrics.items() if len(column)]
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(f"{path.name}{'/' * path.is_dir()}" for path in folder.iterdir() if not path.name.startswith("."))
+
+
+# ---------------------------------------------------------------- compare
+def compare_runs(args: argparse.Namespace) -> Iterator[str]:
+    """The runs' settings and final numbers side by side, and their curves in a figure."""
+    from surgrad.figures.runs import curves  # only here: tables do without matplotlib
+
+    records = sorted(find(args.where), key=lambda record: tables.natural(record.name))
+    settings = tables.differences(records)
+    labels = [tables.label(one) if one else record.folder.name for one, record in zip(settings, records, strict=True)]
+    columns = args.metrics or [name for name in CURVES if any(name in record.metrics for record in records)][:4]
+    drawn = [record for record in records if any(name in record.metrics for name in columns)]
+    if not drawn:
+        there = sorted({name for record in records for name in record.metrics})
+        raise UserError(f"--metrics {','.join(columns)}: no run has such a column; there are: {', '.join(there)}")
+    for name in dict.fromkeys(key for one in settings for key in one):
+        values = dict.fromkeys(tables.number(one[name]) for one in settings)
+        yield f"{name}: {', '.join(values)}"
+    numbers = tables.key_metrics(records)
+    rows = [
+        [label, record.status, *(tables.number(tables.metric(record, name)) for name in numbers), record.folder.name]
+        for label, record in zip(labels, records, strict=True)
+    ]
+    yield tables.render(["run", "status", *numbers, "folder"], rows, width=_width())
+    figure = curves([record.metrics for record in records], columns, labels)
+    out = Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(out) as temporary:
+        figure.savefig(temporary, format="png")
+    yield f"curves of {', '.join(columns)}: {tables.here(out.absolute())}"
+
+
+# ---------------------------------------------------------------- clean
+def clean_runs(args: argparse.Namespace) -> Iterator[str]:
+    """List what would go; with --yes, remove it. A run that is being written, or may be, stays."""
+    roots = [Path(place).absolute() for place in args.where] or suites()
+    removable: list[tuple[Path, str, str]] = []
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(f"{root}: no such folder")
+        removable += _removable(root, args.status or ["failed", "interrupted", "empty"])
+    if not removable:
+        yield "nothing to remove"
+        return
+    rows = [[tables.here(folder), status, tables.human(tables.size(folder)), why] for folder, status, why in removable]
+    yield tables.render(["folder", "status", "size", "why"], rows, width=_width(), shrink=3)
+    total = tables.human(sum(tables.size(folder) for folder, _, _ in removable))
+    if not args.yes:
+        yield f"{len(removable)} folders, {total}; nothing is removed without --yes"
+        return
+    for folder, _, _ in removable:
+        _remove(folder, roots)
+    yield f"removed {len(removable)} folders, {total}"
+
+
+def _removable(root: Path, kinds: Sequence[str]) -> list[tuple[Path, str, str]]:
+    found = []
+    for folder in sorted(_candidates(root)):
+        record = RunRecord(folder)
+        status = record.status if record.summary else "empty"
+        closed = record.summary.get("status") in ("done", "failed", "interrupted")
+        written = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+        if status in kinds and not files.is_locked(folder) and (closed or time.time() - written > QUIET_SECONDS):
+            found.append((folder, status, record.reason if record.summary else "nothing was computed"))
+    return found
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    """Run folders and empty folders at or below a folder, not those that are hidden or inside a run."""
+    entries = list(folder.iterdir())
+    if not entries or any((folder / name).exists() for name in ("summary.json", ".lock")):
+        yield folder
+        return
+    for entry in entries:
+        if entry.is_dir() and not entry.name.startswith("."):
+            yield from _candidates(entry)
+
+
+def _remove(folder: Path, roots: Sequence[Path]) -> None:
+    """Remove a run folder, holding its lock, and the folders above it that are empty then."""
+    lock = files.FolderLock(folder)
+    try:
+        shutil.rmtree(folder)
+    finally:
+        lock.release()
+    for above in folder.parents:
+        if above in roots or any(above.iterdir()):
+            return
+        above.rmdir()
+
+
+# ---------------------------------------------------------------- the command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command; mistakes are one line and exit code 1."""
+    args = _parser().parse_args(arguments)
+    try:
+        for line in args.command(args):
+            sys.stdout.write(line + "\n")
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(1) from None
+    except BrokenPipeError:  # the reader, e.g. `head`, has seen enough
+        sys.stderr.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m surgrad.runs.folder", description="Look at run folders, and tidy them."
+    )
+    commands = parser.add_subparsers(required=True, metavar="list|show|compare|clean")
+
+    def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=function)
+        return sub
+
+    words = {"type": lambda text: text.split(","), "default": []}
+    where = {"nargs": "*", "metavar": "WHERE", "help": "folders, globs or run ids; default: the Runs of all suites"}
+    listing = command("list", list_runs, "tables of runs: status, final numbers, age, size, what differs")
+    listing.add_argument("where", **where)
+    listing.add_argument("--status", **words, help="only these, e.g. failed,interrupted")
+    listing.add_argument("--metrics", **words, help="columns, from summary.json or metrics.csv")
+    listing.add_argument("--sort", default="name", help="name, age, size, status or a metric, largest first")
+    showing = command("show", show_run, "everything about one run")
+    showing.add_argument("run", help="its folder or id")
+    comparing = command("compare", compare_runs, "what differs between runs, and their curves as PNG")
+    comparing.add_argument("where", **(where | {"nargs": "+"}))
+    comparing.add_argument("--metrics", **words, help="columns of metrics.csv to draw")
+    comparing.add_argument("--out", default="compare.png", help="the figure; default: compare.png")
+    cleaning = command("clean", clean_runs, "remove failed, interrupted and empty runs; without --yes only list them")
+    cleaning.add_argument("where", **where | {"help": "folders; default: the Runs of all suites"})
+    cleaning.add_argument("--status", **words, help="only these of failed,interrupted,empty")
+    cleaning.add_argument("--yes", action="store_true", help="really remove them")
+    return parser

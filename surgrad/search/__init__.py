@@ -1,0 +1,1 @@
+"""Search of hyperparameters; every trial is a run folder."""

@@ -1,0 +1,1 @@
+"""Traces of the published implementations and their replay."""

@@ -1,0 +1,1 @@
+"""Training: one epoch, many epochs with resume, evaluation, losses, regularisers, optimisers."""

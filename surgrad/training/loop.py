@@ -1,0 +1,169 @@
+"""One epoch: batches of events, the objective, the scores."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from surgrad.datasets.events import Augmentation, Batches, EventBatch, EventDataset
+from surgrad.errors import UserError
+from surgrad.kernels.state import NetworkOutput
+from surgrad.training.distributed import ALONE, Processes
+from surgrad.training.losses import ReadoutCrossEntropy
+from surgrad.training.regularizers import ActivityRegularizer, penalty
+
+#: Draws of the escape noise: training and validation take the epoch, tests and monitors numbers no epoch reaches.
+TEST_DRAW, MONITOR_DRAW = 1 << 20, 1 << 21
+
+
+@dataclass(frozen=True)
+class BatchGrid:
+    """How events become batches.
+
+    Args: samples in a batch; time step in s; number of steps; shape of the input units; device of the network.
+    """
+
+    batch_size: int
+    dt: float
+    nb_steps: int
+    unit_shape: tuple[int, ...] | None = None
+    device: str = "cpu"
+
+    @property
+    def duration(self) -> float:
+        """Simulated time of one sample in s."""
+        return self.nb_steps * self.dt
+
+    def __call__(
+        self,
+        dataset: EventDataset,
+        generator: torch.Generator | None = None,
+        augment: Augmentation | None = None,
+    ) -> Batches:
+        return dataset.batches(
+            self.batch_size,
+            dt=self.dt,
+            nb_steps=self.nb_steps,
+            generator=generator,
+            augment=augment,
+            unit_shape=self.unit_shape,
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a network is run, apart from what it computes: the arguments of `Network.forward` of the same names.
+
+    Args: kernel; memory; truncate in steps, 0 for gradients through all of them; precision of the products.
+    """
+
+    kernel: str = "auto"
+    memory: str = "full"
+    truncate: int = 0
+    precision: str = "float32"
+
+    def __call__(self, network: nn.Module, x: Tensor | EventBatch, **options: Any) -> NetworkOutput:
+        """Run ``network`` on ``x``; ``options`` are further arguments of `Network.forward`."""
+        return network(x, **asdict(self), **options)
+
+
+#: What `Network.forward` does by itself.
+FASTEST = Compute()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: a loss on the readout plus penalties on the spike counts."""
+
+    loss: ReadoutCrossEntropy
+    regularizers: Sequence[ActivityRegularizer] = ()
+
+    def penalty(self, counts: Sequence[Tensor], processes: Processes, weight: float) -> Tensor:
+        """Sum of the penalties on spike counts (B, *units) of each layer, the share of one process with its weight.
+
+        What acts on averages over the batch sees those of the whole batch.
+        """
+        of_batch = [r for r in self.regularizers if r.dims == "batch"]
+        of_samples = [r for r in self.regularizers if r.dims != "batch"]
+        averaged = [processes.with_common_mean(c, weight) for c in counts] if of_batch else []
+        return penalty(of_samples, counts) + penalty(of_batch, averaged)
+
+
+class Scores(NamedTuple):
+    """Means over samples: loss, penalty, share of correct predictions; firing rate in Hz of each spiking layer."""
+
+    loss: float
+    penalty: float
+    acc: float
+    rates: list[float]
+
+
+class _Tally:
+    """Sums of what `Scores` averages, over the samples of all processes; float64 on the host."""
+
+    def __init__(self, duration: float, processes: Processes):
+        self.duration, self.processes = duration, processes
+        self.sums = torch.zeros((), dtype=torch.float64)
+
+    @torch.no_grad()
+    def add(self, nb_samples: int, loss: Tensor, extra: Tensor, correct: Tensor, counts: Sequence[Tensor]) -> Scores:
+        """Add a batch, of which ``nb_samples`` are this process's, with their mean loss, penalty and spike counts.
+
+        Returns: the scores of that batch, of all processes.
+        """
+        values = torch.stack([loss, extra.to(loss.device), *(c.mean() for c in counts), correct.to(loss.dtype)])
+        means, correct = values.double().cpu().split([len(values) - 1, 1])
+        nb = torch.full((1,), nb_samples, dtype=torch.float64)
+        sums = self.processes.total(torch.cat([nb * means, nb.clamp(max=1) * correct, nb]))
+        self.sums = self.sums + sums
+        return self._scores(sums)
+
+    def scores(self) -> Scores:
+        """The scores of all batches so far."""
+        return self._scores(self.sums)
+
+    def _scores(self, sums: Tensor) -> Scores:
+        loss, extra, *counts, correct = (sums[:-1] / sums[-1]).tolist()
+        return Scores(loss, extra, correct, [count / self.duration for count in counts])
+
+
+def train_epoch(
+    network: nn.Module,
+    batches: Batches,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    *,
+    seed: int = 0,
+    draw: int = 0,
+    device: str = "cpu",
+    compute: Compute = FASTEST,
+    processes: Processes = ALONE,
+    on_batch: Callable[[Scores], None] = lambda scores: None,
+) -> Scores:
+    """One pass of gradient descent.
+
+    Args: network (`Processes.parallel` of it), batches, objective, optimizer; ``seed`` and ``draw`` (the epoch) address
+        the escape noise; ``compute``; ``processes`` share every batch; ``on_batch`` is told the scores so far.
+    Returns: scores averaged over the pass, each batch with the weights it met.
+    Raises: UserError if the loss is not finite.
+    """
+    tally = _Tally(batches.nb_steps * batches.dt, processes)
+    for batch in batches:
+        batch, weight = processes.share(batch)
+        batch = batch.to(device)
+        out = compute(network, batch, seed=seed, draw=draw)
+        loss = objective.loss(out.readout, batch.labels)
+        extra = objective.penalty(out.counts, processes, weight)
+        optimizer.zero_grad(set_to_none=True)
+        (weight * (loss + extra)).backward()
+        correct = (objective.loss.predictions(out.readout.detach()) == batch.labels).sum()
+        seen = tally.add(len(batch) if weight else 0, loss, extra, correct, out.counts)
+        if not math.isfinite(seen.loss + seen.penalty):
+            raise UserError(f"the loss is {seen.loss} (penalty {seen.penalty})")
+        optimizer.step()
+        on_batch(tally.scores())
+    return tally.scores()

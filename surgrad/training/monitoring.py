@@ -1,0 +1,173 @@
+"""What a network does with single samples: spikes of all layers, rates and Fano factors over repeats, figures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surgrad.datasets.events import EventBatch, EventDataset
+from surgrad.errors import UserError
+from surgrad.figures import plots as figures
+from surgrad.network.network import Network
+from surgrad.runs.folder import Run
+from surgrad.training.loop import FASTEST, MONITOR_DRAW, BatchGrid, Compute
+from surgrad.training.statistics import defined_mean, fano_over_trials, firing_rates
+
+_RECORDED_AT_ONCE = 64  # repeats whose spikes are held as numbers rather than bytes
+
+
+class Activity(NamedTuple):
+    """Recorded samples.
+
+    spikes: of every hidden layer, bottom to top, uint8 (T, B, *units).
+    readout: float32 (T, B, classes).
+    """
+
+    spikes: list[Tensor]
+    readout: Tensor
+
+
+@torch.no_grad()
+def record(
+    network: Network, batches: Sequence[EventBatch], *, seed: int = 0, draw: int = 0, compute: Compute = FASTEST
+) -> Activity:
+    """Spikes and readout of some batches as one `Activity` on the CPU, spikes as bytes.
+
+    Args: network; batches on its device; address of the noise; how it is run.
+    """
+    spikes, readouts = [], []
+    for batch in batches:
+        out = compute(network, batch, seed=seed, draw=draw, record=True)
+        spikes.append([layer.to(torch.uint8).cpu() for layer in out.spikes])
+        readouts.append(out.readout.cpu())
+    return Activity([torch.cat(layer, 1) for layer in zip(*spikes, strict=True)], torch.cat(readouts, 1))
+
+
+def repeated(sample: EventBatch, nb_repeats: int, batch_size: int) -> list[EventBatch]:
+    """One sample ``nb_repeats`` times, in batches; repeat k has the id k, so that each draws its own noise."""
+    batches = []
+    for first in range(0, nb_repeats, batch_size):
+        n = min(batch_size, nb_repeats - first)
+        batches.append(
+            replace(
+                sample,
+                steps=sample.steps.repeat(n),
+                units=sample.units.repeat(n),
+                offsets=torch.arange(n + 1, device=sample.offsets.device) * len(sample.steps),
+                labels=sample.labels.repeat(n),
+                ids=torch.arange(first, first + n, device=sample.ids.device),
+            )
+        )
+    return batches
+
+
+@dataclass
+class Monitor:
+    """Looks at a network before, during and after training, through the same few samples each time.
+
+    Args:
+        network, dataset, grid: the network; where samples are taken from; how events become batches.
+        run: where arrays and figures go.
+        nb_samples: samples in the snapshot, neurons in the rasters over trials.
+        window: of the Fano factor, in steps; 0 leaves it out.
+        binned: adjacent windows instead of one that moves step by step.
+        nb_repeats, nb_trials: presentations of one sample for the Fano factor; how many of them are kept as rasters.
+        idx_layer, idx_neuron: of the rasters over trials; neurons beyond the first (None: all) are drawn at random.
+        sample_seed: chooses samples and neurons.
+        seed, compute: of the noise; how the network is run.
+        plot: draw figures.
+        alpha, alpha_trials: opacity of a spike in them.
+    """
+
+    network: Network
+    dataset: EventDataset
+    grid: BatchGrid
+    run: Run
+    nb_samples: int = 5
+    window: int = 10
+    binned: bool = False
+    nb_repeats: int = 400
+    nb_trials: int = 201
+    idx_layer: int = 1
+    idx_neuron: int | None = None
+    sample_seed: int = 12
+    seed: int = 0
+    compute: Compute = FASTEST
+    plot: bool = True
+    alpha: float = 0.3
+    alpha_trials: float = 0.75
+
+    def __post_init__(self):
+        generator = torch.Generator().manual_seed(self.sample_seed)
+        self.samples = torch.randperm(len(self.dataset), generator=generator)[: self.nb_samples].numpy()
+        nb_units = int(np.prod(self.network.layers[self.idx_layer].unit_shape))
+        self.neurons = torch.randperm(nb_units, generator=generator)[: self.nb_samples].tolist()
+        if self.idx_neuron is not None:
+            if not 0 <= self.idx_neuron < nb_units:
+                raise UserError(f"plotting.idx_neuron={self.idx_neuron}: layer {self.idx_layer} has {nb_units} neurons")
+            self.neurons[0] = self.idx_neuron
+
+    def __call__(self, when: str) -> dict[str, float]:
+        """Record, draw and return the Fano factor of each layer as ``fano-hid_<k>``; files are named after ``when``."""
+        self._snapshot(when)
+        return self._repeats(when) if self.window else {}
+
+    def _snapshot(self, when: str) -> None:
+        batch = self._batch(self.samples)
+        seen = record(self.network, [batch], seed=self.seed, draw=MONITOR_DRAW, compute=self.compute)
+        populations = [batch.dense(torch.uint8).cpu(), *seen.spikes]
+        names = ["in", *(f"hid_{k}" for k in range(len(seen.spikes)))]
+        for name, spikes in zip(names, populations, strict=True):
+            self.run.state(f"{when}/spikes-{name}", spikes, dt=self.grid.dt, axes="time, sample, unit")
+        self.run.state(f"{when}/readout", seen.readout, dt=self.grid.dt, axes="time, sample, class")
+        self.run.state(f"{when}/labels", batch.labels)
+        if not self.plot:
+            return
+        arrays, readout = [spikes.numpy() for spikes in populations], seen.readout.numpy()
+        labels = batch.labels.tolist()
+        self.run.figure(f"{when}_activity", figures.activity(arrays, readout, labels, self.grid.dt, alpha=self.alpha))
+        pair = self._two_classes(labels)
+        if pair is not None:
+            chosen = [spikes[:, pair] for spikes in arrays]
+            figure = figures.two_classes(
+                chosen, readout[:, pair], [labels[k] for k in pair], self.grid.dt, alpha=self.alpha
+            )
+            self.run.figure(f"{when}_two_classes", figure)
+
+    def _two_classes(self, labels: list[int]) -> list[int] | None:
+        other = [k for k, label in enumerate(labels) if label != labels[0]]
+        return [0, other[0]] if other else None
+
+    def _repeats(self, when: str) -> dict[str, float]:
+        sample = self._batch(self.samples[:1])
+        batches = repeated(sample, self.nb_repeats, min(self.grid.batch_size, _RECORDED_AT_ONCE))
+        seen = record(self.network, batches, seed=self.seed, draw=MONITOR_DRAW + 1, compute=self.compute)
+        columns = {}
+        for k, spikes in enumerate(seen.spikes):
+            fano = defined_mean(fano_over_trials(spikes, self.window, self.binned))
+            columns[f"fano-hid_{k}"] = fano.value
+            rates = firing_rates(spikes, self.grid.dt)
+            self.run.state(
+                f"{when}/rates-hid_{k}",
+                rates.mean(0),
+                units="Hz",
+                axes="unit",
+                fano=fano.value,
+                fano_undefined_share=fano.undefined_share,
+            )
+        shown = seen.spikes[self.idx_layer].flatten(2)[:, : self.nb_trials, self.neurons]
+        attributes = {"dt": self.grid.dt, "neurons": self.neurons, "layer": self.idx_layer}
+        self.run.state(f"{when}/trials", shown, axes="time, trial, neuron", **attributes)
+        if self.plot:
+            title = f"hidden {self.idx_layer}, one stimulus"
+            figure = figures.trials(shown.numpy(), self.neurons, self.grid.dt, alpha=self.alpha_trials, title=title)
+            self.run.figure(f"{when}_trials", figure)
+        return columns
+
+    def _batch(self, indices: np.ndarray) -> EventBatch:
+        chosen = self.dataset.subset(indices)
+        grid = replace(self.grid, batch_size=len(chosen))
+        return next(grid(chosen)).to(self.grid.device)

@@ -1,0 +1,100 @@
+"""Validation splits: disjoint, complete, reproducible, honest about speakers."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from surgrad.datasets.events import EventDataset
+from surgrad.datasets.sources.hdf5 import write_shd
+from surgrad.datasets.splits import RandomValidation, SpeakerValidation, validation_split
+from surgrad.errors import UserError
+
+
+def make_dataset(nb_samples=60, seed=0, speakers=True):
+    rng = np.random.default_rng(seed)
+    return EventDataset(
+        times=rng.random(nb_samples),
+        units=rng.integers(0, 5, nb_samples),
+        offsets=np.arange(nb_samples + 1),
+        labels=np.arange(nb_samples) % 4,
+        nb_units=5,
+        nb_classes=4,
+        speakers=rng.integers(0, 6, nb_samples) if speakers else None,
+        name="set",
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    nb_samples=st.integers(20, 200),
+    fraction=st.floats(0.1, 0.9),
+    seed=st.integers(0, 1000),
+    stratified=st.booleans(),
+)
+def test_random_split_parts_the_samples(nb_samples, fraction, seed, stratified):
+    dataset = make_dataset(nb_samples)
+    options = {"fraction": fraction, "seed": seed, "stratified": stratified}
+    train, valid = validation_split(dataset, "random", **options)
+    assert sorted([*train.ids, *valid.ids]) == list(range(nb_samples))
+    if stratified:
+        expected = [round(fraction * n) for n in np.bincount(dataset.labels)]
+        assert np.bincount(valid.labels, minlength=4).tolist() == expected
+    else:
+        assert len(valid) == round(fraction * nb_samples)
+    again = validation_split(dataset, "random", **options)[1]
+    assert np.array_equal(valid.ids, again.ids)
+    for n, sample in zip(valid.ids, range(len(valid)), strict=True):
+        assert valid[sample][0] == dataset[n][0]
+
+
+def test_seed_changes_the_random_split():
+    ids = [RandomValidation(seed=seed)(make_dataset())[1].ids.tolist() for seed in (0, 1)]
+    assert ids[0] != ids[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, {5}), ({"nb_speakers": 2}, {4, 5}), ({"speakers": [0, 3]}, {0, 3})],
+)
+def test_speakers_are_held_out_whole(options, expected):
+    train, valid = validation_split(make_dataset(), "speaker", **options)
+    assert set(valid.speakers) == expected
+    assert set(train.speakers) == set(range(6)) - expected
+
+
+def test_no_validation():
+    dataset = make_dataset()
+    assert validation_split(dataset, "none") == (dataset, None)
+
+
+def test_file_is_read_with_the_training_sets_sizes(tmp_path):
+    small = EventDataset([0.1], [0], [0, 1], [0], 1, 1)
+    write_shd(tmp_path / "valid.h5", small)
+    train, valid = validation_split(make_dataset(), "file", path=tmp_path / "valid.h5")
+    assert (valid.nb_units, valid.nb_classes) == (5, 4)
+    assert not set(valid.ids) & set(train.ids)
+
+
+@pytest.mark.parametrize(
+    ("validation", "options", "message"),
+    [
+        ("speakers", {}, "allowed are file, none, random, speaker"),
+        ("random", {"fraction": 0.0}, "between 0 and 1"),
+        ("random", {"fraction": 0.001}, "no sample for validation"),
+        ("random", {"fraction": 0.999}, "no sample for training"),
+        ("speaker", {"speakers": [7]}, "no speaker 7"),
+        ("speaker", {"speakers": range(6)}, "no sample for training"),
+        ("speaker", {"nb_speakers": 6}, r"need 1\.\.5"),
+        ("file", {}, "valid_path"),
+        ("file", {"path": "nowhere.h5"}, "no such file"),
+    ],
+)
+def test_impossible_splits_are_named(validation, options, message):
+    with pytest.raises(UserError, match=message):
+        validation_split(make_dataset(), validation, **options)
+
+
+def test_speaker_split_needs_speakers():
+    with pytest.raises(UserError, match="validation=random"):
+        SpeakerValidation()(make_dataset(speakers=False))

@@ -1,0 +1,153 @@
+"""Every YAML of the dense suite composes; its script trains, remembers and says what is wrong."""
+
+import importlib.util
+import logging
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from dense_suite import TINY
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+
+from surgrad.analysis.selection import selection
+from surgrad.config.check import check
+from surgrad.datasets.events import EventBatch
+from surgrad.errors import UserError
+from surgrad.experiments.dense.config import DenseConfig
+from surgrad.runs.record import REPO, load_runs
+
+FOLDER = REPO / "configs" / "dense"
+PRIMARY = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+OPTIONS = sorted((path.parent.name, path.stem) for path in FOLDER.glob("*/*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def main():
+    """The command of Classification/dense_SNN.py; it takes a list of overrides."""
+    spec = importlib.util.spec_from_file_location("dense_SNN", REPO / "Classification" / "dense_SNN.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield module.main
+    root.handlers[:], root.level = handlers, level
+
+
+def composed(config_name, *overrides):
+    ConfigStore.instance().store(name="schema", node=DenseConfig)
+    with initialize_config_dir(str(FOLDER), version_base="1.3"):
+        return check(compose(config_name, [*overrides]), DenseConfig)
+
+
+def network_of(cfg, nb_inputs=12, nb_classes=3):
+    return cfg.network(nb_inputs, nb_classes, torch.Generator().manual_seed(cfg.seed))
+
+
+@pytest.mark.parametrize("name", PRIMARY)
+def test_every_primary_config_composes_and_builds_its_network(main, name):
+    cfg = composed(name)
+    network = network_of(cfg)
+    assert [layer.unit_shape for layer in network.layers] == [(units,) for units in cfg.hidden]
+    cfg.objective()
+    cfg.build_optimizer(network)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_of_a_group_composes_and_builds(main, group, option):
+    law = ["inhibitory=0.2"] if (group, option) == ("initializer", "dale") else []
+    network_of(composed("config", f"{group}={option}", *law))
+
+
+def test_values_in_yaml_are_those_of_the_schema(main):
+    """So that a key may be left out of a YAML."""
+    written = composed("config")
+    nodes = {name: getattr(written, name) for name in ("neuron", "surrogate", "connection", "initializer")}
+    default = DenseConfig(dataset=written.dataset, **nodes)
+    derived = {"regularizers", "tau_readout", "nb_epochs", "wandb", "seed"}
+    for key in vars(default).keys() - derived:
+        assert getattr(written, key) == getattr(default, key), key
+
+
+def test_a_run_leaves_rows_scores_and_weights(main, tmp_path):
+    main([*TINY, f"hydra.run.dir={tmp_path}/run"])
+    (record,) = load_runs(tmp_path / "run")
+    assert record.status == "done"
+    assert record.metrics["epoch"].tolist() == [0, 1, 2]
+    assert {"firing_rate-hid_0", "firing_rate-hid_1"} <= record.metrics.keys()
+    assert record.summary["nb_weights"] == 12 * 6 + 6 * 6 + 6 * 5 + 5 * 5 + 5 * 3
+    rates = [record.metrics[f"firing_rate-hid_{k}"][-1] for k in range(2)]
+    assert record.summary["test_spikes_per_sample"] == pytest.approx(0.04 * np.dot(rates, [6, 5]), rel=0.5)
+    assert record.state("after/spikes-hid_1").shape == (20, 2, 5)
+
+
+def test_a_surrogate_changes_gradients_and_not_spikes(main, tmp_path):
+    for surrogate in ("superspike", "true_gradient"):
+        main([*TINY, f"surrogate={surrogate}", "neuron=lif", f"hydra.run.dir={tmp_path}/{surrogate}"])
+    learns, stuck = (load_runs(tmp_path / name)[0] for name in ("superspike", "true_gradient"))
+    assert learns.metrics["valid_loss"][0] == stuck.metrics["valid_loss"][0]
+    assert learns.metrics["valid_loss"][1] != stuck.metrics["valid_loss"][1]
+
+
+def test_watching_the_test_set_changes_nothing_but_a_column(main, tmp_path):
+    runs = {}
+    for watch in ("true", "false"):
+        main([*TINY, f"watch_test={watch}", f"hydra.run.dir={tmp_path}/{watch}"])
+        (runs[watch],) = load_runs(tmp_path / watch)
+    watched, plain = runs["true"], runs["false"]
+    assert watched.metrics.keys() - plain.metrics.keys() == {"test_acc"}
+    for column in ("train_loss", "valid_loss", "valid_acc"):
+        assert watched.metrics[column][1:].tolist() == plain.metrics[column][1:].tolist()
+    assert watched.metrics["test_acc"][-1] == watched.summary["test_acc"] == plain.summary["test_acc"]
+    assert selection(watched).by_validation == watched.summary["test_acc_best_valid"]
+
+
+@pytest.mark.parametrize("name", ["adaptive", "delays"])
+def test_adaptive_neurons_and_delays_fit_shd_unchanged(main, name):
+    cfg = composed(name, "dataset=shd")
+    assert cfg.dataset.validation == "speaker"
+    network = network_of(cfg, 700, 20)
+    x = EventBatch.from_dense((torch.rand(cfg.dataset.nb_steps, 2, 700) < 0.01).float())
+    assert network(x).readout.shape == (350, 2, 20)
+
+
+@pytest.mark.parametrize("name", ["adaptive", "delays"])
+def test_adaptive_neurons_and_delays_train(main, tmp_path, name):
+    """Their own parameters move, and each stays in its range."""
+    own = ["~dataset.validation", *(["connection.max_delay=8e-3"] if name == "delays" else [])]
+    main([f"--config-name={name}", *TINY, "lr=0.05", "initializer.sigma_u=3", *own, f"hydra.run.dir={tmp_path}/run"])
+    (record,) = load_runs(tmp_path / "run")
+    assert record.status == "done"
+    start = network_of(composed(name, *(o for o in TINY if "wandb" not in o), *own))
+    end = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["model"]
+    logits = [key for key in end if key.endswith("logit")]
+    assert len(logits) == (6 if name == "adaptive" else 2)
+    assert all(bool((end[key] != start.state_dict()[key]).any()) for key in logits)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("hidden=[]", "at least one unit"),
+        ("hidden=[8,0]", "at least one unit"),
+        ("lr=-1", "lr=-1"),
+        ("loss_type=mse", "loss_type=mse"),
+        ("neuron.reset=hard", "reset='hard'"),
+        ("surrogate.beta=-1", "surrogate"),
+        ("surrogate._target_=surgrad.surrogate.SuperSpik", "did you mean SuperSpike"),
+        ("connection._target_=os.system", "connection"),
+        ("+regularizers.mine.strength=1", "regularizers.mine"),
+        ("delay=2", "delay=2"),
+        ("+optimizer_options.momentums=1", "momentums"),
+    ],
+)
+def test_mistakes_are_named(main, override, says):
+    def built():
+        cfg = composed("config", override)
+        return cfg.objective(), cfg.build_optimizer(network_of(cfg))
+
+    with pytest.raises(UserError, match=re.escape(says)):
+        built()

@@ -1,0 +1,188 @@
+"""Networks with adaptive neurons and learned delays: compiled layers against the specification."""
+
+import ctypes
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from surgrad.datasets.events import EventBatch
+from surgrad.errors import UserError
+from surgrad.kernels import dispatch, reference
+from surgrad.kernels.cpu import adaptive, build, delays, layerwise
+from surgrad.kernels.philox import NoiseKey
+from surgrad.network.connections import Conv, DelayedDense, Dense
+from surgrad.network.layers import Readout, SpikingLayer
+from surgrad.network.network import Network
+from surgrad.neurons import surrogate
+from surgrad.neurons.lif import LIF, AdaptiveLIF
+
+pytestmark = pytest.mark.skipif(build.library() is None, reason="no C++ compiler on this machine")
+
+DT = 2e-3
+
+
+def random_network(seed=0, adapts=True, delayed=(True, True, True), delay=1, sizes=(23, 18, 16), recurrent=True):
+    """Two spiking layers and a readout; which connections have delays of up to 6.5 steps."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def connect(n_in, n_out, has_delays):
+        return DelayedDense(n_in, n_out, 13e-3, seed=seed + n_in) if has_delays else Dense(n_in, n_out)
+
+    neuron = AdaptiveLIF(seed=seed) if adapts else LIF()
+    layers = [
+        SpikingLayer(connect(n_in, n_out, d), neuron, 20e-3, 10e-3, Dense(n_out, n_out) if recurrent else None)
+        for n_in, n_out, d in zip(sizes, sizes[1:], delayed, strict=False)
+    ]
+    network = Network(layers, Readout(connect(sizes[-1], 3, delayed[-1]), 40e-3, 10e-3), DT, delay)
+    for module in network.modules():
+        if isinstance(module, Dense):
+            nn.init.normal_(module.weight, 0.1, 2.5 / module.fan_in**0.5, generator=generator)
+    return network
+
+
+def spikes_for(network, nb_steps=40, batch=5, density=0.15, seed=1):
+    shape = (nb_steps, batch, *network.layers[0].feedforward.in_shape)
+    return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < density).float()
+
+
+def run(network, x, kernel, **options):
+    network.zero_grad()
+    ids = torch.arange(x.shape[1] if isinstance(x, torch.Tensor) else len(x))
+    out = kernel(network, x, NoiseKey(3), ids, record=True, **options)
+    parts = [out.readout, *out.counts]
+    generator = torch.Generator().manual_seed(0)
+    sum((p * torch.randn(p.shape, generator=generator).to(p.dtype)).sum() for p in parts).backward()
+    return out, {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
+
+
+def assert_close(a, b, tolerance):
+    assert (a - b).abs().max() <= tolerance * a.abs().max().clamp_min(1e-6)
+
+
+def assert_same(expected, got, tolerance=2e-4):
+    (out, gradients), (out2, gradients2) = expected, got
+    assert all(torch.equal(a, b) for a, b in zip(out.spikes, out2.spikes, strict=True))
+    assert_close(out.readout, out2.readout, tolerance)
+    assert gradients.keys() == gradients2.keys()
+    for name in gradients:
+        assert_close(gradients[name], gradients2[name], tolerance)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    adapts=st.booleans(),
+    delayed=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    delay=st.sampled_from([0, 1]),
+    sizes=st.tuples(st.integers(2, 40), st.integers(2, 40), st.integers(2, 40)),
+    recurrent=st.booleans(),
+    density=st.sampled_from([0.02, 0.2]),
+    seed=st.integers(0, 1000),
+)
+def test_equals_the_specification(adapts, delayed, delay, sizes, recurrent, density, seed):
+    network = random_network(seed, adapts, delayed, delay, sizes, recurrent)
+    x = spikes_for(network, density=density, seed=seed)
+    assert_same(run(network, x, reference.run), run(network, x, layerwise.run))
+
+
+@pytest.mark.parametrize("delayed", [(True, True, False), (False, False, False)])
+def test_events_and_dense_spikes_are_the_same_input(delayed):
+    network = random_network(delayed=delayed)
+    x = spikes_for(network)
+    assert_same(run(network, x, layerwise.run), run(network, EventBatch.from_dense(x), layerwise.run), 1e-5)
+
+
+@pytest.mark.parametrize("kernel", [reference.run, layerwise.run], ids=["reference", "layerwise"])
+@pytest.mark.parametrize("cut", [3, 21])
+def test_two_halves_are_one_whole(kernel, cut):
+    """Spikes that are on their way at the cut, and the adaptation currents, are part of the state."""
+    network, ids = random_network(), torch.arange(5)
+    x = spikes_for(network)
+    with torch.no_grad():
+        whole = kernel(network, x, NoiseKey(0), ids, record=True)
+        first = kernel(network, x[:cut], NoiseKey(0), ids, record=True, return_state=True)
+        second = kernel(network, EventBatch.from_dense(x[cut:]), NoiseKey(0), ids, record=True, state=first.state)
+    for a, b, c in zip(first.spikes, second.spikes, whole.spikes, strict=True):
+        assert torch.equal(torch.cat([a, b]), c)
+    torch.testing.assert_close(torch.cat([first.readout, second.readout]), whole.readout)
+
+
+def test_truncated_gradients_equal_the_specification():
+    network = random_network()
+    x = spikes_for(network)
+    expected = run(network, x, reference.run, truncate=8)
+    assert_same(expected, run(network, x, layerwise.run, truncate=8))
+    name = "layers.0.recurrent.weight"
+    whole = run(network, x, reference.run)[1][name]
+    assert (whole - expected[1][name]).abs().max() > 1e-3 * whole.abs().max()
+
+
+def test_the_threads_do_not_change_the_gradients_beyond_rounding():
+    network = random_network()
+    x = spikes_for(network, batch=11)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for n in (1, 3):
+            torch.set_num_threads(n)
+            found.append(run(network, x, layerwise.run))
+    finally:
+        torch.set_num_threads(threads)
+    assert_same(*found, 1e-5)
+
+
+def test_convolutions_of_adaptive_neurons_run_too():
+    layer = SpikingLayer(Conv((1, 20), 4, 3), AdaptiveLIF(), 20e-3, 10e-3, Conv((4, 18), 4, 3, 1, 1))
+    network = Network([layer], Readout(Dense((4, 18), 3), 40e-3, 10e-3), DT)
+    for module in network.modules():
+        if isinstance(module, Dense | Conv):
+            nn.init.normal_(module.weight, 0.2, 1.0, generator=torch.Generator().manual_seed(4))
+    x = spikes_for(network, density=0.3)
+    expected = run(network, x, reference.run)
+    assert expected[0].spikes[0].sum() > 100
+    assert_same(expected, run(network, EventBatch.from_dense(x), layerwise.run))
+
+
+# ---------------------------------------------------------------- which kernel runs
+def test_the_compiled_layers_run_where_they_can():
+    network = random_network(adapts=False)
+    assert dispatch.select("auto", network, None) is layerwise.run
+    assert dispatch.select("cpu", network, None) is layerwise.run
+    assert dispatch.select("reference", network, None) is reference.run
+    assert dispatch.select("auto", random_network(adapts=False, delayed=(False,) * 3), None) is not layerwise.run
+    assert dispatch.select("auto", random_network().double(), None) is reference.run
+    with pytest.raises(UserError, match="knows neither adaptive neurons nor learned delays; use kernel=auto"):
+        dispatch.select("cuda", network, None)
+    with pytest.raises(UserError, match="float32"):
+        dispatch.select("cpu", random_network().double(), None)
+
+
+def test_an_unknown_surrogate_is_left_to_the_specification():
+    class Own(surrogate.SuperSpike):
+        pass
+
+    layer = SpikingLayer(Dense(4, 5), AdaptiveLIF(Own()), 20e-3, 10e-3)
+    assert dispatch.select("auto", Network([layer], None, DT), None) is reference.run
+
+
+def test_without_a_compiler_the_specification_runs_and_says_so_once(monkeypatch, caplog):
+    caches = (build.compiled, adaptive.library, delays.library, layerwise._not_compiled)
+    monkeypatch.setattr(build, "_compiler", lambda: None)
+    for function in caches:
+        function.cache_clear()
+    try:
+        network = random_network()
+        assert dispatch.select("auto", network, None) is reference.run
+        assert dispatch.select("auto", network, None) is reference.run
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "install g++" in caplog.text
+        with pytest.raises(UserError, match="install g"):
+            dispatch.select("cpu", network, None)
+    finally:
+        for function in caches:
+            function.cache_clear()
+
+
+def test_descriptor_has_the_size_the_compiler_gave_it():
+    assert ctypes.sizeof(delays._Synapses) == delays.library().synapses_size()

@@ -1,0 +1,34 @@
+"""What the documentation shows runs, and what it points to exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from surgrad.runs.record import REPO
+
+PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/howto.md"])
+def test_python_blocks_run(page):
+    blocks = re.findall(r"^```python\n(.*?)^```", (REPO / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert blocks
+    scope = {"__name__": "documentation"}
+    for block in blocks:
+        exec(compile(block, page, "exec"), scope)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_commands_name_files_that_exist():
+    for page in PAGES:
+        for name in re.findall(
+            r"python3? ((?:Classification|Spike_train_matching|Sigmoid_network|scripts)/\S+\.py)", page.read_text()
+        ):
+            assert Path(REPO / name).exists(), f"{page.name} names {name}"

@@ -1,0 +1,186 @@
+"""Training is a pure function of its configuration: in any batch split, and through any number of interruptions."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from classification_suite import GRID, make_network
+
+from surgrad.datasets.augment import Drop
+from surgrad.datasets.sources.randman import Randman
+from surgrad.errors import UserError
+from surgrad.network.methods import METHODS, SpikeParameters, method_neuron, set_neuron
+from surgrad.network.models import ConvStack, conv_snn
+from surgrad.runs.folder import open_run
+from surgrad.runs.record import load_runs
+from surgrad.training.evaluation import evaluate, evaluate_repeatedly
+from surgrad.training.fit import Best, Fit, annealed
+from surgrad.training.loop import Compute, Objective, Scores
+from surgrad.training.losses import MaxOverTimeCrossEntropy
+from surgrad.training.regularizers import UpperBoundL2
+
+OBJECTIVE = Objective(MaxOverTimeCrossEntropy(), [UpperBoundL2(0.1, 1.0)])
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return Randman(nb_classes=3, nb_units=12, nb_steps=40, duration=0.08, nb_samples=20, alpha=2.0).splits()
+
+
+def fit(
+    folder, splits, *, nb_epochs=4, objective=OBJECTIVE, method="stochasticsuperspike", valid=True, lr=5e-3, **options
+):
+    """Weights and metrics of a run in ``folder``, new or gone on with."""
+    network = make_network(method)
+    optimizer = torch.optim.Adam(network.parameters(), lr=lr)
+    with open_run(folder, {"nb_epochs": nb_epochs}) as run:
+        held_out = splits[1] if valid else None
+        options = {"augment": Drop(0.1), "seed": 3} | options
+        best = Fit(network, optimizer, splits[0], held_out, GRID, objective, run=run, nb_epochs=nb_epochs, **options)()
+    (record,) = load_runs(folder)
+    return network.state_dict(), record.metrics, best
+
+
+def require_equal(a, b):
+    """Two runs: same weights, same numbers in every row, up to the seconds they took."""
+    (weights, metrics, best), (other_weights, other_metrics, other_best) = a, b
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
+    assert metrics.keys() == other_metrics.keys()
+    for name in metrics.keys() - {"seconds"}:
+        np.testing.assert_array_equal(metrics[name], other_metrics[name])
+    assert best.epoch == other_best.epoch
+    assert all(torch.equal(best.weights[name], other_best.weights[name]) for name in weights)
+
+
+class Interrupted(MaxOverTimeCrossEntropy):
+    """A loss that is computed ``limit`` times, then the process is told to stop, or returns NaN."""
+
+    def __init__(self, limit: int, value: float | None = None):
+        object.__setattr__(self, "left", [limit])
+        object.__setattr__(self, "value", value)
+
+    def __call__(self, readout, labels):
+        self.left[0] -= 1
+        if self.left[0] < 0:
+            if self.value is None:
+                raise KeyboardInterrupt
+            return super().__call__(readout, labels) * self.value
+        return super().__call__(readout, labels)
+
+
+def test_a_small_problem_is_learned(tmp_path, splits):
+    objective = Objective(MaxOverTimeCrossEntropy())
+    _, metrics, _ = fit(tmp_path, splits, nb_epochs=25, method="superspike", augment=None, objective=objective, lr=0.05)
+    assert metrics["train_loss"][-1] < 0.5 * metrics["train_loss"][1]
+    assert metrics["train_acc"][-1] > 0.8  # chance is 1/3
+
+
+def test_two_runs_with_one_seed_are_equal_and_another_seed_is_not(tmp_path, splits):
+    first = fit(tmp_path / "a", splits)
+    require_equal(first, fit(tmp_path / "b", splits))
+    assert not np.array_equal(first[1]["train_loss"], fit(tmp_path / "c", splits, seed=4)[1]["train_loss"])
+
+
+@pytest.mark.parametrize("nb_losses", [3, 9, 20])
+def test_a_run_stopped_within_an_epoch_goes_on_as_if_it_had_not_been(tmp_path, splits, nb_losses):
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "a", splits, objective=replace(OBJECTIVE, loss=Interrupted(nb_losses)))
+    require_equal(fit(tmp_path / "a", splits), fit(tmp_path / "b", splits))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(tmp_path, splits, value):
+    whole = fit(tmp_path / "b", splits, nb_epochs=1)
+    broken = replace(OBJECTIVE, loss=Interrupted(1 + 6 + 1 + 3, value))  # validation, epoch 1, validation, half of 2
+    with pytest.raises(UserError, match=r"epoch 2: the loss is (nan|inf).*keeps epoch 1.*smaller method\.lr"):
+        fit(tmp_path / "a", splits, objective=broken)
+    (record,) = load_runs(tmp_path / "a")
+    assert record.status == "failed"
+    checkpoint = record.checkpoint()
+    assert checkpoint["epoch"] == 1
+    assert all(torch.equal(checkpoint["model"][name], whole[0][name]) for name in whole[0])
+
+
+@pytest.mark.parametrize("method", ["superspike", "stochasticsuperspike"])
+def test_evaluation_does_not_depend_on_the_batch_size(splits, method):
+    network = make_network(method)
+    whole = evaluate(network, splits[0], replace(GRID, batch_size=1000), OBJECTIVE, seed=1, draw=5)
+    parts = evaluate(network, splits[0], replace(GRID, batch_size=7), OBJECTIVE, seed=1, draw=5)
+    assert parts.acc == whole.acc
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
+    assert parts.rates == pytest.approx(whole.rates, rel=1e-6)
+
+
+@pytest.mark.parametrize(("key", "value"), [("kernel", "fast"), ("memory", "less"), ("precision", "bf16")])
+def test_training_and_evaluation_run_the_network_as_told(tmp_path, splits, key, value):
+    compute = Compute(**{key: value})
+    with pytest.raises(UserError, match=f"{key}='{value}' is"):
+        fit(tmp_path, splits, valid=False, compute=compute)
+    with pytest.raises(UserError, match=f"{key}='{value}' is"):
+        evaluate_repeatedly(make_network(), splits[0], GRID, OBJECTIVE, nb_draws=1, compute=compute)
+
+
+def test_repeated_evaluation_draws_anew_only_where_there_is_noise(splits):
+    options = {"nb_draws": 4, "seed": 1}
+    stochastic = evaluate_repeatedly(make_network(), splits[0], GRID, OBJECTIVE, **options)
+    assert stochastic.acc_std > 0
+    certain = evaluate_repeatedly(make_network("superspike"), splits[0], GRID, OBJECTIVE, **options)
+    assert certain.acc_std == 0
+    assert certain.acc == evaluate(make_network("superspike"), splits[0], GRID, OBJECTIVE).acc
+
+
+def test_swapping_the_neuron_changes_spikes_but_no_weight(splits):
+    network = make_network()
+    before = {name: w.clone() for name, w in network.state_dict().items()}
+    own = evaluate(network, splits[0], GRID, OBJECTIVE)
+    set_neuron(network, method_neuron("superspike", SpikeParameters()))
+    assert evaluate(network, splits[0], GRID, OBJECTIVE).rates != own.rates
+    assert all(torch.equal(before[name], w) for name, w in network.state_dict().items())
+
+
+def test_without_validation_the_last_epoch_counts_as_the_best(tmp_path, splits):
+    weights, metrics, best = fit(tmp_path, splits, valid=False, nb_epochs=2)
+    assert best.epoch == 2
+    assert all(torch.equal(best.weights[name], weights[name]) for name in weights)
+    assert "valid_acc" not in metrics
+
+
+def test_the_best_epoch_is_of_highest_accuracy_then_lowest_loss_then_earliest():
+    best = Best(3, acc=0.8, loss=1.0, weights={})
+    assert best.beaten_by(Scores(2.0, 0, 0.9, []))
+    assert best.beaten_by(Scores(0.9, 0, 0.8, []))
+    assert not best.beaten_by(Scores(1.0, 0, 0.8, []))
+    assert not best.beaten_by(Scores(0.1, 0, 0.7, []))
+
+
+@pytest.mark.parametrize(("start", "interval"), [(0, 5), (3, 2), (0, 1)])
+def test_annealing_follows_the_published_rule(start, interval):
+    beta = 10.0
+    for epoch in range(30):  # counted from 0, raised at the end of an epoch
+        assert annealed(10.0, epoch + 1, start=start, step=0.5, interval=interval) == pytest.approx(beta)
+        if epoch >= start and (epoch - start) % interval == 0:
+            beta += 0.5
+
+
+def test_methods_differ_in_noise_and_surrogate():
+    neurons = {name: method_neuron(name, SpikeParameters()) for name in METHODS}
+    assert len({(n.surrogate, n.escape_noise) for n in neurons.values()}) == len(METHODS)
+    assert [name for name, n in neurons.items() if not n.escape_noise.stochastic] == ["superspike"]
+    x = torch.linspace(-1, 1, 101)
+    scaled = neurons["scaled_sigmoid"].surrogate(x, x)
+    exact = method_neuron("superspike", SpikeParameters(sigm=True)).surrogate(x, x)
+    torch.testing.assert_close(10 * scaled, exact)
+
+
+def test_unknown_methods_and_short_lists_are_refused():
+    with pytest.raises(UserError, match="allowed: superspike, "):
+        method_neuron("superspik", SpikeParameters())
+    with pytest.raises(UserError, match=r"kernel_size=\[3\] has 1 entries, nb_hidden_layers=2"):
+        ConvStack(2, [4, 4], [3], [1, 1], [0, 0])
+    with pytest.raises(UserError, match="hidden layer 1: kernel_size=9 is larger than its input of length 4"):
+        conv_snn(
+            ConvStack(2, [4, 4], [3, 9], [3, 1], [0, 0]),
+            **{"nb_inputs": 12, "nb_classes": 3, "neuron": method_neuron("superspike", SpikeParameters())},
+            **{"dt": 1e-3, "tau_mem": 2e-2, "tau_syn": 1e-2, "tau_readout": 0.1},
+        )
