@@ -16,13 +16,14 @@ WIDTH = 120
 
 
 def help_text(doc: str | None, schema: type, folders: Sequence[Path]) -> str:
-    """The text. Args: description of the script; dataclass of its configuration; folders of the groups, its own first."""
-    parts = [inspect.cleandoc(doc or "")]
+    """The text. Args: what the script says of itself; dataclass of its keys; folders of the groups, its own first."""
+    parts = [inspect.cleandoc(doc or ""), ""]
     parts += ["Configurations (--config-name=…):", *_table((p.stem, _first_comment(p)) for p in _files(folders[0]))]
     parts += ["", "Groups (group=choice):"]
-    groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
-    parts += _table((group, " | ".join(options(group, folders))) for group in sorted(groups) if options(group, folders))
-    parts += ["", "Keys (key=value), defaults of the schema and meanings; --cfg job shows the values that a run would have:"]
+    own = {path.name for path in folders[0].iterdir() if path.is_dir()}
+    groups = sorted(own | {field.name for field in dataclasses.fields(schema)})
+    parts += _table((group, " | ".join(options(group, folders))) for group in groups if options(group, folders))
+    parts += ["", "Keys (key=value), their defaults and meanings; --cfg job shows the values that a run would have:"]
     parts += _table((f"{key}={default}", meaning) for key, default, meaning in keys(schema))
     parts += ["", "-m sweeps over comma-separated values; --hydra-help lists Hydra's own options."]
     return "\n".join(parts)

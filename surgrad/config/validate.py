@@ -89,9 +89,7 @@ def numbers(content: Any, defaults: Any = None, prefix: str = "") -> None:
         numbers(value, default, f"{key}.")
 
 
-def _require(
-    owner: object, prefix: str, names: Iterable[str], allowed: Callable[[Any], bool], wanted: str
-) -> None:
+def _require(owner: object, prefix: str, names: Iterable[str], allowed: Callable[[Any], bool], wanted: str) -> None:
     for name in names:
         value = getattr(owner, name)
         for element in value if isinstance(value, list | tuple) else [value]:
