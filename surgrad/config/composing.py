@@ -5,7 +5,7 @@ from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig
 
 
@@ -41,7 +41,7 @@ class Composer:
     def _is_value(self, override: Override) -> bool:
         """Whether it changes one leaf and no choice of files."""
         return (
-            override.is_change()
+            override.type is OverrideType.CHANGE
             and override.package is None
             and not override.key_or_group.startswith("hydra.")
             and not self._loader.repository.group_exists(override.key_or_group)

@@ -321,7 +321,7 @@ def no_dataset() -> Any:
     return {}
 
 
-def dataset_config(content: Any, kind: type[D]) -> D:
+def dataset_config(content: Any, kind: type[D] = DatasetConfig) -> D:  # type: ignore[assignment]
     """What is composed under `dataset`, as an object of the data set's own schema, which its name chooses.
 
     Args:

@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
 from surgrad.config import validate
 from surgrad.config.published import Published
 from surgrad.config.validate import at_least, not_negative, one_of, positive, probability
@@ -216,8 +214,7 @@ class ClassificationConfig(TrainingConfig):
         self.dataset.preflight()
         self.regularizer.build()
         if self.dataset.nb_inputs is not None and self.dataset.nb_classes is not None:
-            with torch.device("meta"):
-                self.network(self.dataset.nb_inputs, self.dataset.nb_classes)
+            self.network(self.dataset.nb_inputs, self.dataset.nb_classes)
 
     @property
     def fano_window(self) -> int:
