@@ -20,7 +20,7 @@ from surgrad.datasets.sources.braille import encoded, read_braille
 from surgrad.datasets.sources.hdf5 import read_shd
 from surgrad.datasets.sources.randman import Randman
 from surgrad.datasets.sources.random_task import RandomTask
-from surgrad.datasets.splits import VALIDATIONS, validation_split
+from surgrad.datasets.splits import VALIDATIONS, first_of_each, validation_split
 from surgrad.errors import UserError
 
 Splits = tuple[EventDataset, EventDataset | None, EventDataset]
@@ -124,7 +124,7 @@ class HeldOutConfig(DatasetConfig):
 
 @dataclass
 class HDF5Config(HeldOutConfig):
-    """A data set in files of the SHD format (spiking_digits, shd, ssc, or the user's own)."""
+    """A data set in files of the SHD format or the compact one (spoken_commands, shd, ssc, or the user's own)."""
 
     KINDS: ClassVar[tuple[str, ...]] = tuple(VALIDATIONS)
 
@@ -133,11 +133,13 @@ class HDF5Config(HeldOutConfig):
     test_path: str = MISSING
     valid_path: str | None = None  # for validation=file
     validation_speakers: list[int] | None = None  # speaker: who is held out; null: the last one
+    limit: int | None = None  # recordings of each speaker and class, the first of every file; null: all
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.validation == "file" and not self.valid_path:
             raise UserError("dataset.validation=file: give dataset.valid_path=…")
+        positive(self, "dataset.", "limit")
 
     def preflight(self) -> None:
         """Raises UserError naming the key of a file that is missing, and how to get it."""
@@ -149,13 +151,30 @@ class HDF5Config(HeldOutConfig):
 
     def splits(self) -> Splits:
         """Reads the files; raises UserError naming file and cause where one is missing or damaged."""
-        everything = read_shd(self.train_path, nb_units=self.nb_inputs, nb_classes=self.nb_classes)
+        everything = self._read(self.train_path, nb_units=self.nb_inputs, nb_classes=self.nb_classes)
         sizes = {"nb_units": everything.nb_units, "nb_classes": everything.nb_classes}
-        return *self.hold_out(everything), read_shd(self.test_path, **sizes)
+        train, valid = self.hold_out(everything)
+        if valid is not None and self.validation == "file":
+            valid = self._used(valid, self.valid_path)
+        return train, valid, self._read(self.test_path, **sizes)
+
+    def _read(self, path: str, **sizes: int | None) -> EventDataset:
+        return self._used(read_shd(path, **sizes), path)
+
+    def _used(self, dataset: EventDataset, path: str) -> EventDataset:
+        dataset.check_window(self.duration, path)
+        return dataset if self.limit is None else first_of_each(dataset, self.limit)
 
     def _options(self) -> dict[str, Any]:
         own = {"speaker": {"speakers": self.validation_speakers}, "file": {"path": self.valid_path}}
         return own.get(self.validation) or super()._options()
+
+
+@dataclass
+class SpikingDigitsConfig(HDF5Config):
+    """The spoken digits that ship with the repository, as in the documented runs."""
+
+    limit: int | None = 18  # recordings of each speaker and digit; null: all 50
 
 
 @dataclass
@@ -172,7 +191,7 @@ class ImageLatencyConfig(HeldOutConfig):
         self._code()
 
     def _code(self) -> Any:
-        validate.node("dataset.code", self.code, "surgrad.datasets.latency.ChargingLatency")
+        validate.node("dataset.code", self.code, "surgrad.datasets.encoding.latency.ChargingLatency")
         return build(self.code, at="dataset.code")
 
     def splits(self) -> Splits:
@@ -208,7 +227,7 @@ class BrailleConfig(HeldOutConfig):
         self._encoding()
 
     def _encoding(self) -> Any:
-        validate.node("dataset.encoding", self.encoding, "surgrad.datasets.lif_encoding.LIFEncoding")
+        validate.node("dataset.encoding", self.encoding, "surgrad.datasets.encoding.lif_encoding.LIFEncoding")
         return build(self.encoding, at="dataset.encoding")
 
     def splits(self) -> Splits:
@@ -297,6 +316,7 @@ class RandmanConfig(DatasetConfig):
 
 #: The schema of each data set by name; a data set of another name is one in files.
 DATASETS: dict[str, type[DatasetConfig]] = {
+    "spiking_digits": SpikingDigitsConfig,
     "randman": RandmanConfig,
     "mnist": ImageLatencyConfig,
     "fashion_mnist": ImageLatencyConfig,
