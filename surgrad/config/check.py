@@ -20,9 +20,10 @@ def check(composed: DictConfig, schema: type) -> Any:
 
 def check_settings(composed: DictConfig, schema: type) -> tuple[Any, dict[str, Any]]:
     """As `check`, and the same configuration in dicts and lists, as a run folder records it."""
+    numbers(OmegaConf.to_container(composed, resolve=False), OmegaConf.to_container(_blank(schema)))
     checked = _checked(composed, schema)
     settings: dict[str, Any] = OmegaConf.to_container(checked, enum_to_str=True)  # type: ignore[assignment]
-    numbers(settings, OmegaConf.to_container(_blank(schema)))
+    numbers(settings, OmegaConf.to_container(_blank(schema)))  # interpolations, too
     return _convert(checked), settings
 
 

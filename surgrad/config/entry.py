@@ -17,6 +17,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from surgrad.config import launchers
 from surgrad.config.check import check_settings
@@ -42,7 +43,12 @@ def _run_id(_root_: DictConfig) -> str:
 def _resolved(config: DictConfig, key: str) -> Any:
     if OmegaConf.is_missing(config, key):
         return "???"
-    value = config[key]
+    try:
+        value = config[key]
+    except InterpolationResolutionError as error:
+        if "Recursive" not in str(error):
+            raise
+        raise UserError(f"{key}: refers to itself") from error
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 

@@ -95,8 +95,8 @@ PUBLISHED = {
         dataset=randman dataset=random dataset=braille dataset=mnist,dataset.subset=true dataset.limit=null
     """,
     "event_snn": """
-        dataset=shd,dataset.train_path=TRAIN,dataset.test_path=TEST dataset=braille dataset=fashion_mnist,dataset.subset=true
-        dataset=hdf5,dataset.train_path=TRAIN,dataset.test_path=TEST dataset=randman
+        dataset=shd,dataset.train_path=TRAIN,dataset.test_path=TEST dataset=braille
+        dataset=fashion_mnist,dataset.subset=true dataset=hdf5,dataset.train_path=TRAIN,dataset.test_path=TEST dataset=randman
     """,
     "spike_train_matching": """
         method=superspike dataset=oxford mV=1e-3 dataset.nb_layers=2 dataset.data_path=../../../../dataset/oxford.png

@@ -193,8 +193,8 @@ class ClassificationConfig(TrainingConfig):
     delta_uo: float = 13e-3
 
     def __post_init__(self) -> None:
+        self.dataset = dataset_config(self.dataset, ConvDatasetConfig)  # first: other keys follow from it
         super().__post_init__()
-        self.dataset = dataset_config(self.dataset, ConvDatasetConfig)
         one_of("plot", self.plot, ("plot", "none"))
         positive(self, "", "beta", "delta_uh", "epoch_chunk", "anneal_interval")
         not_negative(self, "", "monitor_fano", "anneal_start")

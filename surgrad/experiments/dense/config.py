@@ -53,8 +53,8 @@ class DenseConfig(TrainingConfig):
     watch_test: bool = False  # a column test_acc in metrics.csv, to see how much a choice by it would seem to gain
 
     def __post_init__(self) -> None:
+        self.dataset = dataset_config(self.dataset, DatasetConfig)  # first: other keys follow from it
         super().__post_init__()
-        self.dataset = dataset_config(self.dataset, DatasetConfig)
         not_empty(self, "", "hidden")
         positive(self, "", "hidden", "lr", "lr_tau", "monitor_samples")
         validate.one_of("delay", self.delay, (0, 1))

@@ -216,8 +216,8 @@ class EventSNNConfig(EventConfig):
     dataset: DatasetNode = field(default_factory=no_dataset)  # one of the group
 
     def __post_init__(self) -> None:
+        self.dataset = dataset_config(self.dataset, DatasetConfig)  # first: other keys follow from it
         super().__post_init__()
-        self.dataset = dataset_config(self.dataset, DatasetConfig)
         if getattr(self.dataset, "validation", None) == "none" or self.dataset.name == "random":
             raise UserError(f"dataset={self.dataset.name}: needs a validation set, by which an epoch is chosen")
 

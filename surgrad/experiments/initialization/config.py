@@ -84,8 +84,8 @@ class InitializationConfig(CommonConfig):
     real: RealConfig = field(default_factory=RealConfig)
 
     def __post_init__(self) -> None:
+        self.dataset = dataset_config(self.dataset, DatasetConfig)  # first: other keys follow from it
         super().__post_init__()
-        self.dataset = dataset_config(self.dataset, DatasetConfig)
         positive(self, "", "tau_mem", "tau_syn", "time_step")
         for name in ("grid", "steps", "depth", "real"):
             part, prefix = getattr(self, name), f"{name}."
