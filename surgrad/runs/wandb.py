@@ -73,7 +73,7 @@ class NoMirror:
 
 
 class WandbMirror:
-    """Passes rows, figures and final numbers to the process that speaks to wandb; after a first failure it stays silent.
+    """Passes rows, figures and final numbers to the process that speaks to wandb; after a failure it stays silent.
 
     Nothing here waits for wandb: what its process cannot take yet is held in memory, in order.
     """
