@@ -30,8 +30,9 @@ reproduce: $(VENV)/.installed  ## run what the papers' claims need, TIER=minutes
 test: lint  ## every check: environment, ruff, tests, notebooks
 	$(RUN) -m pytest --numprocesses=auto --nbmake tests Sigmoid_network Classification/tutorials
 
-slow: $(VENV)/.installed-dev  ## the tests that take minutes
+slow: $(VENV)/.installed-dev  ## the tests that take minutes, and a mutation run over the numerics
 	$(RUN) -m pytest -m slow
+	$(RUN) scripts/mutation_run.py
 
 lint: $(VENV)/.installed-dev  ## ruff: style and mistakes
 	$(BIN)/ruff check .
