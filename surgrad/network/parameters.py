@@ -52,6 +52,15 @@ class TimeConstant(nn.Module):
         """Seconds."""
         return self.log_tau.exp()
 
+    def extra_repr(self) -> str:
+        tau = self.tau.detach()
+        values = (
+            f"{float(tau.min()):.3g} s" if tau.numel() == 1 else f"{float(tau.min()):.3g}..{float(tau.max()):.3g} s"
+        )
+        return f"{values}, one per {'layer' if tau.numel() == 1 else 'neuron'}" + (
+            ", trained" if self.log_tau.requires_grad else ""
+        )
+
     @torch.no_grad()
     def clip_(self) -> None:
         if self.bounds is not None:

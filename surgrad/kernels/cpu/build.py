@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent / "native"
 SOURCE = FOLDER / "lif.cpp"
 FLAGS = (
     *("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"),
-    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),
+    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffp-contract=off"),
 )
 
 

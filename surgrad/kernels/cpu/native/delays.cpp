@@ -1,17 +1,18 @@
 // Input currents from spike events, through synapses with a delay each or with none. An event of input j at step t adds
 //     w0[j][i] to I[t + k[j][i]][i]    and    w1[j][i] to I[t + k[j][i] + 1][i]
-// for every neuron i: a delay between k and k + 1 steps is shared between the two (surgrad/layers.py, `DelayedDense`).
+// for every neuron i: a delay between k and k + 1 steps is shared between the two (surgrad/network/connections.py, `DelayedDense`).
 // One sample at a time lies in the cache. With delays its currents are kept neuron by neuron, so that the two arrivals are neighbours.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <vector>
 
+#include "identity.h"
 #include "parallel.h"
 #include "simd.h"
 
 extern "C" struct SynapsesDesc {
-    int64_t nb_in, nb_out;         // nb_out is a multiple of LANES
+    int64_t nb_in, nb_out;         // nb_out is a multiple of PADDING
     const float* w;                // (nb_in, nb_out, 2) pairs w0, w1; without delays (nb_in, nb_out)
     const int32_t* place;          // (nb_in, nb_out), i stride + k for a delay of k whole steps; null without delays
     int64_t B, T, length, stride;  // samples, steps with spikes, steps with currents and the room for them
@@ -79,11 +80,12 @@ void back_to_spikes(const Desc& d, const float* gradient, float* out) {
             vf sum[NV] = {};
             for (int64_t i = 0; i < d.nb_out; i++) {
                 const float* from = gradient + place[i] + d.shift + t;
-                for (int v = 0; v < NV; v++) sum[v] += w[2 * i] * load(from + v * LANES) + w[2 * i + 1] * load(from + v * LANES + 1);
+                for (int v = 0; v < NV; v++)
+                    sum[v] = fused(w[2 * i], load(from + v * LANES), fused(w[2 * i + 1], load(from + v * LANES + 1), sum[v]));
             }
-            for (int v = 0; v < NV; v++)
-                for (int64_t n = 0; n < std::min<int64_t>(LANES, d.T - t - v * LANES); n++)
-                    out[(t + v * LANES + n) * d.B * d.nb_in + j] = sum[v][n];
+            float steps[WIDE];
+            for (int v = 0; v < NV; v++) store(steps + v * LANES, sum[v]);
+            for (int64_t n = 0; n < std::min(WIDE, d.T - t); n++) out[(t + n) * d.B * d.nb_in + j] = steps[n];
         }
     }
 }

@@ -70,7 +70,7 @@ struct Membrane {
     }
     // Equal time constants: with x = V / I + d / tau, x exp(-x) = exp(-V / I) / I, x = -W0(-exp(-V / I) / I)
     R lambert(R V, R I) const {
-        double z = -std::exp(-double(V) / I) / I, p = std::sqrt(std::max(2 * (M_E * z + 1), 0.0));
+        double z = -std::exp(-double(V) / I) / I, p = std::sqrt(std::max(2 * (2.718281828459045 * z + 1), 0.0));
         double w = p < 0.8 ? -1 + p - p * p / 3 + 11 * p * p * p / 72 : z * (1 - z + 1.5 * z * z);
         for (int i = 0; i < 20 && p > 1e-7; i++) {
             double e = std::exp(w), f = w * e - z, step = f / (e * (w + 1) - (w + 2) * f / (2 * w + 2));

@@ -11,6 +11,7 @@
 //   own spike        g = dL/dt of this spike (loss, layer above, recurrence),  pV <- (pV I - tau_mem g) / (I - 1)
 
 #include "event_membrane.h"
+#include "identity.h"
 
 namespace {
 

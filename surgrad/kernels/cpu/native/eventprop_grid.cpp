@@ -1,10 +1,11 @@
-// EventProp on a time grid, fused over time, in float and double; the equations are at the top of surgrad/eventprop_grid.py.
+// EventProp on a time grid, fused over time, in float and double; the equations are at the top of surgrad/eventprop/grid.py.
 //
 // Threads take samples: one sample walks through all steps while its state stays in the cache. Currents, products with the
 // recurrent weights and all gradients are sums over spikes, forward and backward; of the forward pass only the spikes are
 // kept, each with the current i[t-1] that drove it.
 
 #include "event_membrane.h"
+#include "identity.h"
 
 namespace {
 

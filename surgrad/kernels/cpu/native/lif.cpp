@@ -3,6 +3,7 @@
 // Threads take samples, not time: a small group of samples walks through all layers and all steps while its state stays in the
 // cache. Time goes in blocks of S steps. The forward pass keeps spikes as bits and (i, u) at the start of each block; the backward
 // pass walks the blocks in reverse, computes the membranes of a block again from the known spikes, and runs the adjoint.
+#include "identity.h"
 #include "network_run.h"
 #include "stream.h"
 
@@ -14,68 +15,68 @@ struct Currents {
     int32_t* events;
     float* dense;  // (S, in_places) spikes as floats
     Currents(const Run& run, Scratch& scratch)
-        : run(run), events((int32_t*)scratch.take(run.events + 64)), dense(scratch.take(run.S * (run.in_places + LANES))) {}
-    static size_t floats(const Run& run) { return run.events + 64 + run.S * (run.in_places + LANES) + 3 * LANES; }
+        : run(run), events((int32_t*)scratch.take(run.events + 64)), dense(scratch.take(run.S * (run.in_places + PADDING))) {}
+    static size_t floats(const Run& run) { return run.events + 64 + run.S * (run.in_places + PADDING) + 3 * PADDING; }
 
-    void fill(long l, long b0, long nb, long t0, long t1, float* I) {
+    void fill(int64_t l, int64_t b0, int64_t nb, int64_t t0, int64_t t1, float* I) {
         const Layer& y = run.layers[l];
         const NetworkDesc& net = run.net;
         if (y.d.current) {
-            for (long t = t0; t < t1; t++)
-                for (long g = 0; g < nb; g++)
+            for (int64_t t = t0; t < t1; t++)
+                for (int64_t g = 0; g < nb; g++)
                     y.pad(y.d.current + (t * net.B + b0 + g) * y.n, I + ((t - t0) * run.G + g) * y.places);
             return;
         }
         std::memset(I, 0, (t1 - t0) * run.G * y.places * sizeof(float));
-        long units = y.ff.in_units(), words = run.below_words(l);
-        for (long g = 0; g < nb; g++) {
-            long active = 0;
-            for (long t = t0; t < t1; t++) active += count_bits(run.below(l, b0 + g, t - net.delay), words);
+        int64_t units = y.ff.in_units(), words = run.below_words(l);
+        for (int64_t g = 0; g < nb; g++) {
+            int64_t active = 0;
+            for (int64_t t = t0; t < t1; t++) active += count_bits(run.below(l, b0 + g, t - net.delay), words);
             if (active > net.dense_above * units * (t1 - t0)) {
-                long lds = (units + LANES - 1) / LANES * LANES;
-                for (long t = t0; t < t1; t++) expand(run.below(l, b0 + g, t - net.delay), units, dense + (t - t0) * lds);
+                int64_t lds = (units + PADDING - 1) / PADDING * PADDING;
+                for (int64_t t = t0; t < t1; t++) expand(run.below(l, b0 + g, t - net.delay), units, dense + (t - t0) * lds);
                 y.ff.dense_forward(t1 - t0, dense, lds, I + g * y.places, run.G * y.places);
             } else {
-                for (long t = t0; t < t1; t++)
+                for (int64_t t = t0; t < t1; t++)
                     y.ff.gather(events, decode(run.below(l, b0 + g, t - net.delay), words, events), I + ((t - t0) * run.G + g) * y.places);
             }
         }
     }
-    void recur(long l, long b, long t, float* I) {
+    void recur(int64_t l, int64_t b, int64_t t, float* I) {
         const Layer& y = run.layers[l];
         y.rec.gather(events, decode(run.own(l, b, t - 1), y.words, events), I);
     }
 };
 
-void forward_group(const Run& run, long b0, long nb) {
+void forward_group(const Run& run, int64_t b0, int64_t nb) {
     const NetworkDesc& net = run.net;
-    const long S = run.S, G = run.G, L = run.layers.size();
-    Scratch scratch(Currents::floats(run) + S * G * run.places + 2 * L * G * (run.places + LANES) + 4 * (run.places + 64));
+    const int64_t S = run.S, G = run.G, L = run.layers.size();
+    Scratch scratch(Currents::floats(run) + S * G * run.places + 2 * L * G * (run.places + PADDING) + 4 * (run.places + 64));
     Currents currents(run, scratch);
     float* I = scratch.take(S * G * run.places);
     float* plain = scratch.take(run.places + 64);
     float* threshold = scratch.take(run.places + 64);
     std::vector<float*> i(L), u(L);
-    for (long l = 0; l < L; l++) {
+    for (int64_t l = 0; l < L; l++) {
         i[l] = scratch.take(G * run.layers[l].places), u[l] = scratch.take(G * run.layers[l].places);
         initial_state(run.layers[l], b0, nb, i[l], u[l]);
         if (run.layers[l].d.counts) std::memset(run.layers[l].d.counts + b0 * run.layers[l].places, 0, nb * run.layers[l].places * 4);
     }
-    for (long t0 = 0; t0 < net.T; t0 += S) {
-        long t1 = std::min(t0 + S, (long)net.T);
-        for (long l = 0; l < L; l++) {
+    for (int64_t t0 = 0; t0 < net.T; t0 += S) {
+        int64_t t1 = std::min(t0 + S, net.T);
+        for (int64_t l = 0; l < L; l++) {
             const Layer& y = run.layers[l];
             const LayerDesc& d = y.d;
             keep_checkpoint(y, net, t0 / S, b0, nb, i[l], u[l]);
             currents.fill(l, b0, nb, t0, t1, I);
-            for (long t = t0; t < t1; t++)
-                for (long g = 0; g < nb; g++) {
-                    long b = b0 + g;
+            for (int64_t t = t0; t < t1; t++)
+                for (int64_t g = 0; g < nb; g++) {
+                    int64_t b = b0 + g;
                     float* In = I + ((t - t0) * G + g) * y.places;
                     float *ig = i[l] + g * y.places, *ug = u[l] + g * y.places;
-                    long at = (t * net.B + b) * y.n;
+                    int64_t at = (t * net.B + b) * y.n;
                     if (d.is_readout) {
-                        for (long n = 0; n < y.places; n += LANES) {
+                        for (int64_t n = 0; n < y.places; n += LANES) {
                             vf in = load(ig + n);
                             store(ug + n, load(d.b + n) * load(ug + n) + load(y.row.c + n) * in);
                             store(ig + n, load(d.a + n) * in + load(In + n));
@@ -91,28 +92,28 @@ void forward_group(const Run& run, long b0, long nb) {
                                         y.padded() ? plain : threshold);
                         if (y.padded()) {
                             y.pad(plain, threshold);
-                            for (long x = 0; x < d.positions; x++)
+                            for (int64_t x = 0; x < d.positions; x++)
                                 std::fill(threshold + x * d.stride + d.channels, threshold + (x + 1) * d.stride, 1e30f);
                         }
                         th = threshold;
                     }
                     uint64_t* bits = d.bits + (b * net.T + t) * y.words;
                     bits[y.words - 1] = 0;
-                    forward_rows[d.reset](y.row, In, th, ig, ug, (uint16_t*)bits);
+                    forward_rows[d.reset](y.row, In, th, ig, ug, (Bits*)bits);
                     if (d.counts)
-                        for (long n = 0; n < y.places; n += LANES) {
+                        for (int64_t n = 0; n < y.places; n += LANES) {
                             float* c = d.counts + b * y.places + n;
-                            uint32_t s = ((uint16_t*)bits)[n / LANES];
+                            Bits s = ((Bits*)bits)[n / LANES];
                             if (s) store(c, load(c) + zero_or_one(s));
                         }
                     if (d.out) {
-                        expand((uint16_t*)bits, y.places, plain);
+                        expand((Bits*)bits, y.places, plain);
                         y.unpad(plain, d.out + at);
                     }
                 }
         }
     }
-    for (long l = 0; l < L; l++) {
+    for (int64_t l = 0; l < L; l++) {
         const Layer& y = run.layers[l];
         if (y.d.i_last) std::memcpy(y.d.i_last + b0 * y.places, i[l], nb * y.places * sizeof(float));
         if (y.d.u_last) std::memcpy(y.d.u_last + b0 * y.places, u[l], nb * y.places * sizeof(float));
@@ -123,36 +124,37 @@ void forward_group(const Run& run, long b0, long nb) {
 struct Backward {
     const Run& run;
     const NetworkDesc& net;
-    const long S, G, thread, b0, nb;
+    const int64_t S, G, thread, b0, nb;
     Scratch scratch;
     Currents currents;
     float *I, *h, *keep_u, *keep_i, *dI, *gs, *g_in, *i, *u, *halo;
     std::vector<float*> lu, li, carry;
 
     static size_t floats(const Run& run) {
-        long P = run.places + LANES, L = run.layers.size();
-        return Currents::floats(run) + (7 * run.S + 1) * run.G * P + (2 + 3 * L) * run.G * P + run.halo + 64 * LANES;
+        int64_t P = run.places + PADDING, L = run.layers.size();
+        return Currents::floats(run) + (7 * run.S + 1) * run.G * P + (2 + 3 * L) * run.G * P + run.halo + 64 * PADDING;
     }
-    Backward(const Run& run, long thread, long b0, long nb)
+    Backward(const Run& run, int64_t thread, int64_t b0, int64_t nb)
         : run(run), net(run.net), S(run.S), G(run.G), thread(thread), b0(b0), nb(nb), scratch(floats(run)), currents(run, scratch) {
-        long row = G * run.places;
+        int64_t row = G * run.places;
         for (float** p : {&I, &h, &keep_u, &keep_i, &gs, &g_in}) *p = scratch.take(S * row);
         dI = scratch.take((S + 1) * row);
         i = scratch.take(row), u = scratch.take(row), halo = scratch.take(run.halo);
-        for (const Layer& y : run.layers)
-            for (auto* v : {&lu, &li, &carry}) {
-                v->push_back(scratch.take(G * y.places));
-                std::memset(v->back(), 0, G * y.places * sizeof(float));
-            }
+        for (const Layer& y : run.layers) {
+            for (auto* v : {&lu, &li, &carry}) v->push_back(scratch.take(G * y.places));
+            std::memset(carry.back(), 0, G * y.places * sizeof(float));
+            last_gradient(y.d.g_u_last, b0 * y.places, lu.back(), nb * y.places);
+            last_gradient(y.d.g_i_last, b0 * y.places, li.back(), nb * y.places);
+        }
     }
     void go() {
-        long L = run.layers.size();
-        for (long block = (net.T - 1) / S; block >= 0; block--) {
-            long t0 = block * S, t1 = std::min(t0 + S, (long)net.T);
+        int64_t L = run.layers.size();
+        for (int64_t block = (net.T - 1) / S; block >= 0; block--) {
+            int64_t t0 = block * S, t1 = std::min(t0 + S, net.T);
             bool cut = net.truncate && t1 < net.T && t1 % net.truncate == 0;
-            for (long l = L - 1; l >= 0; l--) {
+            for (int64_t l = L - 1; l >= 0; l--) {
                 const Layer& y = run.layers[l];
-                long row = G * y.places;
+                int64_t row = G * y.places;
                 if (cut)
                     for (auto* v : {&lu, &li, &carry}) std::memset((*v)[l], 0, row * sizeof(float));
                 incoming(l, t0, t1, l == L - 1);
@@ -161,62 +163,69 @@ struct Backward {
                 std::memcpy(dI + (t1 - t0) * row, carry[l], row * sizeof(float));
                 weight_gradients(l, t0, t1);
                 if (l > 0) {  // gradient of the spikes below: (W^T dI)[t + d]
-                    long r = G * run.layers[l - 1].places;
+                    int64_t r = G * run.layers[l - 1].places;
                     std::memset(g_in, 0, (t1 - t0) * r * sizeof(float));
                     y.ff.dense_adjoint((t1 - t0) * G, dI + net.delay * row, y.places, g_in, run.layers[l - 1].places);
                 }
                 std::memcpy(carry[l], dI, row * sizeof(float));
             }
         }
+        for (int64_t l = 0; l < L; l++) {
+            const Layer& y = run.layers[l];
+            first_gradient(y.d.g_u_first, b0 * y.places, lu[l], nb * y.places);
+            first_gradient(y.d.g_i_first, b0 * y.places, li[l], nb * y.places);
+            first_gradient(y.d.g_first, b0 * y.places, carry[l], nb * y.places);
+        }
     }
     // gs[t] = what reaches s[t] (or y[t]) from above and from the loss
-    void incoming(long l, long t0, long t1, bool top) {
+    void incoming(int64_t l, int64_t t0, int64_t t1, bool top) {
         const Layer& y = run.layers[l];
-        long row = G * y.places;
+        int64_t row = G * y.places;
         if (!top) std::swap(gs, g_in);
-        for (long t = t0; t < t1; t++)
-            for (long g = 0; g < nb; g++) {
+        for (int64_t t = t0; t < t1; t++)
+            for (int64_t g = 0; g < nb; g++) {
                 float* to = gs + (t - t0) * row + g * y.places;
                 const float* loss = y.d.g_out ? y.d.g_out + t * y.d.g_out_t + (b0 + g) * y.d.g_out_b : nullptr;
                 if (top && loss) y.pad(loss, to);
                 else if (top) std::memset(to, 0, y.places * sizeof(float));
                 else if (loss)
-                    for (long x = 0; x < y.d.positions; x++)
-                        for (long c = 0; c < y.d.channels; c++) to[x * y.d.stride + c] += loss[x * y.d.channels + c];
-                if (y.d.g_counts) {
-                    const float* from = y.d.g_counts + (b0 + g) * y.places;
-                    for (long n = 0; n < y.places; n += LANES) store(to + n, load(to + n) + load(from + n));
+                    for (int64_t x = 0; x < y.d.positions; x++)
+                        for (int64_t c = 0; c < y.d.channels; c++) to[x * y.d.stride + c] += loss[x * y.d.channels + c];
+                for (const float* all : {y.d.g_counts, t == net.T - 1 ? y.d.g_s_last : nullptr}) {
+                    if (!all) continue;
+                    const float* from = all + (b0 + g) * y.places;
+                    for (int64_t n = 0; n < y.places; n += LANES) store(to + n, load(to + n) + load(from + n));
                 }
             }
     }
-    void load_checkpoint(const Layer& y, long block) {
-        for (long g = 0; g < nb; g++) {
+    void load_checkpoint(const Layer& y, int64_t block) {
+        for (int64_t g = 0; g < nb; g++) {
             const float* from = y.d.checkpoints + (block * net.B + b0 + g) * 2 * y.places;
             std::memcpy(i + g * y.places, from, y.places * sizeof(float));
             std::memcpy(u + g * y.places, from + y.places, y.places * sizeof(float));
         }
     }
-    float* partial(float* all, long size) const { return all ? all + thread * size : nullptr; }
+    float* partial(float* all, int64_t size) const { return all ? all + thread * size : nullptr; }
 
-    void readout(long l, long t0, long t1) {
+    void readout(int64_t l, int64_t t0, int64_t t1) {
         const Layer& y = run.layers[l];
-        long row = G * y.places;
+        int64_t row = G * y.places;
         float *ga = partial(y.d.g_a, y.places), *gb = partial(y.d.g_b, y.places);
         if (y.d.trained_tau) {
             load_checkpoint(y, t0 / S);
             currents.fill(l, b0, nb, t0, t1, I);
-            for (long t = t0; t < t1; t++)
-                for (long k = 0; k < nb * y.places; k++) {
-                    long n = k % y.places, at = (t - t0) * row + k;
+            for (int64_t t = t0; t < t1; t++)
+                for (int64_t k = 0; k < nb * y.places; k++) {
+                    int64_t n = k % y.places, at = (t - t0) * row + k;
                     keep_i[at] = i[k], keep_u[at] = u[k];
                     u[k] = y.d.b[n] * u[k] + y.c[n] * i[k];
                     i[k] = y.d.a[n] * i[k] + I[at];
                 }
         }
-        for (long t = t1 - 1; t >= t0; t--)
-            for (long g = 0; g < nb; g++) {
-                for (long n = 0; n < y.places; n += LANES) {
-                    long k = g * y.places + n, at = (t - t0) * row + k;
+        for (int64_t t = t1 - 1; t >= t0; t--)
+            for (int64_t g = 0; g < nb; g++) {
+                for (int64_t n = 0; n < y.places; n += LANES) {
+                    int64_t k = g * y.places + n, at = (t - t0) * row + k;
                     vf mu = load(lu[l] + k) + load(gs + at), mi = load(li[l] + k);  // y[t] = u[t+1]
                     if (y.d.trained_tau) {
                         vf i_t = load(keep_i + at), u_t = load(keep_u + at);
@@ -230,32 +239,32 @@ struct Backward {
                 if (y.d.g_current) y.unpad(dI + (t - t0) * row + g * y.places, y.d.g_current + (t * net.B + b0 + g) * y.n);
             }
     }
-    void spiking(long l, long block, long t0, long t1) {
+    void spiking(int64_t l, int64_t block, int64_t t0, int64_t t1) {
         const Layer& y = run.layers[l];
         const LayerDesc& d = y.d;
-        long row = G * y.places;
+        int64_t row = G * y.places;
         bool states = d.diff_reset || d.trained_tau;
         load_checkpoint(y, block);
         currents.fill(l, b0, nb, t0, t1, I);
-        for (long t = t0; t < t1; t++)
-            for (long g = 0; g < nb; g++) {
-                long at = (t - t0) * row + g * y.places;
+        for (int64_t t = t0; t < t1; t++)
+            for (int64_t g = 0; g < nb; g++) {
+                int64_t at = (t - t0) * row + g * y.places;
                 if (y.rec.exists) currents.recur(l, b0 + g, t, I + at);
                 float* keep = states ? keep_u : h;
-                const uint16_t* bits = run.own(l, b0 + g, t);
+                const Bits* bits = run.own(l, b0 + g, t);
                 replay_rows[d.reset](y.row, I + at, bits, i + g * y.places, u + g * y.places, keep + at, states ? keep_i + at : nullptr);
                 surrogate_row(d.surrogate, d.surrogate_p, keep + at, bits, h + at, y.places);
             }
         auto adjoint = adjoint_rows[d.reset][d.diff_reset != 0][d.trained_tau != 0];
-        for (long t = t1 - 1; t >= t0; t--) {
+        for (int64_t t = t1 - 1; t >= t0; t--) {
             if (y.rec.exists) {  // s[t] enters I[t+1]
                 const float* next = t + 1 < t1 ? dI + (t + 1 - t0) * row : carry[l];
                 if (y.rec.single()) y.rec.dense_adjoint(nb, next, y.places, gs + (t - t0) * row, y.places);
                 else
-                    for (long g = 0; g < nb; g++) y.rec.recurrent_adjoint(next + g * y.places, gs + (t - t0) * row + g * y.places, halo);
+                    for (int64_t g = 0; g < nb; g++) y.rec.recurrent_adjoint(next + g * y.places, gs + (t - t0) * row + g * y.places, halo);
             }
-            for (long g = 0; g < nb; g++) {
-                long at = (t - t0) * row + g * y.places;
+            for (int64_t g = 0; g < nb; g++) {
+                int64_t at = (t - t0) * row + g * y.places;
                 adjoint(y.row, {h + at, gs + at, keep_u + at, keep_i + at, run.own(l, b0 + g, t), lu[l] + g * y.places,
                                 li[l] + g * y.places, dI + at, partial(d.g_a, y.places), partial(d.g_b, y.places),
                                 d.unit_gain ? -1.0f : 0.0f});
@@ -263,10 +272,10 @@ struct Backward {
             }
         }
     }
-    void weight_gradients(long l, long t0, long t1) {
+    void weight_gradients(int64_t l, int64_t t0, int64_t t1) {
         const Layer& y = run.layers[l];
-        for (long t = t0; t < t1; t++)
-            for (long g = 0; g < nb; g++) {
+        for (int64_t t = t0; t < t1; t++)
+            for (int64_t g = 0; g < nb; g++) {
                 const float* at = dI + ((t - t0) * G + g) * y.places;
                 if (y.d.g_feedforward)
                     y.ff.scatter(currents.events, decode(run.below(l, b0 + g, t - net.delay), run.below_words(l), currents.events), at,
@@ -284,13 +293,13 @@ extern "C" {
 
 void surgrad_forward(const NetworkDesc* net) {
     Run run(*net);
-    if (Stream::fits(run)) return Stream(run).in_parallel([&](const Tile& tile, long) { Stream(run).forward(tile); });
-    run.in_parallel([&](long, long b0, long nb) { forward_group(run, b0, nb); });
+    if (Stream::fits(run)) return Stream(run).in_parallel([&](const Tile& tile, int64_t) { Stream(run).forward(tile); });
+    run.in_parallel([&](int64_t, int64_t b0, int64_t nb) { forward_group(run, b0, nb); });
 }
 void surgrad_backward(const NetworkDesc* net) {
     Run run(*net);
-    if (Stream::fits(run)) return Stream(run).in_parallel([&](const Tile& tile, long thread) { Stream(run).backward(tile, thread); });
-    run.in_parallel([&](long thread, long b0, long nb) { Backward(run, thread, b0, nb).go(); });
+    if (Stream::fits(run)) return Stream(run).in_parallel([&](const Tile& tile, int64_t thread) { Stream(run).backward(tile, thread); });
+    run.in_parallel([&](int64_t thread, int64_t b0, int64_t nb) { Backward(run, thread, b0, nb).go(); });
 }
 
 // Spikes to bits (B, T, words). `place` maps a flat unit to its place in the layout (channels last).

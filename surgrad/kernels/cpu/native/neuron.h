@@ -1,4 +1,4 @@
-// One row of neurons at one time step: forward, noise, surrogate and adjoint. Equations in surgrad/neurons.py.
+// One row of neurons at one time step: forward, noise, surrogate and adjoint. Equations in surgrad/neurons/lif.py.
 #pragma once
 #include "simd.h"
 
@@ -25,16 +25,16 @@ static inline vf by_reset(vf u, vf i, vf b, vf c) {
 
 struct Row {  // constants of a layer, per neuron
     const float *a, *b, *c;
-    long n;
+    int64_t n;
 };
 
-// Draw spikes from u against `threshold` (null: 0), advance i and u. Returns through `bits`, 16 neurons per uint16.
+// Draw spikes from u against `threshold` (null: 0), advance i and u. Returns through `bits`, one per neuron.
 template <int RESET>
-static void forward_row(const Row& k, const float* current, const float* threshold, float* i, float* u, uint16_t* bits) {
-    for (long n = 0; n < k.n; n += LANES) {
+static void forward_row(const Row& k, const float* current, const float* threshold, float* i, float* u, Bits* bits) {
+    for (int64_t n = 0; n < k.n; n += LANES) {
         vf un = load(u + n), in = load(i + n);
-        vi fired = threshold ? (un - 1.0f > load(threshold + n)) : (un - 1.0f > vf{});
-        vf s = (vf)((vi)splat(1.0f) & fired);
+        vi fired = un - 1.0f > (threshold ? load(threshold + n) : vf{});
+        vf s = where(fired, splat(1.0f));
         bits[n / LANES] = bits_of(fired);
         store(u + n, next_u<RESET>(un, in, s, load(k.b + n), load(k.c + n)));
         store(i + n, load(k.a + n) * in + load(current + n));
@@ -42,8 +42,8 @@ static void forward_row(const Row& k, const float* current, const float* thresho
 }
 // The same with known spikes, keeping u[t] (and i[t] where asked for): what the adjoint needs.
 template <int RESET>
-static void replay_row(const Row& k, const float* current, const uint16_t* bits, float* i, float* u, float* keep_u, float* keep_i) {
-    for (long n = 0; n < k.n; n += LANES) {
+static void replay_row(const Row& k, const float* current, const Bits* bits, float* i, float* u, float* keep_u, float* keep_i) {
+    for (int64_t n = 0; n < k.n; n += LANES) {
         vf un = load(u + n), in = load(i + n), s = zero_or_one(bits[n / LANES]);
         store(keep_u + n, un);
         if (keep_i) store(keep_i + n, in);
@@ -54,15 +54,16 @@ static void replay_row(const Row& k, const float* current, const uint16_t* bits,
 
 // Random thresholds of the escape noise for neurons first, first + 1, ... of one layer, sample and step (unpadded; first in 64s).
 static void draw_thresholds(int noise, const float* p, uint32_t seed, uint32_t draw, uint32_t layer, uint32_t sample, uint32_t step,
-                            long first, long nb_neurons, float* out) {
-    const vu lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    for (long n = 0; n < nb_neurons; n += 4 * LANES) {
+                            int64_t first, int64_t nb_neurons, float* out) {
+    static const uint32_t lanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const vu lane = as<vu>(load((const float*)lanes));
+    for (int64_t n = 0; n < nb_neurons; n += 4 * LANES) {
         vu c[4] = {lane + (uint32_t)((first + n) / 4), vu{} + step, vu{} + sample, vu{} + layer};
         philox(c, seed, draw);
-        vf th[4];
+        float th[4][LANES];
         for (int w = 0; w < 4; w++) {
-            vf r = (__builtin_convertvector((vi)(c[w] >> 9), vf) + 0.5f) * 0x1p-23f;
-            th[w] = noise == SIGMOID ? vlog(r / (1.0f - r)) * p[0] : p[1] * vlog(r * p[0]);
+            vf r = (to_float(as<vi>(c[w] >> 9)) + 0.5f) * 0x1p-23f;
+            store(th[w], noise == SIGMOID ? vlog(r / (1.0f - r)) * p[0] : p[1] * vlog(r * p[0]));
         }
         for (int l = 0; l < LANES; l++)
             for (int w = 0; w < 4; w++) out[n + 4 * l + w] = th[w][l];
@@ -71,40 +72,41 @@ static void draw_thresholds(int noise, const float* p, uint32_t seed, uint32_t d
 
 // h(u - 1) in place of u
 template <class F>
-static void map_row(float* u, const uint16_t* bits, long n, F f) {
-    for (long k = 0; k < n; k += LANES) store(u + k, f(load(u + k) - 1.0f, bits[k / LANES]));
+static void map_row(float* u, const Bits* bits, int64_t n, F f) {
+    for (int64_t k = 0; k < n; k += LANES) store(u + k, f(load(u + k) - 1.0f, bits[k / LANES]));
 }
-static void surrogate_row(int surrogate, const float* p, const float* u, const uint16_t* bits, float* h, long n) {
+static void surrogate_row(int surrogate, const float* p, const float* u, const Bits* bits, float* h, int64_t n) {
     if (h != u) std::memcpy(h, u, n * sizeof(float));
     const float beta = p[0], scale = p[1], p0 = p[0], delta = p[1];
+    const vf one = splat(1.0f);
     switch (surrogate) {
         case SUPERSPIKE:
-            return map_row(h, bits, n, [=](vf x, uint32_t) { vf d = beta * vabs(x) + 1.0f; return 1.0f / (d * d); });
+            return map_row(h, bits, n, [=](vf x, Bits) { vf d = fused(beta, vabs(x), one); return 1.0f / (d * d); });
         case ASYMPTOTIC:
-            return map_row(h, bits, n, [=](vf x, uint32_t) { vf d = beta * vabs(x) + 1.0f; return beta / (d * d); });
+            return map_row(h, bits, n, [=](vf x, Bits) { vf d = fused(beta, vabs(x), one); return beta / (d * d); });
         case SIGMOID_PRIME:
-            return map_row(h, bits, n, [=](vf x, uint32_t) {
+            return map_row(h, bits, n, [=](vf x, Bits) {
                 vf e = vexp(-beta * vabs(x)), d = 1.0f + e;
                 return scale * e / (d * d);
             });
         case ESSER:
-            return map_row(h, bits, n, [=](vf x, uint32_t) { return vmax(1.0f - beta * vabs(x), vf{}); });
+            return map_row(h, bits, n, [=](vf x, Bits) { return vmax(1.0f - beta * vabs(x), vf{}); });
         case EXPONENTIAL:
-            return map_row(h, bits, n, [=](vf x, uint32_t) {
+            return map_row(h, bits, n, [=](vf x, Bits) {
                 vf q = p0 * vexp(x / delta);
-                return (vf)((vi)(q / delta) & (q < 1.0f));
+                return where(q < 1.0f, q / delta);
             });
         case SPIKER:
-            return map_row(h, bits, n, [](vf, uint32_t s) { return zero_or_one(s); });
+            return map_row(h, bits, n, [](vf, Bits s) { return zero_or_one(s); });
         default:
-            return map_row(h, bits, n, [](vf, uint32_t) { return vf{}; });
+            return map_row(h, bits, n, [](vf, Bits) { return vf{}; });
     }
 }
 
 struct AdjointRow {  // one sample and step of the backward pass
     const float *h, *gs;       // surrogate, total gradient of s[t] through currents and losses
     const float *u, *i;        // u[t], i[t]: only with diff_reset or trained time constants
-    const uint16_t* bits;
+    const Bits* bits;
     float *lu, *li;            // dL/du[t+1], dL/di[t+1] -> dL/du[t], dL/di[t]
     float* dI;                 // dL/dI[t]
     float *ga, *gb;            // sums of dL/da, dL/db, or null
@@ -112,7 +114,7 @@ struct AdjointRow {  // one sample and step of the backward pass
 };
 template <int RESET, bool DIFF, bool TAU>
 static void adjoint_row(const Row& k, const AdjointRow& r) {
-    for (long n = 0; n < k.n; n += LANES) {
+    for (int64_t n = 0; n < k.n; n += LANES) {
         vf a = load(k.a + n), b = load(k.b + n), c = load(k.c + n);
         vf lu = load(r.lu + n), li = load(r.li + n), gs = load(r.gs + n);
         vf stay = 1.0f - zero_or_one(r.bits[n / LANES]);
@@ -123,13 +125,13 @@ static void adjoint_row(const Row& k, const AdjointRow& r) {
                     : RESET == MULTIPLICATIVE_LEAK ? u * stay + r.dc * i
                     : RESET == SUBTRACTIVE_LEAK    ? u - 1.0f + stay + r.dc * i
                                                    : u + r.dc * i;
-            store(r.ga + n, load(r.ga + n) + li * i);
-            store(r.gb + n, load(r.gb + n) + lu * db);
+            store(r.ga + n, fused(li, i, load(r.ga + n)));
+            store(r.gb + n, fused(lu, db, load(r.gb + n)));
         }
         if (DIFF) gs -= by_reset<RESET>(u, i, b, c) * lu;
         vf kept = RESET == SUBTRACTIVE || RESET == SUBTRACTIVE_LEAK ? lu : stay * lu;
         store(r.dI + n, li);
-        store(r.li + n, a * li + c * (RESET == MULTIPLICATIVE ? kept : lu));
-        store(r.lu + n, b * kept + load(r.h + n) * gs);
+        store(r.li + n, fused(a, li, c * (RESET == MULTIPLICATIVE ? kept : lu)));
+        store(r.lu + n, fused(load(r.h + n), gs, b * kept));
     }
 }

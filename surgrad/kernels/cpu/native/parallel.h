@@ -13,15 +13,15 @@ ParallelEntry parallel_entry = nullptr;
 
 // f(0) ... f(n - 1), at the same time where threads are free
 template <class F>
-void share(long n, F f) {
-    std::atomic<long> next{0};
+void share(int64_t n, F f) {
+    std::atomic<int64_t> next{0};
     auto work = [&] {
-        for (long k; (k = next++) < n;) f(k);
+        for (int64_t k; (k = next++) < n;) f(k);
     };
     if (n <= 1) return work();
     if (parallel_entry) return parallel_entry([](void* all) { (*static_cast<decltype(work)*>(all))(); }, &work, n, 0);
     std::vector<std::thread> others;
-    for (long k = 1; k < n; k++) others.emplace_back(work);
+    for (int64_t k = 1; k < n; k++) others.emplace_back(work);
     work();
     for (auto& thread : others) thread.join();
 }

@@ -1,64 +1,161 @@
-// Sixteen floats at a time through the compiler's vector extension: one AVX-512 register, two of AVX2, four of NEON.
+// Vectors as wide as the processor's registers: 16 floats with AVX-512, 8 with AVX2, and pairs of 4 with SSE2 and NEON, so that
+// one bit per lane always fills whole bytes.
+//
+// Compile with -ffp-contract=off: an expression rounds after every operation, so that spikes do not depend on the instruction set
+// or the compiler. `fused` rounds once where the processor can: for gradients, and for products of spikes, which are exact.
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
-constexpr long LANES = 16;
-typedef float vf __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t vi __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t vu __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint64_t vl __attribute__((vector_size(64), aligned(4), may_alias));
+constexpr int64_t PADDING = 16;  // channels are padded to a multiple of it (layout.py), whatever the width of a vector
 
-static inline vf load(const float* p) { return *(const vf*)p; }
-static inline void store(float* p, vf v) { *(vf*)p = v; }
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+constexpr int64_t LANES = 16;
+typedef uint16_t Bits;  // one per lane
+#else
+constexpr int64_t LANES = 8;
+typedef uint8_t Bits;
+#endif
+typedef float unaligned_quad __attribute__((vector_size(16), aligned(4), may_alias));
+
+#if defined(__AVX2__)
+typedef float vf __attribute__((vector_size(4 * LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
+typedef uint64_t vl __attribute__((vector_size(4 * LANES)));
+typedef float unaligned_vf __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+static inline vf load(const float* p) { return *(const unaligned_vf*)p; }
+static inline void store(float* p, vf v) { *(unaligned_vf*)p = v; }
+template <class To, class From>
+static inline To as(From v) { return (To)v; }  // the same bits
+static inline vf to_float(vi v) { return __builtin_convertvector(v, vf); }
+static inline vi to_int(vf v) { return __builtin_convertvector(v, vi); }
+#else
+template <class Quad>
+struct Pair { Quad low, high; };
+template <class Quad>
+static inline Pair<Quad> pair_of(Quad low, Quad high) { return {low, high}; }
+template <class Quad>
+using element = std::remove_reference_t<decltype(std::declval<Quad&>()[0])>;
+#define LANE_BY_LANE(op) \
+    template <class Q> static inline auto operator op(Pair<Q> x, Pair<Q> y) { return pair_of(x.low op y.low, x.high op y.high); } \
+    template <class Q> static inline auto operator op(Pair<Q> x, element<Q> y) { return pair_of(x.low op y, x.high op y); } \
+    template <class Q> static inline auto operator op(element<Q> x, Pair<Q> y) { return pair_of(x op y.low, x op y.high); }
+#define LANE_BY_LANE_AND_ASSIGN(op) \
+    LANE_BY_LANE(op) \
+    template <class Q, class Y> static inline Pair<Q>& operator op##=(Pair<Q>& x, Y y) { return x = x op y; }
+LANE_BY_LANE_AND_ASSIGN(+) LANE_BY_LANE_AND_ASSIGN(-) LANE_BY_LANE_AND_ASSIGN(*) LANE_BY_LANE_AND_ASSIGN(&)
+LANE_BY_LANE(/) LANE_BY_LANE(|) LANE_BY_LANE(^) LANE_BY_LANE(<<) LANE_BY_LANE(>>) LANE_BY_LANE(<) LANE_BY_LANE(>) LANE_BY_LANE(!=)
+
+typedef float quad __attribute__((vector_size(16)));
+typedef int32_t quad_i __attribute__((vector_size(16)));
+typedef uint32_t quad_u __attribute__((vector_size(16)));
+typedef uint64_t quad_l __attribute__((vector_size(16)));
+typedef Pair<quad> vf;
+typedef Pair<quad_i> vi;
+typedef Pair<quad_u> vu;
+typedef Pair<quad_l> vl;
+
+static inline vf load(const float* p) { return {*(const unaligned_quad*)p, *(const unaligned_quad*)(p + 4)}; }
+static inline void store(float* p, vf v) { *(unaligned_quad*)p = v.low, *(unaligned_quad*)(p + 4) = v.high; }
+template <class To, class From>
+static inline To as(From v) { return {(decltype(To::low))v.low, (decltype(To::high))v.high}; }
+static inline vf to_float(vi v) { return {__builtin_convertvector(v.low, quad), __builtin_convertvector(v.high, quad)}; }
+static inline vi to_int(vf v) { return {__builtin_convertvector(v.low, quad_i), __builtin_convertvector(v.high, quad_i)}; }
+#endif
+
 // A store past the caches, for arrays too large to stay there: what was in memory is not read first.
 static inline void store_past_cache(float* p, vf v) {
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
     _mm512_stream_ps(p, (__m512)v);
-#elif defined(__AVX__)
-    __m256 halves[2];
-    std::memcpy(halves, &v, sizeof v);
-    _mm256_stream_ps(p, halves[0]);
-    _mm256_stream_ps(p + 8, halves[1]);
+#elif defined(__AVX2__)
+    _mm256_stream_ps(p, (__m256)v);
+#elif defined(__x86_64__)
+    _mm_stream_ps(p, (__m128)v.low), _mm_stream_ps(p + 4, (__m128)v.high);
 #else
     store(p, v);
 #endif
 }
+// x y + z, rounded once where the processor has the instruction
+static inline vf fused(vf x, vf y, vf z) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    return (vf)_mm512_fmadd_ps((__m512)x, (__m512)y, (__m512)z);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return (vf)_mm256_fmadd_ps((__m256)x, (__m256)y, (__m256)z);
+#elif defined(__aarch64__)
+    return {(quad)vfmaq_f32((float32x4_t)z.low, (float32x4_t)x.low, (float32x4_t)y.low),
+            (quad)vfmaq_f32((float32x4_t)z.high, (float32x4_t)x.high, (float32x4_t)y.high)};
+#else
+    return x * y + z;
+#endif
+}
 static inline vf splat(float x) { return vf{} + x; }
-static inline vf select(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
-static inline vf vmin(vf x, vf y) { return select(x < y, x, y); }
-static inline vf vmax(vf x, vf y) { return select(x > y, x, y); }
-static inline vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
+static inline vf fused(vf x, vf y, float z) { return fused(x, y, splat(z)); }
+static inline vf fused(float x, vf y, vf z) { return fused(splat(x), y, z); }
+static inline vf where(vi mask, vf v) { return as<vf>(as<vi>(v) & mask); }  // v or 0
+static inline vf vmin(vf x, vf y) {
+#if defined(__AVX2__)
+    return x < y ? x : y;
+#else
+    vi less = x < y;
+    return as<vf>((as<vi>(x) & less) | (as<vi>(y) & (less ^ -1)));
+#endif
+}
+static inline vf vmax(vf x, vf y) {
+#if defined(__AVX2__)
+    return x > y ? x : y;
+#else
+    vi more = x > y;
+    return as<vf>((as<vi>(x) & more) | (as<vi>(y) & (more ^ -1)));
+#endif
+}
+static inline vf vabs(vf x) { return as<vf>(as<vi>(x) & 0x7fffffff); }
 
 // One bit per lane of a comparison, and back.
-static inline uint32_t bits_of(vi mask) {
-#if defined(__AVX512DQ__)
+static inline Bits bits_of(vi mask) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
     return _mm512_movepi32_mask((__m512i)mask);
+#elif defined(__AVX2__)
+    return _mm256_movemask_ps((__m256)mask);
+#elif defined(__x86_64__)
+    return _mm_movemask_ps((__m128)mask.low) | _mm_movemask_ps((__m128)mask.high) << 4;
+#elif defined(__aarch64__)
+    const quad_i low = {1, 2, 4, 8}, high = {16, 32, 64, 128};
+    return vaddvq_s32((int32x4_t)((mask.low & low) | (mask.high & high)));
 #else
-    uint32_t bits = 0;
-    for (int k = 0; k < LANES; k++) bits |= (uint32_t)(mask[k] & 1) << k;
+    Bits bits = 0;
+    for (int k = 0; k < 4; k++) bits |= (mask.low[k] & 1) << k | (mask.high[k] & 1) << (k + 4);
     return bits;
 #endif
 }
-static inline vi mask_of(uint32_t bits) {
+static inline vi mask_of(Bits bits) {
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
     return (vi)_mm512_movm_epi32((__mmask16)bits);
+#elif defined(__AVX2__)
+    const vi lane = {1, 2, 4, 8, 16, 32, 64, 128};
+    return (lane & (int32_t)bits) == lane;
 #else
-    const vi lane = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+    const vi lane = {{1, 2, 4, 8}, {16, 32, 64, 128}};
     return (lane & (int32_t)bits) != 0;
 #endif
 }
-static inline vf zero_or_one(uint32_t bits) { return (vf)((vi)splat(1.0f) & mask_of(bits)); }
+static inline vf zero_or_one(Bits bits) { return where(mask_of(bits), splat(1.0f)); }
 
-// Natural logarithm for x > 0 and exponential, to about 1 ulp (minimax polynomials after range reduction).
+// Natural logarithm for x > 0 and exponential, to about 1 ulp (minimax polynomials after range reduction). The logarithm enters
+// the thresholds of escape noise and is rounded after every operation, the exponential enters surrogates only.
 static inline vf vlog(vf x) {
-    vi bits = (vi)x;
+    vi bits = as<vi>(x);
     vi exponent = ((bits - 0x3f3504f3) >> 23);  // x = 2^exponent m with m in [sqrt(1/2), sqrt(2))
-    vf m = (vf)(bits - (exponent << 23)) - 1.0f;
-    vf e = __builtin_convertvector(exponent, vf);
+    vf m = as<vf>(bits - (exponent << 23)) - 1.0f;
+    vf e = to_float(exponent);
     vf p = splat(7.0376836292e-2f);
     p = p * m - 1.1514610310e-1f;
     p = p * m + 1.1676998740e-1f;
@@ -73,32 +170,46 @@ static inline vf vlog(vf x) {
 }
 static inline vf vexp(vf x) {
     x = vmin(vmax(x, splat(-87.0f)), splat(87.0f));
-    vf n = x * 1.44269504089f + 12582912.0f;  // round to nearest by adding 1.5 * 2^23
+    vf n = fused(x, splat(1.44269504089f), 12582912.0f);  // round to nearest by adding 1.5 * 2^23
     n -= 12582912.0f;
-    vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vf r = fused(n, splat(2.12194440e-4f), fused(n, splat(-0.693359375f), x));
     vf p = splat(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    return p * (vf)((__builtin_convertvector(n, vi) + 127) << 23);
+    p = fused(p, r, 1.3981999507e-3f);
+    p = fused(p, r, 8.3334519073e-3f);
+    p = fused(p, r, 4.1665795894e-2f);
+    p = fused(p, r, 1.6666665459e-1f);
+    p = fused(p, r, 5.0000001201e-1f);
+    p = fused(p, r * r, r + 1.0f);
+    return p * as<vf>((to_int(n) + 127) << 23);
 }
 
-// Philox4x32-10 on sixteen counters at once; see surgrad/philox.py for the address.
+// Philox4x32-10 on LANES counters at once; see philox.py for the address.
 static inline void multiply(uint32_t constant, vu word, vu& high, vu& low) {
     const uint64_t upper = 0xffffffff00000000ull;
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
     __m512i m = _mm512_set1_epi64(constant);
     vl even = (vl)_mm512_mul_epu32((__m512i)word, m);
     vl odd = (vl)_mm512_mul_epu32((__m512i)((vl)word >> 32), m);
+#elif defined(__AVX2__)
+    __m256i m = _mm256_set1_epi64x(constant);
+    vl even = (vl)_mm256_mul_epu32((__m256i)word, m);
+    vl odd = (vl)_mm256_mul_epu32((__m256i)((vl)word >> 32), m);
+#elif defined(__x86_64__)
+    __m128i m = _mm_set1_epi64x(constant);
+    auto product = [=](quad_l x) { return (quad_l)_mm_mul_epu32((__m128i)x, m); };
+    vl words = as<vl>(word), even = {product(words.low), product(words.high)};
+    vl odd = {product(words.low >> 32), product(words.high >> 32)};
+#elif defined(__aarch64__)
+    uint32x2_t m = vdup_n_u32(constant);
+    auto product = [=](quad_l x) { return (quad_l)vmull_u32(vmovn_u64((uint64x2_t)x), m); };
+    vl words = as<vl>(word), even = {product(words.low), product(words.high)};
+    vl odd = {product(words.low >> 32), product(words.high >> 32)};
 #else
-    vl even = ((vl)word & 0xffffffffull) * (uint64_t)constant;
-    vl odd = ((vl)word >> 32) * (uint64_t)constant;
+    vl even = (as<vl>(word) & 0xffffffffull) * (uint64_t)constant;
+    vl odd = (as<vl>(word) >> 32) * (uint64_t)constant;
 #endif
-    high = (vu)((even >> 32) | (odd & upper));
-    low = (vu)((even & ~upper) | (odd << 32));
+    high = as<vu>((even >> 32) | (odd & upper));
+    low = as<vu>((even & ~upper) | (odd << 32));
 }
 static inline void philox(vu c[4], uint32_t k0, uint32_t k1) {
     for (int round = 0; round < 10; round++) {

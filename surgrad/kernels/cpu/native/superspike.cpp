@@ -15,6 +15,8 @@
 #include <thread>
 #include <vector>
 
+#include "identity.h"
+
 struct LayerDesc {
     int64_t nb_pre, nb_post;
     float *weight;                         // (post, pre)
