@@ -18,6 +18,7 @@ from surgrad.analysis.claims import TIERS, Papers, load_claims
 from surgrad.analysis.measured import Measured, RunFolders, measure, read_measured, write_measured
 from surgrad.analysis.papers_page import asked, here, markdown, page, published, rows, tally
 from surgrad.analysis.verdicts import NOT_REPRODUCED, UNDECIDED
+from surgrad.config.jobs import jobs_of_command
 from surgrad.errors import UserError
 from surgrad.runs import files
 from surgrad.runs.record import REPO
@@ -27,7 +28,7 @@ DOCS = REPO / "docs"
 
 def found_in(papers: Papers, folders: RunFolders) -> dict[str, Measured]:
     """What run folders say of each claim."""
-    found = {claim.id: measure(claim, folders) for claim in papers.claims}
+    found = {claim.id: measure(claim, folders, jobs_of_command) for claim in papers.claims}
     return {name: measured for name, measured in found.items() if measured is not None}
 
 

@@ -9,8 +9,6 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from surgrad.analysis.intervals import curve, interval
 from surgrad.analysis.rows import (
     Number,
@@ -24,11 +22,9 @@ from surgrad.analysis.rows import (
     shown,
     table,
 )
-from surgrad.config.check import check
 from surgrad.datasets.baselines import count_baseline
 from surgrad.errors import UserError
-from surgrad.experiments.classification.config import ClassificationConfig
-from surgrad.experiments.dense.config import DenseConfig
+from surgrad.experiments.trained import splits
 from surgrad.figures import plots as figures
 from surgrad.runs.record import REPO, RunRecord, load_runs
 
@@ -42,9 +38,6 @@ SCORES: Mapping[str, Number] = {
 }
 
 CURVES = ("train_loss", "train_acc", "valid_loss", "valid_acc")
-
-#: What a run's configuration is checked against, by its script.
-SCHEMAS = {"deep_convSNN": ClassificationConfig, "dense_SNN": DenseConfig}
 
 
 def activity_columns(layers: int) -> dict[str, Number]:
@@ -60,12 +53,7 @@ def baseline(runs: Sequence[RunRecord]) -> str:
     try:
         for run in runs:
             if run.get("seed") not in rows:
-                path = run.folder / ".hydra" / "hydra.yaml"
-                script = str(OmegaConf.load(path).hydra.job.name) if path.exists() else "?"
-                if script not in SCHEMAS:
-                    return f"\nNo baseline: {run.name} is no run of {', '.join(SCHEMAS)}."
-                data = check(OmegaConf.create(run.config), SCHEMAS[script]).dataset
-                rows[run.get("seed")] = count_baseline(*data.splits())
+                rows[run.get("seed")] = count_baseline(*splits(run))
     except UserError as error:
         return f"\nNo baseline: {error}."
     cells = [shown(interval(row.get(f"{part}_acc") for row in rows.values())) for part in ("train", "valid", "test")]

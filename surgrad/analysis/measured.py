@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from surgrad.analysis.intervals import Interval, interval
-from surgrad.config.jobs import Job, jobs_of_command
+from surgrad.analysis.rows import started_from
 from surgrad.errors import UserError
 from surgrad.runs import files
 from surgrad.runs.record import REPO, RunRecord, identity, load_runs
@@ -110,6 +109,25 @@ class Measured(NamedTuple):
         return f"{days}; {machines}; commit {commits}"
 
 
+class Job(Protocol):
+    """A run that a command asks for (`surgrad.config.jobs`)."""
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """Of the command line."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The whole configuration."""
+
+    def get(self, key: str) -> Any:
+        """The option of a group, or a value of the configuration by its dotted key."""
+
+
+#: Gives the runs that a line of a command asks for.
+JobsOf = Callable[[str], Sequence[Job]]
+
+
 class Question(Protocol):
     """What `measure` needs to know of a claim."""
 
@@ -166,27 +184,25 @@ def is_run_of(run: Mapping[str, Any], job: Job) -> bool:
     )
 
 
-def jobs_where(lines: Iterable[str], where: Mapping[str, Any]) -> list[Job]:
+def jobs_where(lines: Iterable[str], where: Mapping[str, Any], jobs_of: JobsOf) -> list[Job]:
     """The runs of a command, one or more lines, that have these values of configuration keys."""
-    jobs = [job for line in lines for job in jobs_of_command(line)]
+    jobs = [job for line in lines for job in jobs_of(line)]
     return [job for job in jobs if all(job.get(key) == value for key, value in where.items())]
 
 
-def measure(claim: Question, folders: RunFolders) -> Measured | None:
+def measure(claim: Question, folders: RunFolders, jobs_of: JobsOf) -> Measured | None:
     """The claim's number in every finished run of its command, by seed (of two the latest); None without any."""
-    if claim.minus is None:
-        taken = _taken(claim, claim.where, VALUE, folders)
-    else:
-        taken = _taken(claim, claim.where, FIRST, folders) + _taken(claim, claim.minus, SECOND, folders)
+    parts = {VALUE: claim.where} if claim.minus is None else {FIRST: claim.where, SECOND: claim.minus}
+    taken = [one for part, where in parts.items() for one in _taken(claim, where, part, folders, jobs_of)]
     found = Measured(tuple(taken))
     return found if found.values else None
 
 
-def _taken(claim: Question, where: Mapping[str, Any], part: str, folders: RunFolders) -> list[Taken]:
+def _taken(claim: Question, where: Mapping[str, Any], part: str, folders: RunFolders, jobs_of: JobsOf) -> list[Taken]:
     suites = dict.fromkeys(line.split()[1].partition("/")[0] for line in claim.lines if "scripts/" not in line)
     there = [run for suite in suites for run in folders.of(suite)]
     found: dict[int, Taken] = {}
-    for job in jobs_where(claim.lines, where) if there else ():
+    for job in jobs_where(claim.lines, where, jobs_of) if there else ():
         for run, what in there:
             if is_run_of(what, job):
                 value = claim.scale * METRICS[claim.metric](run, claim.key, claim.rows)
@@ -211,11 +227,8 @@ def _origin(run: RunRecord) -> tuple[str, ...]:
 
 def _command(run: RunRecord) -> str:
     """Script, primary configuration and overrides that started a run."""
-    path = run.folder / ".hydra" / "hydra.yaml"
-    if not path.exists():
-        return UNKNOWN
-    job = OmegaConf.load(path).hydra.job
-    return " ".join([f"{job.name}.py", f"--config-name={job.config_name}", *run.overrides])
+    script, config = started_from(run)
+    return " ".join([f"{script}.py", f"--config-name={config}", *run.overrides]) if script else UNKNOWN
 
 
 # ---------------------------------------------------------------- the file

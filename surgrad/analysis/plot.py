@@ -1,10 +1,14 @@
 """A final number of finished runs against a setting that was swept: the figure and the table.
 
 figure, text = plot(load_runs("Classification/Runs/robustness"), "surrogate.beta", "test_acc", by="surrogate")
+surgrad runs plot Classification/Runs/robustness --x surrogate.beta --y test_acc --by surrogate --out slope.png
 """
 
+import argparse
 import math
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -14,8 +18,8 @@ from surgrad.analysis.rows import chance, differing, finished, grouped, grouping
 from surgrad.errors import UserError
 from surgrad.figures.plots import SHARE
 from surgrad.figures.sweeps import Point, categories, swept
-from surgrad.runs import tables
-from surgrad.runs.record import RunRecord
+from surgrad.runs import files, tables
+from surgrad.runs.record import RunRecord, load_runs
 
 
 def plot(runs: Sequence[RunRecord], x: str, y: str, by: str | None = None) -> tuple[Figure, str]:
@@ -93,3 +97,23 @@ def _cells(interval: tuple[float, ...] | Interval) -> str:
     mean, low, high, n = interval
     ends = "-" if math.isnan(low) else f"{low:.4g} to {high:.4g}"
     return f"{mean:.4g} | {ends} | {n:.0f}"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command `surgrad runs plot`. Raises: UserError for runs, keys or numbers that are not there."""
+    parser = argparse.ArgumentParser(prog="surgrad runs plot", description="A number against a key that was swept.")
+    parser.add_argument("where", nargs="+", metavar="WHERE", help="folders or globs of runs")
+    parser.add_argument("--x", required=True, help="key of the configuration, e.g. surrogate.beta")
+    parser.add_argument("--y", required=True, help="final number or column of metrics.csv, e.g. test_acc")
+    parser.add_argument("--by", help="key, or part of the configuration, that a line stands for, e.g. surrogate")
+    parser.add_argument("--out", type=Path, default=Path("plot.png"), help="the figure; default: plot.png")
+    options = parser.parse_args(arguments)
+    try:
+        runs = load_runs(options.where)
+    except FileNotFoundError as error:
+        raise UserError(str(error)) from error
+    figure, text = plot(runs, options.x, options.y, options.by)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(options.out) as temporary:
+        figure.savefig(temporary, format="png")
+    sys.stdout.write(f"{text}\n\n{options.out}\n")

@@ -236,10 +236,18 @@ def shown(value: Interval) -> str:
 
 
 # ---------------------------------------------------------------- files
+def started_from(record: RunRecord) -> tuple[str, str]:
+    """Script and primary configuration that a run was started from, "" and "" if it was not started by a script."""
+    path = record.folder / ".hydra" / "hydra.yaml"
+    if not path.exists():
+        return "", ""
+    job = OmegaConf.load(path).hydra.job
+    return str(job.get("name", "")), str(job.config_name)
+
+
 def config_name(record: RunRecord) -> str:
     """The primary configuration that a run was started from, "" if it was not started by a script."""
-    path = record.folder / ".hydra" / "hydra.yaml"
-    return str(OmegaConf.load(path).hydra.job.config_name) if path.exists() else ""
+    return started_from(record)[1]
 
 
 def rows_of(

@@ -19,9 +19,11 @@ from surgrad.analysis.measured import (
     Taken,
     is_run_of,
     jobs_where,
-    measure,
     read_measured,
     write_measured,
+)
+from surgrad.analysis.measured import (
+    measure as measure_by,
 )
 from surgrad.analysis.papers_page import markdown, page, rows
 from surgrad.analysis.verdicts import EXPECTATIONS, VERDICTS, allowed, decide, judge
@@ -40,6 +42,10 @@ def papers_table():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def measure(what, folders):
+    return measure_by(what, folders, jobs_of_command)
 
 
 def claim(**changes):
@@ -243,7 +249,7 @@ def test_a_claim_takes_the_runs_of_its_command_and_holds_no_others(published):
     groups = {"first": published.where, "second": published.minus}
     seeds = {}
     for part, where in groups.items():
-        jobs = [] if where is None else jobs_where(published.lines, where)
+        jobs = [] if where is None else jobs_where(published.lines, where, jobs_of_command)
         asked = [OmegaConf.select(job.composed, "seed") if job.seed is None else job.seed for job in jobs]
         assert len(set(asked)) == len(asked), f"{part}: runs of one seed differ in something else: say it in `where`"
         assert where is None or not published.lines or len(asked) == published.seeds
