@@ -7,6 +7,8 @@ Modules: `surgrad.surrogate`, `surgrad.escape_noise`, `surgrad.losses`, `surgrad
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from surgrad import former
+
 if TYPE_CHECKING:
     from surgrad import datasets, escape_noise, initializers, losses, surrogate
     from surgrad.datasets.events import EventBatch, EventDataset
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from surgrad.runs.record import RunRecord, load_runs
 
 __version__ = "0.1.0"
+
+former.install()
 
 _MODULES = ("datasets", "escape_noise", "initializers", "losses", "surrogate")
 _HOMES = {

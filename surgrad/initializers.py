@@ -7,6 +7,7 @@ from surgrad.network.initializers import (
     FluctuationDrivenCentered,
     FluctuationDrivenExponential,
     Kaiming,
+    kernel_moments,
 )
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "FluctuationDrivenCentered",
     "FluctuationDrivenExponential",
     "Kaiming",
+    "kernel_moments",
 ]
