@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -34,7 +35,7 @@ FORMER: dict[str, tuple[str, ...]] = {
     "surgrad.optimizers": ("surgrad.training.optimizers",),
     "surgrad.monitoring": ("surgrad.training.monitoring",),
     "surgrad.statistics": ("surgrad.training.statistics",),
-    "surgrad.study": ("surgrad.analysis.intervals", "surgrad.runs.record"),
+    "surgrad.study": ("surgrad.analysis.intervals", "surgrad.analysis.rows", "surgrad.runs.record"),
     "surgrad.online": ("surgrad.experiments.superspike.online",),
     "surgrad.estimators": ("surgrad.experiments.sigmoid_network.estimators",),
     "surgrad.theory.single_neuron": ("surgrad.experiments.sigmoid_network.single_neuron",),
@@ -48,7 +49,7 @@ def names_of(*homes: str) -> Callable[[str], Any]:
     """A `__getattr__` for a package that was a module: finds its former names in the modules `homes`."""
 
     def __getattr__(name: str) -> Any:
-        if not name.startswith("__"):
+        if not name.startswith("__") and not _is_module(homes, name):
             for home in homes:
                 module = import_module(home)
                 if hasattr(module, name):
@@ -56,6 +57,11 @@ def names_of(*homes: str) -> Callable[[str], Any]:
         raise AttributeError(f"no {name!r} in {', '.join(homes)}")
 
     return __getattr__
+
+
+def _is_module(homes: Sequence[str], name: str) -> bool:
+    """Whether a package of the homes has a module of that name: `import` asks the package before it loads that."""
+    return any(find_spec(f"{package}.{name}") for package in {home.rpartition(".")[0] for home in homes})
 
 
 class _FormerModules(MetaPathFinder, Loader):
