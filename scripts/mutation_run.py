@@ -52,7 +52,7 @@ class Mistake(NamedTuple):
 NAMED = (
     (
         "surgrad/training/fit.py",
-        'self.best = Best(**content["best"])',
+        'self.best = Best(**state["best"])',
         "pass",
         ["tests/training/test_training.py", "-k", "resumed"],
     ),
@@ -69,9 +69,9 @@ NAMED = (
         ["tests/experiments/test_protocol.py", "-k", "seed and dense"],
     ),
     (
-        "Classification/dense_SNN.py",
-        '("_best_valid", best.weights)',
-        '("_best_valid", last)',
+        "surgrad/training/evaluation.py",
+        '("_best_valid", best.weights, best.epoch)',
+        '("_best_valid", last, best.epoch)',
         ["tests/experiments/test_protocol.py", "-k", "best and dense"],
     ),
 )

@@ -48,8 +48,12 @@ FORMER: dict[str, tuple[str, ...]] = {
 def names_of(*homes: str) -> Callable[[str], Any]:
     """A `__getattr__` for a package that was a module: finds its former names in the modules `homes`."""
 
+    package = homes[0].rpartition(".")[0]
+
     def __getattr__(name: str) -> Any:
-        if not name.startswith("__") and not _is_module(homes, name):
+        if not name.startswith("__"):
+            if find_spec(f"{package}.{name}"):  # `from surgrad.runs import files` asks here first
+                return import_module(f"{package}.{name}")
             for home in homes:
                 module = import_module(home)
                 if hasattr(module, name):
@@ -57,11 +61,6 @@ def names_of(*homes: str) -> Callable[[str], Any]:
         raise AttributeError(f"no {name!r} in {', '.join(homes)}")
 
     return __getattr__
-
-
-def _is_module(homes: Sequence[str], name: str) -> bool:
-    """Whether a package of the homes has a module of that name: `import` asks the package before it loads that."""
-    return any(find_spec(f"{package}.{name}") for package in {home.rpartition(".")[0] for home in homes})
 
 
 class _FormerModules(MetaPathFinder, Loader):

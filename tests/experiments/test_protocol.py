@@ -10,7 +10,7 @@ from classification_suite import TINY as CONV
 from dense_suite import TINY as DENSE
 
 from surgrad.runs.record import REPO, load_runs
-from surgrad.training.fit import Best
+from surgrad.training.evaluation import Best
 
 SCRIPTS = {
     "dense": ("Classification/dense_SNN.py", DENSE),
@@ -49,7 +49,7 @@ def run(suite, folder, *overrides):
 @pytest.mark.parametrize("suite", ["dense", "conv"])
 def test_scores_of_the_best_epoch_are_those_of_its_weights(suite, tmp_path, monkeypatch):
     """The best epoch is made the untrained network: its loss is the first of the run, the last one is another."""
-    monkeypatch.setattr(Best, "beaten_by", lambda best, scores: False)
+    monkeypatch.setattr(Best, "beaten_by", lambda *scores: False)
     record = run(suite, tmp_path)
     losses = record.metrics["valid_loss"]
     assert losses[0] != losses[-1]
@@ -68,7 +68,7 @@ def weights(suite, record):
 
 @pytest.mark.parametrize("suite", SCRIPTS)
 def test_the_seed_draws_the_initial_weights(suite, tmp_path, monkeypatch):
-    monkeypatch.setattr(Best, "beaten_by", lambda best, scores: False)
+    monkeypatch.setattr(Best, "beaten_by", lambda *scores: False)
     one, same, other = (
         weights(suite, run(suite, tmp_path / str(k), f"seed={seed}", "nb_epochs=1")) for k, seed in enumerate((1, 1, 2))
     )
