@@ -101,6 +101,19 @@ def test_a_run_stopped_within_an_epoch_goes_on_as_if_it_had_not_been(tmp_path, s
     require_equal(fit(tmp_path / "a", splits), fit(tmp_path / "b", splits))
 
 
+def test_a_resumed_run_still_knows_the_best_epoch_before_it_was_stopped(tmp_path, splits, monkeypatch):
+    """The best epoch is one that a resumed run does not see again: here the untrained network, whatever comes."""
+    monkeypatch.setattr(Best, "beaten_by", lambda *scores: False)
+    whole = fit(tmp_path / "whole", splits)
+    stopped = replace(OBJECTIVE, loss=Interrupted(1 + 6 + 1 + 6 + 1 + 2))
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "stopped", splits, objective=stopped)
+    resumed = fit(tmp_path / "stopped", splits)
+    assert resumed[2].epoch == 0
+    assert not all(torch.equal(resumed[2].weights[name], weight) for name, weight in resumed[0].items())
+    require_equal(resumed, whole)
+
+
 @pytest.mark.parametrize(
     "options",
     [
