@@ -60,7 +60,7 @@ def conv_snn(
     tau_syn: float,
     tau_readout: float,
 ) -> Network:
-    """A stack of (recurrent) 1-D convolutional LIF layers under a leaky readout, all weights still zero.
+    """A stack of (recurrent) 1-D convolutional LIF layers under a leaky readout, weights as new connections have them.
 
     Args: shapes of the layers; number of input units and classes; the spiking neuron; time step, membrane, synaptic
         and readout time constants in s.
@@ -94,7 +94,7 @@ def dense_snn(
     readout_unit_gain: bool = True,
     delay: int = 1,
 ) -> Network:
-    """A stack of dense (recurrent) LIF layers under a leaky readout, all weights still zero.
+    """A stack of dense (recurrent) LIF layers under a leaky readout, weights as new connections have them.
 
     Args:
         sizes: units of the input, of each hidden layer and of the readout.
