@@ -234,8 +234,12 @@ class EventDataset:
     def check_window(self, duration: float, name: str | None = None) -> None:
         """Warns if more than 5 % of the events lie outside [0, duration) s.
 
-        Args: duration (s); name for messages, by default the data set's.
-        Raises: UserError if all do: the times are then in another unit.
+        Args:
+            duration: (s).
+            name: for messages, by default the data set's.
+
+        Raises:
+            UserError: if all do: the times are then in another unit.
         """
         if not self.nb_events:
             return

@@ -155,7 +155,9 @@ class GridLayer(nn.Module):
 
     ``kernel`` is "reference" (PyTorch, any device), "cpu" (compiled) or "auto": compiled for tensors on the CPU.
     Parameters: weight (nb_inputs, nb_units), recurrent (nb_units, nb_units) or None; zero until initialised.
-    Raises: UserError for a step that is no shorter than the time constants, and for an unknown kernel.
+
+    Raises:
+        UserError: for a step that is no shorter than the time constants, and for an unknown kernel.
     """
 
     def __init__(

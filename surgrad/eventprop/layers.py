@@ -68,7 +68,8 @@ class Spikes(NamedTuple):
 def spikes_from_times(times: Tensor | np.ndarray, duration: float, dtype: torch.dtype = torch.float32) -> Spikes:
     """At most one spike per unit: times (B, N) in s, infinite where a unit stays silent.
 
-    Raises: UserError for NaN, and for finite times outside [0, duration].
+    Raises:
+        UserError: for NaN, and for finite times outside [0, duration].
     """
     times = torch.as_tensor(times, dtype=torch.float64)
     if times.isnan().any():
@@ -127,7 +128,8 @@ class EventLayer(nn.Module):
     def forward(self, spikes: Spikes, duration: float) -> Spikes:
         """Spikes of the layer up to ``duration`` (s), differentiable by the times of its input and by its weights.
 
-        Raises: UserError if a sample makes more than `MAX_RATE` spikes per unit.
+        Raises:
+            UserError: if a sample makes more than `MAX_RATE` spikes per unit.
         """
         constants = Constants(self.neuron.tau_mem, self.neuron.tau_syn, duration, MAX_RATE * self.nb_units)
         return Spikes(*spiking_layer(*spikes, self.weight, self.recurrent, constants))
@@ -153,7 +155,8 @@ class EventReadout(nn.Module):
     def voltage(self, spikes: Spikes, at: Tensor) -> Tensor:
         """V at the times ``at`` (S,) in s, exact, (B, S, N): from it, any smooth function of the voltage.
 
-        Raises: UserError unless the times are finite and do not decrease.
+        Raises:
+            UserError: unless the times are finite and do not decrease.
         """
         at = sampling_times(at, self.weight)
         return voltages(*spikes, self.weight, at, self._constants(float(at[-1]) if len(at) else 0.0))

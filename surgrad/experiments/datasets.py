@@ -260,8 +260,12 @@ DATASETS: dict[str, type[DatasetConfig]] = {
 def dataset_config(content: Any, extra: type | None = None) -> DatasetConfig:
     """The data set's own schema, chosen by its name, applied to what the configuration holds under ``dataset``.
 
-    Args: content; ``extra``, a dataclass whose keys a data set also has in this suite, or None.
-    Raises: UserError naming the key for an unknown key or a wrong type.
+    Args:
+        content: the content.
+        extra: a dataclass whose keys a data set also has in this suite, or None.
+
+    Raises:
+        UserError: naming the key for an unknown key or a wrong type.
     """
     if isinstance(content, DatasetConfig):
         return content

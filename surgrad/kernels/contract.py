@@ -25,11 +25,15 @@ class ConnectionSpec:
     Args:
         name: where it stands in its network, for messages.
         kind: "dense", "conv", "delayed" (a delay for each synapse), or "module", of which only ``function`` is known.
-        out_shape, in_shape: of the units; in_shape is None where it is not known.
+        out_shape: of the units.
+        in_shape: in_shape is None where it is not known.
         function: (..., *in_shape) -> (..., *out_shape), with hooks and all; a delayed one as `DelayedDense.forward`.
         weight: (out, in), or (filters, channels, *kernel_size).
-        kernel_size, stride, padding: of a convolution, one number for each spatial axis.
-        delays, nb_taps: of a delayed one: in steps, shaped as ``weight``; steps that one spike reaches.
+        kernel_size: of a convolution, one number for each spatial axis.
+        stride: of a convolution, one number for each spatial axis.
+        padding: of a convolution, one number for each spatial axis.
+        delays: of a delayed one: in steps, shaped as ``weight``.
+        nb_taps: steps that one spike reaches.
         own: why only ``function`` may be used ("Biased defines forward"), or "".
         others: the parameters of a connection of which only ``function`` is known.
     """
@@ -72,8 +76,11 @@ def connection_spec(
 ) -> ConnectionSpec | None:
     """The specification of a connection: its own account of itself, else that of any function of spikes.
 
-    Args: a connection, module, function, specification or None; name for messages; time step in s for delays; shape of
-        the units that it drives, where it does not say.
+    Args:
+        part: a connection, module, function, specification or None.
+        name: for messages.
+        dt: time step in s for delays.
+        out_shape: of the units that it drives, where it does not say.
     """
     if part is None or isinstance(part, ConnectionSpec):
         return part
@@ -102,7 +109,8 @@ class LayerSpec:
     Args:
         name: where it stands, for messages. ``index``: its number, part of the address of its random numbers.
         neuron: surrogate, escape noise and reset. ``unit_shape``: (N,) or (channels, *spatial).
-        a, b: decays of synapse and membrane over a step, broadcastable to the units.
+        a: decays of synapse and membrane over a step, broadcastable to the units.
+        b: decays of synapse and membrane over a step, broadcastable to the units.
         feedforward: None where the layer is driven by a current. ``recurrent``: from the layer to itself, or None.
         adaptation: constants of adaptive neurons, else None.
     """
@@ -188,7 +196,8 @@ def _require_broadcast(name: str, x: Tensor, unit_shape: Sequence[int]) -> None:
 class NetworkSpec:
     """A stack of layers and a readout (or None), ``delay`` steps (0 or 1) between a spike and its arrival above.
 
-    Raises: UserError for parameters of different dtypes or devices, or that are not finite.
+    Raises:
+        UserError: for parameters of different dtypes or devices, or that are not finite.
     """
 
     layers: tuple[LayerSpec, ...]

@@ -45,7 +45,8 @@ class Choice(NamedTuple):
 def choose(kernel: str, network: NetworkSpec) -> Choice:
     """The named kernel, or for "auto" the fastest one that knows every part of a network.
 
-    Raises: UserError for an unknown name, or a named kernel that cannot run this network.
+    Raises:
+        UserError: for an unknown name, or a named kernel that cannot run this network.
     """
     require_known(kernel)
     if kernel == "reference":
@@ -185,18 +186,24 @@ def lif(
 
     Args:
         current: (T, B, *units) input current I, without the recurrent part.
-        a, b: decays of synapse and membrane over a step, broadcastable to (*units).
+        a: decays of synapse and membrane over a step, broadcastable to (*units).
+        b: decays of synapse and membrane over a step, broadcastable to (*units).
         neuron: surrogate, escape noise and reset.
         recurrence: connection or function from spikes s[t-1] (B, *units) to the recurrent part of I[t].
         state: i and u at the first step, (B, *units) each; zeros if None.
         previous: spikes of the step before the first, (B, *units); zeros if None.
-        noise, ids: address of the random numbers and the (B,) global sample indices, 0..B-1 if None.
+        noise: address of the random numbers and the (B,) global sample indices, 0..B-1 if None.
+        ids: address of the random numbers and the (B,) global sample indices, 0..B-1 if None.
         first_step: time index of the first step, which addresses the random numbers.
         memory: "full", or "recompute" to keep less for the backward pass; the gradients are the same.
         return_membrane: whether u[t] at which each spike was drawn is returned, (T, B, *units); without gradient.
         kernel: "auto", "reference", "cpu" or "cuda".
-    Returns: spikes (T, B, *units) as 0/1, membranes or None, state after the last step.
-    Raises: UserError that names the argument that does not fit.
+
+    Returns:
+        spikes (T, B, *units) as 0/1, membranes or None, state after the last step.
+
+    Raises:
+        UserError: that names the argument that does not fit.
     """
     if not isinstance(neuron, LIF):
         raise UserError(f"neuron is {type(neuron).__name__}; it must be a LIF")
@@ -235,9 +242,17 @@ def readout(
 ) -> tuple[Tensor, LIFState]:
     """Scan leaky integrators driven by a current (T, B, C), on any kernel alike: y[t] = u[t+1] and the end state.
 
-    Args: decays and kernel as in `lif`; whether the current is scaled by 1 - b; state at the first step, or i = 0 and
-        u = ``u0``.
-    Raises: UserError that names the argument that does not fit.
+    Args:
+        current: (T, B, C) input current.
+        a: decay of the synapse over a step, as in `lif`.
+        b: decay of the membrane over a step, as in `lif`.
+        unit_gain: whether the current is scaled by 1 - b.
+        state: at the first step; by default i = 0 and u = ``u0``.
+        u0: membrane potential at the first step.
+        kernel: as in `lif`.
+
+    Raises:
+        UserError: that names the argument that does not fit.
     """
     units = _require_current(current)
     a, b = (_decay(name, x, current) for name, x in (("a", a), ("b", b)))

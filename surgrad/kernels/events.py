@@ -15,11 +15,13 @@ class Events:
     """Spikes of B samples on a grid of T steps; sample b owns events ``offsets[b]:offsets[b+1]``.
 
     Args:
-        steps, units: (E,) int32: time step and flat index into ``unit_shape`` of every event.
+        steps: (E,) int32: time step and flat index into ``unit_shape`` of every event.
+        units: (E,) int32: time step and flat index into ``unit_shape`` of every event.
         offsets: (B+1,) int64.
         nb_steps: T. ``unit_shape``: of the input units.
 
-    Raises: UserError for arrays that do not fit together, and for events outside the window or of no unit.
+    Raises:
+        UserError: for arrays that do not fit together, and for events outside the window or of no unit.
     """
 
     steps: Tensor

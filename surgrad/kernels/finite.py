@@ -23,7 +23,9 @@ def confirmed(
     """``output``, if the synaptic currents after the last step are finite; on a GPU NaN where they are not.
 
     Args: synaptic currents of every layer and of the readout; the input, to name the culprit.
-    Raises: UserError that names what is not finite, on the CPU.
+
+    Raises:
+        UserError: that names what is not finite, on the CPU.
     """
     if network.device.type != "cpu":
         mark = _mark([*currents, *(p for _, p in network.tensors())])

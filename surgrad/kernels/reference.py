@@ -52,17 +52,20 @@ def lif(
 
     Args:
         current: (T, B, *units) input current I, without the recurrent part.
-        a, b: decays of synapse and membrane, broadcastable to (*units).
+        a: decays of synapse and membrane, broadcastable to (*units).
+        b: decays of synapse and membrane, broadcastable to (*units).
         neuron: surrogate, escape noise and reset.
         recurrence: maps spikes s[t-1] (B, *units) to the recurrent part of I[t].
         state: i and u at the first step; zeros if None.
         previous: spikes of the step before the first, (B, *units); zeros if None.
-        noise, ids: address of the random numbers and the (B,) global sample indices; needed by stochastic neurons.
+        noise: address of the random numbers and the (B,) global sample indices.
+        ids: needed by stochastic neurons.
         first_step: time index of the first step, which addresses the random numbers.
         memory: "full" keeps every intermediate for the backward pass; "recompute" keeps the states between segments of
             about sqrt(T) steps and computes each segment again, so that memory grows with sqrt(T). Same gradients.
-    Returns: spikes (T, B, *units) as 0/1, membrane u[t] at which each was drawn (T, B, *units), state after the
-    last step.
+
+    Returns:
+        spikes (T, B, *units) as 0/1, membrane u[t] at which each was drawn (T, B, *units), state after the last step.
     """
     if state is None:
         state = LIFState(*(torch.zeros_like(current[0]) for _ in range(2)))
@@ -204,7 +207,9 @@ def drive(
         delay: steps (0 or 1) that every spike takes, beside those of a delayed connection.
         before: spikes of the step before the first; zeros if None.
         pending: currents of earlier spikes that were still on their way, (steps, B, *units).
-    Returns: the currents, and those still on their way after the last step (None without learned delays).
+
+    Returns:
+        the currents, and those still on their way after the last step (None without learned delays).
     """
     below = below.dense(torch.get_default_dtype()) if isinstance(below, Events) else below
     if connection.kind == "delayed":

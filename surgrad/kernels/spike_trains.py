@@ -32,7 +32,9 @@ def spike_trains(
     """Spikes as compiled code reads them.
 
     Args: number of units; end of the window in s; dtype that the weights have.
-    Raises: UserError unless times are finite, sorted and inside [0, end], units below ``nb_units``, and offsets fit.
+
+    Raises:
+        UserError: unless times are finite, sorted and inside [0, end], units below ``nb_units``, and offsets fit.
     """
     for name, x, allowed in (("times", times, FLOATS), ("units", units, INTEGERS), ("offsets", offsets, INTEGERS)):
         if not isinstance(x, Tensor) or x.dtype not in allowed or x.dim() != 1:
@@ -73,7 +75,8 @@ def _require_window(times: Tensor, offsets: Tensor, end: float) -> None:
 def weights(weight: Tensor, recurrent: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """Weights (N_in, N) and recurrent ones (N, N) or None, contiguous.
 
-    Raises: UserError for other shapes, dtypes or devices, and values that are not finite.
+    Raises:
+        UserError: for other shapes, dtypes or devices, and values that are not finite.
     """
     if weight.dim() != 2:
         raise UserError(f"weights have shape {tuple(weight.shape)}; they must be (inputs, units)")
@@ -91,7 +94,8 @@ def weights(weight: Tensor, recurrent: Tensor | None = None) -> tuple[Tensor, Te
 def sampling_times(at: Tensor, like: Tensor) -> Tensor:
     """Times (S,) in s at which voltages are read, in dtype of ``like``.
 
-    Raises: UserError unless they are finite, not negative and do not decrease.
+    Raises:
+        UserError: unless they are finite, not negative and do not decrease.
     """
     if not isinstance(at, Tensor) or at.dim() != 1 or at.device.type != "cpu":
         found = f"{tuple(at.shape)} on {at.device}" if isinstance(at, Tensor) else type(at).__name__
@@ -105,7 +109,8 @@ def sampling_times(at: Tensor, like: Tensor) -> Tensor:
 def grid_input(s_in: Tensor, weight: Tensor, recurrent: Tensor | None = None) -> Tensor:
     """Input spikes (T, B, N_in) of 0 and 1 as a grid layer reads them, in dtype of the weights.
 
-    Raises: UserError for other shapes or devices, and for values that are neither 0 nor 1.
+    Raises:
+        UserError: for other shapes or devices, and for values that are neither 0 nor 1.
     """
     nb_inputs, nb_units = weight.shape
     if recurrent is not None and recurrent.shape != (nb_units, nb_units):

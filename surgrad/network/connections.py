@@ -70,12 +70,14 @@ class DelayedDense(Dense):
     interpolation; learned as in Hammouamri, Khalfaoui-Hassani & Masquelier 2023, with whom the kernel is a Gaussian).
 
     Args:
-        in_shape, nb_units: as in `Dense`.
+        in_shape: as in `Dense`.
+        nb_units: as in `Dense`.
         max_delay: s. Delays start anywhere below it with equal probability.
         trainable: whether delays are learned.
         seed: of the starting delays; equal connections of a network start alike.
 
-    Raises: UserError for a max_delay that is not positive.
+    Raises:
+        UserError: for a max_delay that is not positive.
     """
 
     def __init__(
@@ -135,9 +137,12 @@ class Conv(nn.Module):
     Args:
         in_shape: (channels, length) or (channels, height, width).
         filters: number of output channels.
-        kernel_size, stride, padding: one integer, or one per spatial axis.
+        kernel_size: one integer, or one per spatial axis.
+        stride: one integer, or one per spatial axis.
+        padding: one integer, or one per spatial axis.
 
-    Raises: UserError if the kernel is larger than its padded input.
+    Raises:
+        UserError: if the kernel is larger than its padded input.
     """
 
     def __init__(

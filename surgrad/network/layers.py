@@ -33,7 +33,8 @@ class SpikingLayer(nn.Module):
         feedforward: connection from the layer below: `Dense`, `Conv`, `DelayedDense`, or any module that maps
             (..., *in_shape) to (..., *out_shape), as `torch.nn.Linear`.
         neuron: surrogate, escape noise and reset.
-        tau_mem, tau_syn: seconds, or a `TimeConstant`.
+        tau_mem: seconds, or a `TimeConstant`.
+        tau_syn: seconds, or a `TimeConstant`.
         recurrent: connection from the layer to itself.
         unit_shape: (N,) or (channels, *spatial); needed only where the connection does not say its ``out_shape``.
     """
@@ -85,8 +86,13 @@ class SpikingLayer(nn.Module):
 class Readout(nn.Module):
     """Leaky integrators without spikes: y[t] = u[t+1], u[0] = ``u0``.
 
-    Args: feedforward connection, tau_mem and tau_syn in s, initial membrane potential, and whether the current is
-        scaled by 1 - b, and decay (see `surgrad.neurons.lif.LIF`).
+    Args:
+        feedforward: the connection that drives it.
+        tau_mem: membrane time constant, s.
+        tau_syn: synaptic time constant, s.
+        u0: membrane potential at the first step.
+        unit_gain: whether the current is scaled by 1 - b.
+        decay: see `surgrad.neurons.lif.LIF`.
     """
 
     def __init__(

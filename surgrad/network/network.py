@@ -26,7 +26,8 @@ class Network(nn.Module):
         delay: steps d between a spike below and its arrival, I_l[t] = W s_{l-1}[t-d]: 1 in classification, 0 in
             spike-train matching. The recurrent delay is one step.
 
-    Raises: UserError where shapes do not fit or delay is not 0 or 1.
+    Raises:
+        UserError: where shapes do not fit or delay is not 0 or 1.
     """
 
     def __init__(self, layers: Sequence[SpikingLayer], readout: Readout | None, dt: float, delay: int = 1):
@@ -66,7 +67,8 @@ class Network(nn.Module):
 
         Args:
             x: spikes (T, B, *in_shape), or an `EventBatch`.
-            seed, draw: key of the escape noise; ``draw`` is the epoch or the repetition.
+            seed: key of the escape noise.
+            draw: ``draw`` is the epoch or the repetition.
             ids: (B,) int64 global sample indices that address the noise; by default those of the batch, else 0..B-1.
             state: of an earlier call, to go on from; zeros if None.
             record: also return the spikes of every layer.

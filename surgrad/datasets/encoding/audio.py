@@ -41,7 +41,9 @@ class WavFolder:
     """Folder of wav files, labelled by their names `{label}_{speaker}_{index}.wav` or by a table.
 
     The table is a CSV with the columns file, label and, optionally, speaker; files are relative to the folder.
-    Raises: FileNotFoundError, UserError naming the file that is missing, unlabelled or unreadable.
+
+    Raises:
+        FileNotFoundError: UserError naming the file that is missing, unlabelled or unreadable.
     """
 
     folder: Path
@@ -146,7 +148,9 @@ class CommandFolder:
 
     The table has the columns word, start, samples (both in samples), speaker, take, split. Recordings are ordered by
     take, speaker and word, so that a limit keeps the same takes of everybody. FLAC is read by the package soundfile.
-    Raises: UserError naming the row or file that is missing, wrong or unreadable.
+
+    Raises:
+        UserError: naming the row or file that is missing, wrong or unreadable.
     """
 
     folder: Path
@@ -197,11 +201,13 @@ class CommandFolder:
         return rows
 
 
-def read_wav(path: Path) -> tuple[np.ndarray, int]:
+def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
     """Samples (n,), channels averaged, and rate (Hz) of a wav file of any sample format.
 
-    Raises: UserError for a file that is not a readable wav, or that is shorter than its header says.
+    Raises:
+        UserError: for a file that is not a readable wav, or that is shorter than its header says.
     """
+    path = Path(path)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Reached EOF prematurely")
@@ -243,7 +249,8 @@ def _require_whole(path: Path) -> None:
 def resample(audio: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     """Samples (n,) at `rate` brought to `new_rate` (Hz) by a polyphase filter.
 
-    Raises: UserError for a rate outside of `LOWEST_RATE` to `HIGHEST_RATE`, which would take hours.
+    Raises:
+        UserError: for a rate outside of `LOWEST_RATE` to `HIGHEST_RATE`, which would take hours.
     """
     if not LOWEST_RATE <= rate <= HIGHEST_RATE or int(rate) != rate:
         raise UserError(f"rate={rate} Hz: a whole number from {LOWEST_RATE} to {HIGHEST_RATE} is expected")

@@ -104,7 +104,9 @@ class BasilarMembrane:
         The inverse transform of half a spectrum halves the rate: nb_steps = n//2 + 1 at sample_rate / 2. It is
         circular over the clip, as published; the clip's window makes the ends meet.
 
-        Args: audio (n,) at `sample_rate`.
+        Args:
+            audio: (n,) at `sample_rate`.
+
         Yields: (first channel, velocity (channels, nb_steps)) of consecutive blocks of channels.
         """
         nb_steps = len(audio) // 2 + 1
@@ -138,8 +140,9 @@ class BasilarMembrane:
 def _cells(x: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Four-point interpolation on an even grid at increasing x (n,).
 
-    Returns: first (len(grid) - 2,), the points of x in cell k are first[k]:first[k+1] and see grid[k:k+4]; and the
-    place (n,) of every point in grid steps from the middle of its four.
+    Returns:
+        first (len(grid) - 2,), the points of x in cell k are first[k]:first[k+1] and see grid[k:k+4]; and the place
+        (n,) of every point in grid steps from the middle of its four.
     """
     position = (x - grid[0]) / (grid[1] - grid[0])
     cell = np.clip(np.floor(position).astype(np.int64) - 1, 0, len(grid) - 4)
@@ -274,7 +277,8 @@ def _call(name: str, *arguments: np.ndarray | float) -> None:
 def prepare(audio: np.ndarray, rate: int, sample_rate: int = 48000, rms: float = 0.3) -> np.ndarray:
     """Clip at `sample_rate`, scaled to a root mean square of `rms`, under a Hann window.
 
-    Raises: UserError for a clip that is not one-dimensional, too short, not finite or silent.
+    Raises:
+        UserError: for a clip that is not one-dimensional, too short, not finite or silent.
     """
     audio = np.asarray(audio, dtype=np.float64)
     if audio.ndim != 1:
@@ -297,7 +301,8 @@ class Cochlea:
     Calling it: `Cochlea()(audio, rate, seed)` with audio (n,) in any unit at `rate` (Hz) returns times (s, float32)
     and units (uint16, 0 = base, high frequencies), sorted by time. The same seed gives the same spikes.
 
-    Raises: UserError for a sampling rate at which the hair cell's Euler step is unstable, or an unusable clip.
+    Raises:
+        UserError: for a sampling rate at which the hair cell's Euler step is unstable, or an unusable clip.
     """
 
     nb_channels: int = 700

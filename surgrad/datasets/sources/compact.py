@@ -27,7 +27,8 @@ _CHUNK = 1 << 18
 def write_gaps(file: h5py.File, dataset: EventDataset, resolution: float) -> None:
     """Writes the group ``events``; times become floor(time / resolution) steps.
 
-    Raises: UserError if unit and step do not fit into 32 bits.
+    Raises:
+        UserError: if unit and step do not fit into 32 bits.
     """
     if not 0 < resolution < np.inf:
         raise UserError(f"resolution={resolution} s: need a positive time")
@@ -63,7 +64,8 @@ def _gaps(dataset: EventDataset, resolution: float, nb_steps: int):
 def read_gaps(file: h5py.File, path: Path, nb_units: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Times (s, float32), units and offsets (N+1,) of the group ``events``, sorted by unit and time in every sample.
 
-    Raises: UserError naming what is missing, of another kind, or out of range.
+    Raises:
+        UserError: naming what is missing, of another kind, or out of range.
     """
     # of zeros alone, a megabyte would unpack into a gigabyte; real events take several bits each
     gaps = require(file, path, "events/gaps", most=min(8 * path.stat().st_size, MAX_EVENTS))

@@ -100,7 +100,8 @@ def write_compact(path: str | Path, dataset: EventDataset, *, resolution: float 
             they are read again. Grids whose step is a multiple of the resolution do not see the difference.
         resolution: s.
 
-    Raises: UserError for a resolution that is not positive or too fine for 32 bits.
+    Raises:
+        UserError: for a resolution that is not positive or too fine for 32 bits.
     """
     with created(Path(path)) as file:
         write_gaps(file, dataset, resolution)

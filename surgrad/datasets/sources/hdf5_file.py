@@ -30,8 +30,12 @@ _KINDS = {"iu": "integers", "f": "floating-point numbers", "iuf": "numbers", "OS
 def open_hdf5(path: Path, hint: str = "") -> Iterator[h5py.File]:
     """The open file; whatever HDF5 raises while it is read becomes one line.
 
-    Args: path; ``hint``, how to get the file, for the message.
-    Raises: UserError for a file that is missing, unreadable, damaged, or open for writing.
+    Args:
+        path: the path.
+        hint: how to get the file, for the message.
+
+    Raises:
+        UserError: for a file that is missing, unreadable, damaged, or open for writing.
     """
     if path.is_dir():
         raise UserError(f"{path}: is a folder, not an HDF5 file")
@@ -72,7 +76,9 @@ def require(
     """The data set ``key``, measured and not yet read: one-dimensional, of the kinds, no larger than the file can hold.
 
     Args: rows, whether every entry is a row of variable length; most, the largest number of entries.
-    Raises: UserError naming the key and what is wrong with it.
+
+    Raises:
+        UserError: naming the key and what is wrong with it.
     """
     parts = key.split("/")
     for n in range(1, len(parts) + 1):

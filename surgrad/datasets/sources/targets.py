@@ -26,7 +26,10 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601
 class Target:
     """Spikes to be matched.
 
-    Args: spikes (T, N) uint8, 0/1; dt, step in s; name for messages.
+    Args:
+        spikes: (T, N) uint8, 0/1.
+        dt: step in s.
+        name: for messages.
     """
 
     spikes: Tensor
@@ -55,13 +58,16 @@ def load_target(
     Args:
         path: of the file.
         dt: simulation step in s.
-        nb_outputs, nb_steps: N and T; None takes them from the file, a number is checked against it.
-        out_prob, polarity: of a picture, see `image_target`.
+        nb_outputs: N and T.
+        nb_steps: None takes them from the file, a number is checked against it.
+        out_prob: of a picture, see `image_target`.
+        polarity: of a picture, see `image_target`.
         duration: s; if given, dt becomes duration / T.
         bin_dt: width in s of an event file's bins, one per step; dt if None (10 ms bins played at dt = 1 ms are
             spike trains ten times faster).
 
-    Raises: UserError for a missing or unreadable file, an empty or full target, or sizes that do not fit.
+    Raises:
+        UserError: for a missing or unreadable file, an empty or full target, or sizes that do not fit.
     """
     path = Path(path)
     if not path.is_file():
@@ -106,7 +112,9 @@ def image_target(path: str | Path, *, out_prob: float = 0.85, polarity: str = "d
         path: any picture that Matplotlib reads; colour is turned into luma, transparency is laid over white.
         out_prob: threshold on brightness, 0 black to 1 white.
         polarity: "dark" (a spike where brightness < out_prob, as published) or "light" (brightness > out_prob).
-    Returns: (T, N) uint8.
+
+    Returns:
+        (T, N) uint8.
     """
     if polarity not in POLARITIES:
         raise UserError(f"polarity={polarity!r} is unknown; allowed: {', '.join(POLARITIES)}")
@@ -120,7 +128,8 @@ def image_target(path: str | Path, *, out_prob: float = 0.85, polarity: str = "d
 def read_brightness(path: str | Path) -> np.ndarray:
     """Brightness of a picture, (height, width) float64 in 0..1.
 
-    Raises: UserError if it cannot be read or has more than ``MAX_PIXELS`` pixels.
+    Raises:
+        UserError: if it cannot be read or has more than ``MAX_PIXELS`` pixels.
     """
     from matplotlib.image import imread  # only here: training from event files does without
     from PIL import Image  # what Matplotlib reads pictures with
@@ -158,9 +167,12 @@ def write_spike_image(path: str | Path, spikes: np.ndarray) -> None:
 def read_events(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Times (s) and units of one spike train, (E,) each.
 
-    Args: path of an HDF5 file with data sets ``times`` and ``units``, or of a CSV file with lines time,unit (a first
-    line that holds no numbers is a heading).
-    Raises: UserError naming the file and line or data set.
+    Args:
+        path: of an HDF5 file with data sets ``times`` and ``units``, or of a CSV file with lines time,unit (a first
+            line that holds no numbers is a heading).
+
+    Raises:
+        UserError: naming the file and line or data set.
     """
     path = Path(path)
     times, units = _read_csv(path) if path.suffix.lower() == ".csv" else _read_hdf5(path)
@@ -221,7 +233,9 @@ def bin_events(
     """Events on a grid, step = floor(time / bin_dt), at most one spike per bin: (T, N) uint8.
 
     Args: times (E,) s; units (E,); bin_dt s; N and T, by default the smallest that hold all events.
-    Raises: UserError where events lie outside, or where the grid has more than ``MAX_BINS`` bins.
+
+    Raises:
+        UserError: where events lie outside, or where the grid has more than ``MAX_BINS`` bins.
     """
     if not bin_dt > 0:
         raise UserError(f"dataset.bin_dt={bin_dt} s must be positive")

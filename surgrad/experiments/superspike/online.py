@@ -31,10 +31,14 @@ class SuperSpikeRule:
     """Constants of neurons and rule.
 
     Args:
-        dt, tau_mem, tau_syn: s.
-        tau_decay, tau_rise: of the kernel alpha, s.
+        dt: s.
+        tau_mem: s.
+        tau_syn: s.
+        tau_decay: of the kernel alpha, s.
+        tau_rise: of the kernel alpha, s.
         beta: slope of the surrogate h(x) = 1 / (beta |x| + 1)^2.
-        rate_hidden, rate_output: size of an update of a synapse whose gradient is as large as ever.
+        rate_hidden: size of an update of a synapse whose gradient is as large as ever.
+        rate_output: size of an update of a synapse whose gradient is as large as ever.
         gamma: decay per update of the largest squared gradient.
         period: steps between updates.
         reset: "subtractive" or "multiplicative_leak".
@@ -110,7 +114,9 @@ class SuperSpikeNetwork:
     """A network with a hidden layer that learns to fire at given times, online.
 
     Args: hidden (N_hid, N_in) and output (N_out, N_hid) weights; rule; generator of random feedback; threads.
-    Raises: UserError if the weights do not fit or are not finite.
+
+    Raises:
+        UserError: if the weights do not fit or are not finite.
     """
 
     def __init__(
@@ -158,8 +164,12 @@ class SuperSpikeNetwork:
         """Go on for T steps.
 
         Args: input spikes x (T, N_in) and target (T, N_out), 0/1 of any dtype; learning or only running; record spikes.
-        Returns: 1/2 sum e^2 over these steps and outputs; spikes of the hidden and output layer, (T, N) uint8, or None.
-        Raises: UserError if shapes do not fit; or if weights are no longer finite.
+
+        Returns:
+            1/2 sum e^2 over these steps and outputs; spikes of the hidden and output layer, (T, N) uint8, or None.
+
+        Raises:
+            UserError: if shapes do not fit; or if weights are no longer finite.
         """
         sizes = (self.hidden.weight.shape[1], self.output.weight.shape[0])
         for name, y in (("input", x), ("target", target)):

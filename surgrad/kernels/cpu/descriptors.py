@@ -140,7 +140,10 @@ def address(x: Tensor | None) -> int | None:
 class Call:
     """The C descriptors of one call; keeps alive the tensors that they point to.
 
-    Args: plan; (W, R, a, b, current) of every layer, in the kernel's layout, which may be None; whether it goes back.
+    Args:
+        plan: the plan.
+        tensors: (W, R, a, b, current) of every layer, in the kernel's layout, which may be None.
+        backward: whether it goes back.
     """
 
     def __init__(self, plan: Plan, tensors: Sequence[Sequence[Tensor | None]], backward: bool):

@@ -172,7 +172,8 @@ def spiking_layer(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Times, units and offsets of a layer's spikes, differentiable by times (E,), W (N_in, N) and R (N, N).
 
-    Raises: UserError for arguments that do not fit, and for a sample that makes more spikes than allowed.
+    Raises:
+        UserError: for arguments that do not fit, and for a sample that makes more spikes than allowed.
     """
     constants.checked()
     weight, recurrent = spike_trains.weights(weight, recurrent)
