@@ -95,17 +95,9 @@ class DelayedDense(Dense):
         """What kernels are given of this connection, called ``name`` in messages; dt in s."""
         if dt is None:
             raise UserError(f"{name} has delays, which need the time step of a Network")
-        return ConnectionSpec(
-            name,
-            "delayed",
-            self.out_shape,
-            partial(self, dt=dt),
-            self.in_shape,
-            self.weight,
-            delays=self.delay() / dt,
-            nb_taps=self.nb_taps(dt),
-            own=_own_part(self, DelayedDense),
-        )
+        delays = {"delays": self.delay() / dt, "nb_taps": self.nb_taps(dt), "own": _own_part(self, DelayedDense)}
+        function = partial(self, dt=dt)
+        return ConnectionSpec(name, "delayed", self.out_shape, function, self.in_shape, self.weight, **delays)
 
     def nb_taps(self, dt: float) -> int:
         """Steps over which the longest delay spreads a spike: a delay of d steps reaches the taps 0 to ceil(d)."""

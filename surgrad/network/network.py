@@ -85,20 +85,9 @@ class Network(nn.Module):
             for layer in self.stack:
                 if isinstance(layer.feedforward, DelayedDense):
                     layer.feedforward.require_within(self.dt, x.nb_steps if isinstance(x, Events) else len(x))
-        return dispatch.run(
-            self.spec(),
-            x,
-            seed=seed,
-            draw=draw,
-            ids=ids,
-            state=state,
-            record=record,
-            return_state=return_state,
-            truncate=truncate,
-            memory=memory,
-            precision=precision,
-            kernel=kernel,
-        )
+        options = {"seed": seed, "draw": draw, "ids": ids, "state": state, "record": record, "truncate": truncate}
+        options |= {"return_state": return_state, "memory": memory, "precision": precision, "kernel": kernel}
+        return dispatch.run(self.spec(), x, **options)
 
     @property
     def stack(self) -> list[SpikingLayer | Readout]:
