@@ -9,6 +9,7 @@ from pathlib import Path
 
 from surgrad.analysis import intervals as study
 from surgrad.datasets.baselines import count_baseline
+from surgrad.errors import UserError
 from surgrad.experiments.datasets import dataset_config
 from surgrad.figures import plots as figures
 from surgrad.runs.record import REPO, RunRecord, load_runs
@@ -45,7 +46,10 @@ def baseline(runs: Sequence[RunRecord]) -> str:
     rows = {}
     for run in runs:
         if run.get("seed") not in rows:
-            rows[run.get("seed")] = count_baseline(*dataset_config(run.config["dataset"]).splits())
+            train, valid, test = dataset_config(run.config["dataset"]).splits()
+            if valid is None:
+                raise UserError(f"{run.name}: no validation set, by which the baseline would be chosen")
+            rows[run.get("seed")] = count_baseline(train, valid, test)
     cells = [str(study.interval([row[f"{part}_acc"] for row in rows.values()])) for part in ("train", "valid", "test")]
     return f"| spike counts, logistic regression | {len(rows)} | {' | '.join(cells)} | - | - | - |"
 

@@ -7,6 +7,7 @@ RUNS are folders of runs of Classification/dense_SNN.py with watch_test=true.
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from surgrad.analysis import intervals as study
 from surgrad.analysis.selection import expected_bias, selection
@@ -25,7 +26,7 @@ COLUMNS = {
 }
 
 
-def by_configuration(runs: Sequence[RunRecord]) -> dict[tuple, list[RunRecord]]:
+def by_configuration(runs: Sequence[RunRecord]) -> dict[tuple[Any, ...], list[RunRecord]]:
     """Finished runs by neuron and connection."""
     groups = study.grouped(study.finished(runs), "neuron._target_", "connection._target_")
     return {tuple(str(part).split(".")[-1] for part in key): group for key, group in groups.items()}

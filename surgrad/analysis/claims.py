@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from omegaconf import MISSING, OmegaConf
@@ -117,7 +117,7 @@ class Claim:
     figure: str | None = None  # of docs/figures
     note: str | None = None  # why it differs, why it was not run
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for key, allowed in (("source", SOURCES), ("metric", METRICS), ("tier", TIERS)):
             value = getattr(self, key)
             if value != MISSING and value not in allowed:
@@ -150,7 +150,7 @@ def load_claims(path: str | Path) -> Papers:
     """Raises: UserError naming what is wrong: an unknown or missing key, two claims of one id, an unknown paper."""
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Papers), OmegaConf.load(path))
-        papers = OmegaConf.to_object(merged)
+        papers = cast(Papers, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
     known, seen = {paper.key for paper in papers.papers}, set()
@@ -235,6 +235,7 @@ def judge(claim: Claim, measured: Measured | None) -> Verdict:
         return Verdict("reported", claim.note or "")
     ((name, number),) = claim.expect.items()
     published = math.nan if claim.published is None else claim.published
+    assert measured is not None  # with runs enough
     holds = EXPECTATIONS[name](measured.interval, published, number)
     return Verdict("reproduced" if holds else "not reproduced", claim.note or "")
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import t as student
@@ -55,9 +55,9 @@ def finished(runs: Runs) -> list[RunRecord]:
     return done
 
 
-def grouped(runs: Runs, *keys: str) -> dict[tuple, list[RunRecord]]:
+def grouped(runs: Runs, *keys: str) -> dict[tuple[Any, ...], list[RunRecord]]:
     """Runs by the values of configuration keys, such as "method.name", in sorted order."""
-    groups: dict[tuple, list[RunRecord]] = {}
+    groups: dict[tuple[Any, ...], list[RunRecord]] = {}
     for run in sorted(runs, key=lambda run: str([run.get(key) for key in keys])):
         groups.setdefault(tuple(run.get(key) for key in keys), []).append(run)
     return groups
@@ -96,7 +96,9 @@ def nb_layers(runs: Runs) -> int:
     return min(int(run.get("dataset.nb_hidden_layers", 0)) for run in runs)
 
 
-def table(groups: dict[tuple, list[RunRecord]], columns: dict[str, Callable[[RunRecord], float]], head: str) -> str:
+def table(
+    groups: dict[tuple[Any, ...], list[RunRecord]], columns: dict[str, Callable[[RunRecord], float]], head: str
+) -> str:
     """A Markdown table: one row per group, mean ± half the 95 % interval of each column, number of runs."""
     lines = [f"| {head} | runs | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for key, runs in groups.items():

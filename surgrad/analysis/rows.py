@@ -90,9 +90,9 @@ def only_data_set(rows: Sequence[Row], name: str | None = None) -> list[Row]:
     return chosen(rows, dataset=name)
 
 
-def grouped_rows(rows: Iterable[Row], *keys: str) -> dict[tuple, list[Row]]:
+def grouped_rows(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
     """Rows by the values of some keys, in the order of the values."""
-    groups: dict[tuple, list[Row]] = {}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in sorted(rows, key=lambda row: tuple((str(type(row[k])), row[k]) for k in keys)):
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)
     return groups
@@ -134,7 +134,7 @@ def paired_difference(first: Sequence[Row], second: Sequence[Row], key: str, by:
     return interval(values[0][one] - values[1][one] for one in shared)
 
 
-def rows_table(groups: Mapping[tuple, Sequence[Row]], columns: Mapping[str, str], head: str) -> str:
+def rows_table(groups: Mapping[tuple[Any, ...], Sequence[Row]], columns: Mapping[str, str], head: str) -> str:
     """A Markdown table: one row per group, mean ± half the 95 % interval of each column, number of runs.
 
     Args:

@@ -119,7 +119,7 @@ class Distribution:
     std: float = 1.0
     scaling: str = "1/sqrt(k)"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.distribution not in DISTRIBUTIONS:
             raise UserError(f"distribution={self.distribution!r} is unknown; allowed: {', '.join(DISTRIBUTIONS)}")
         if self.scaling not in SCALINGS:
@@ -183,7 +183,7 @@ class FluctuationDriven:
     epsilon_mode: str = "numerical"
     readout: Initializer = field(default_factory=Distribution)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_in_range(self, self.nu, self.alpha, self.epsilon_mode)
         if not self.mu_u < 1 or not self.xi > 0:
             raise UserError(f"mu_u={self.mu_u}, xi={self.xi}: mu_u must lie below the threshold 1 and xi above 0")
@@ -210,7 +210,7 @@ class FluctuationDrivenCentered:
     epsilon_mode: str = "numerical"
     readout: Initializer = field(default_factory=Distribution)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_in_range(self, self.nu, self.alpha, self.epsilon_mode)
         if not self.sigma_u > 0:
             raise UserError(f"sigma_u={self.sigma_u} must be positive")
@@ -346,7 +346,7 @@ class FluctuationDrivenExponential:
     epsilon_mode: str = "numerical"
     readout: Initializer = field(default_factory=Distribution)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_in_range(self, self.nu, self.alpha, self.epsilon_mode)
         if not self.sigma_u > 0 or self.alpha == 0:
             raise UserError(f"sigma_u={self.sigma_u}, alpha={self.alpha}: both must be positive")
