@@ -22,6 +22,7 @@ from surgrad.config.check import check_settings
 from surgrad.config.common import resolve_device, use_threads
 from surgrad.config.explain import CONFIG_ERRORS, explain
 from surgrad.config.hydra_setup import _command_line, _errors_as_raised, _remove_empty, _store, _write_hydra
+from surgrad.config.jobs import Job, jobs
 from surgrad.errors import UserError
 from surgrad.paths import runs_folder
 from surgrad.runs.folder import Run, RunDone, check_rerun, open_run
@@ -78,6 +79,11 @@ def entry(
         folder = Path(main.__code__.co_filename).resolve().parent
         configs = config_path or REPO / "configs" / suite
 
+        def jobs_of(arguments: Sequence[str]) -> list[Job]:
+            _store(schema, folder / "Runs", run_name)
+            default = "config" if (configs / "config.yaml").exists() else Path(main.__code__.co_filename).stem
+            return jobs(configs, schema, default, arguments)
+
         @functools.wraps(main)
         def command(arguments: Sequence[str] | None = None) -> Any:
             outcome: list[Any] = []
@@ -109,7 +115,8 @@ def entry(
                 raise SystemExit(1)
             return outcome[0] if len(outcome) == 1 else None
 
-        vars(command)["task"] = functools.partial(_Task, main, schema, opener)  # what workers import
+        # what workers, and what looks at a sweep before it starts, import
+        vars(command).update(task=functools.partial(_Task, main, schema, opener), jobs=jobs_of)
         return command
 
     return decorate
