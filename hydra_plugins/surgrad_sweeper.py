@@ -30,7 +30,6 @@ class StudySweeper(BasicSweeper):
         assert self.hydra_context is not None
         assert self.config is not None
         assert self.launcher is not None
-        assert self.hydra_context and self.config and self.launcher  # as set up
         loader = self.hydra_context.config_loader
         overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
         (products,) = self.split_arguments(overrides, None)
