@@ -43,7 +43,7 @@ class ConvStack:
     rec_stride: int = 1
     rec_padding: int = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.nb_hidden_layers < 1:
             raise UserError(f"nb_hidden_layers={self.nb_hidden_layers}: at least one layer is needed")
         for name in ("nb_filters", "kernel_size", "stride", "padding"):

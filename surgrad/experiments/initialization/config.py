@@ -81,7 +81,7 @@ class InitializationConfig(CommonConfig):
     depth: DepthConfig = field(default_factory=DepthConfig)
     real: RealConfig = field(default_factory=RealConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.dataset = dataset_config(self.dataset)
         positive(self, "", "tau_mem", "tau_syn", "time_step")
         for name in ("grid", "steps", "depth", "real"):
