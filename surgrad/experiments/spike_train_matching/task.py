@@ -77,7 +77,7 @@ class Neurons:
     delta_uo: float = 13e-3
     reset: str = "multiplicative_leak"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("dt", "tau_mem", "tau_syn", "theta", "eps0", "delta_uo"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise UserError(f"{name}={getattr(self, name)} must be positive and finite")
