@@ -1,7 +1,7 @@
 """A composed configuration checked against its dataclass and turned into it."""
 
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,7 +22,7 @@ def check_settings(composed: DictConfig, schema: type) -> tuple[Any, dict[str, A
     """As `check`, and the same configuration in dicts and lists, as a run folder records it."""
     numbers(OmegaConf.to_container(composed, resolve=False), OmegaConf.to_container(_blank(schema)))
     checked = _checked(composed, schema)
-    settings: dict[str, Any] = OmegaConf.to_container(checked, enum_to_str=True)  # type: ignore[assignment]
+    settings = cast(dict[str, Any], OmegaConf.to_container(checked, enum_to_str=True))
     numbers(settings, OmegaConf.to_container(_blank(schema)))  # interpolations, too
     return _convert(checked), settings
 
@@ -30,14 +30,14 @@ def check_settings(composed: DictConfig, schema: type) -> tuple[Any, dict[str, A
 @cache
 def _blank(schema: type) -> DictConfig:
     """The schema with its defaults: not to be changed."""
-    return OmegaConf.structured(schema)
+    return cast(DictConfig, OmegaConf.structured(schema))
 
 
 def _checked(composed: DictConfig, schema: type) -> DictConfig:
     blank = _blank(schema)
     _refuse_unknown(OmegaConf.to_container(composed, resolve=False), blank)
     try:
-        checked = OmegaConf.merge(blank, composed)
+        checked = cast(DictConfig, OmegaConf.merge(blank, composed))
         OmegaConf.resolve(checked)
         missing = sorted(OmegaConf.missing_keys(checked))
     except CONFIG_ERRORS as error:
@@ -53,7 +53,7 @@ def _refuse_unknown(content: Any, allowed: Any, prefix: str = "") -> None:
         return
     for key, value in content.items():
         if key not in allowed.keys():  # noqa: SIM118  `in allowed` is false for keys that have no value yet
-            raise UserError(unknown_key(f"{prefix}{key}", allowed.keys()))
+            raise UserError(unknown_key(f"{prefix}{key}", map(str, allowed.keys())))
         _refuse_unknown(value, allowed._get_node(key), f"{prefix}{key}.")
 
 

@@ -21,11 +21,12 @@ from omegaconf.errors import InterpolationResolutionError
 
 from surgrad.config import launchers
 from surgrad.config.check import check_settings
-from surgrad.config.command_line import command_line, options
+from surgrad.config.command_line import command_line, options, translated
 from surgrad.config.common import CommonConfig, resolve_device, use_threads
 from surgrad.config.explain import CONFIG_ERRORS, explain
 from surgrad.config.help import help_text
 from surgrad.config.hydra_setup import CONFIGS, errors_as_raised, remove_empty, store, write_record
+from surgrad.config.jobs import Job, jobs
 from surgrad.errors import UserError
 from surgrad.paths import runs_folder
 from surgrad.runs.folder import Run, RunDone, open_run
@@ -88,6 +89,11 @@ def entry(
         configs = config_path or CONFIGS / suite
         folders = [configs, CONFIGS / "shared"]
 
+        def jobs_of(arguments: Sequence[str]) -> list[Job]:
+            store(schema, runs_folder(folder), run_name)
+            default = "config" if (configs / "config.yaml").exists() else Path(main.__code__.co_filename).stem
+            return jobs(configs, schema, default, translated(arguments, schema, folders))
+
         @functools.wraps(main)
         def command(arguments: Sequence[str] | None = None) -> Any:
             outcome: list[Any] = []
@@ -98,8 +104,8 @@ def entry(
                 if not configs.is_dir():
                     raise UserError(f"{configs} is missing: install the repository with `pip install -e .`")
                 asks = not {"--help", "-h"}.isdisjoint(given)
-                doc = inspect.getmodule(main).__doc__ if inspect.getmodule(main) else main.__doc__
-                store(schema, runs_folder(folder), run_name, help_text(doc, schema, folders) if asks else "")
+                text = help_text(inspect.getmodule(main), schema, folders) if asks else ""
+                store(schema, runs_folder(folder), run_name, text)
                 with command_line(given, schema, folders), errors_as_raised() as user_wants_tracebacks:
                     hydra.main(version_base="1.3", config_path=str(configs), config_name="config")(task)()
                     sys.stdout.flush()
@@ -125,7 +131,8 @@ def entry(
                 raise SystemExit(1)
             return outcome[0] if len(outcome) == 1 else None
 
-        command.task = functools.partial(_Task, main, schema, opener)
+        # what workers, and what looks at a sweep before it starts, import
+        vars(command).update(task=functools.partial(_Task, main, schema, opener), jobs=jobs_of)
         return command
 
     return decorate
@@ -170,13 +177,20 @@ def _task_of_script(file: str, name: str) -> _Task:
     module = sys.modules.get(module_name)
     if module is None or module.__file__ != file:
         spec = importlib.util.spec_from_file_location(module_name, file)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{file} is no script of Python")
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
         spec.loader.exec_module(module)
     return getattr(module, name).task()
 
 
-def _run(main: Callable[[Any, Run], Any], schema: type, opener: Callable, composed: DictConfig) -> Any:
+def _run(
+    main: Callable[[Any, Run], Any],
+    schema: type,
+    opener: Callable[..., AbstractContextManager[Run]],
+    composed: DictConfig,
+) -> Any:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         cfg, settings = check_settings(composed, schema)

@@ -15,9 +15,9 @@ from surgrad.config.command_line import options
 WIDTH = 120
 
 
-def help_text(doc: str | None, schema: type, folders: Sequence[Path]) -> str:
-    """The text. Args: what the script says of itself; dataclass of its keys; folders of the groups, its own first."""
-    parts = [inspect.cleandoc(doc or ""), ""]
+def help_text(script: object, schema: type, folders: Sequence[Path]) -> str:
+    """The text. Args: the script as a module; dataclass of its keys; folders of the groups, its own first."""
+    parts = [inspect.cleandoc(script.__doc__ or ""), ""]
     parts += ["Configurations (--config-name=…):", *_table((p.stem, _first_comment(p)) for p in _files(folders[0]))]
     parts += ["", "Groups (group=choice):"]
     own = {path.name for path in folders[0].iterdir() if path.is_dir()}

@@ -17,7 +17,7 @@ TRANSIENT = 10  # longest time constants after which the start of a run no longe
 
 
 @dataclass(frozen=True)
-class RatePropagated:
+class RatePropagated(Initializer):
     """`FluctuationDrivenCentered`, layer by layer: every layer has the deviation sigma_U, at any depth.
 
     With one constant nu a layer above one of rate nu_l has the deviation sigma_U sqrt(nu_l / nu), and errors grow with
@@ -52,7 +52,7 @@ class RatePropagated:
     nb_samples: int = 16
     readout: Initializer = field(default_factory=Distribution)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._rule(self.nu)
         if self.nb_steps < 1 or self.nb_samples < 1 or self.nb_corrections < 0:
             sizes = f"nb_steps={self.nb_steps}, nb_samples={self.nb_samples}, nb_corrections={self.nb_corrections}"

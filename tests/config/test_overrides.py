@@ -96,7 +96,8 @@ PUBLISHED = {
     """,
     "event_snn": """
         dataset=shd,dataset.train_path=TRAIN,dataset.test_path=TEST dataset=braille
-        dataset=fashion_mnist,dataset.subset=true dataset=hdf5,dataset.train_path=TRAIN,dataset.test_path=TEST dataset=randman
+        dataset=fashion_mnist,dataset.subset=true dataset=hdf5,dataset.train_path=TRAIN,dataset.test_path=TEST
+        dataset=randman
     """,
     "spike_train_matching": """
         method=superspike dataset=oxford mV=1e-3 dataset.nb_layers=2 dataset.data_path=../../../../dataset/oxford.png

@@ -232,7 +232,7 @@ class ClassificationConfig(TrainingConfig):
         return method_neuron(method, SpikeParameters(beta, self.p0, self.delta_uh, self.sigm, self.diff_reset))
 
     def network(self, nb_inputs: int, nb_classes: int) -> Network:
-        """The network as it is before the first epoch, all weights still zero."""
+        """The network as it is before the first epoch."""
         return conv_snn(
             self.dataset.stack(),
             nb_inputs=nb_inputs,

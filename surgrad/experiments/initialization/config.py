@@ -123,7 +123,7 @@ class InitializationConfig(CommonConfig):
         return {name: build(node, at=f"initializers.{name}") for name, node in self.initializers.items()}
 
     def stack(self, nb_inputs: int, nb_classes: int, dt: float, tau_readout: float) -> Network:
-        """A network of ``depth.nb_layers`` layers, weights still zero. Args: sizes; step and readout constant in s."""
+        """A network of ``depth.nb_layers`` layers with new weights. Args: sizes; step and readout constant in s."""
         return dense_snn(
             [nb_inputs, *[self.depth.nb_units] * self.depth.nb_layers, nb_classes],
             neuron=LIF(),

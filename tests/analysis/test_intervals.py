@@ -11,7 +11,7 @@ import pytest
 from classification_suite import TINY, load_script
 from nbclient import NotebookClient
 
-from surgrad.analysis import intervals as study
+from surgrad.analysis.intervals import curve, interval
 from surgrad.runs.record import REPO, load_runs
 
 NOTEBOOKS = sorted((REPO / "Classification" / "analysis").glob("*.ipynb"))
@@ -32,24 +32,24 @@ class FakeRun:
 
 def test_the_interval_holds_the_mean_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    bands = [study.interval(rng.normal(3.0, 2.0, 4)) for _ in range(2000)]
+    bands = [interval(rng.normal(3.0, 2.0, 4)) for _ in range(2000)]
     held = np.mean([band.low < 3.0 < band.high for band in bands])
     assert abs(held - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 2000)
 
 
 def test_the_interval_of_two_values_in_closed_form():
-    mean, low, high, n = study.interval([1.0, 3.0, math.nan, None])
+    mean, low, high, n = interval([1.0, 3.0, math.nan, None])
     assert (mean, n) == (2.0, 2)
     assert high - mean == pytest.approx(math.tan(0.475 * math.pi))  # t of one degree of freedom is Cauchy's
     assert mean - low == pytest.approx(high - mean)
 
 
 def test_one_value_has_a_mean_and_no_interval():
-    band = study.interval([0.5])
+    band = interval([0.5])
     assert band.mean == 0.5
     assert math.isnan(band.low)
     assert str(band) == "0.500"
-    assert str(study.interval([])) == "-"
+    assert str(interval([])) == "-"
 
 
 def test_a_curve_averages_the_runs_that_have_a_value_at_an_epoch():
@@ -57,37 +57,11 @@ def test_a_curve_averages_the_runs_that_have_a_value_at_an_epoch():
         FakeRun({}, {"epoch": np.array([0, 1, 2]), "acc": np.array([np.nan, 0.2, 0.4])}),
         FakeRun({}, {"epoch": np.array([0, 1]), "acc": np.array([np.nan, 0.4])}),
     ]
-    curve = study.curve(runs, "acc")
-    assert curve.epochs.tolist() == [1, 2]
-    assert curve.mean == pytest.approx([0.3, 0.4])
-    assert np.isnan(curve.low).tolist() == [False, True]
-    assert study.curve(runs, "absent").epochs.size == 0
-
-
-def test_runs_are_grouped_chosen_and_tabulated():
-    runs = [
-        FakeRun({"m": m, "dataset.name": d}, summary={"acc": a})
-        for m, d, a in [("b", "x", 0.5), ("a", "x", 0.1), ("b", "x", 0.7), ("a", "y", 0.9)]
-    ]
-    assert [len(group) for group in study.grouped(runs, "m").values()] == [2, 2]
-    chosen = study.only_data_set(runs)
-    assert len(chosen) == 3
-    with pytest.raises(ValueError, match="'z'; there are: x, y"):
-        study.only_data_set(runs, "z")
-    table = study.table(study.grouped(chosen, "m"), {"acc": lambda run: run.summary["acc"]}, "method")
-    assert table.splitlines() == [
-        "| method | runs | acc |",
-        "|---|---|---|",
-        "| a | 1 | 0.100 |",
-        "| b | 2 | 0.600 ± 1.271 |",
-    ]
-    assert np.isnan(study.summaries(runs, "absent")).all()
-
-
-def test_unfinished_runs_have_no_final_numbers():
-    assert len(study.finished([FakeRun({}), FakeRun({}, status="failed")])) == 1
-    with pytest.raises(ValueError, match="none of 1 runs is done: failed"):
-        study.finished([FakeRun({}, status="failed")])
+    found = curve(runs, "acc")
+    assert found.epochs.tolist() == [1, 2]
+    assert found.mean == pytest.approx([0.3, 0.4])
+    assert np.isnan(found.low).tolist() == [False, True]
+    assert curve(runs, "absent").epochs.size == 0
 
 
 @pytest.fixture(scope="module")
