@@ -19,7 +19,7 @@ class StudySweeper(BasicSweeper):
 
         launchers.require(config)
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.schema = task_function.schema
+        self.schema = vars(task_function)["schema"]
         script = Path(inspect.getfile(inspect.unwrap(task_function))).parent
         self.python_path = os.pathsep.join(filter(None, [str(script), os.environ.get("PYTHONPATH")]))
 
@@ -27,6 +27,9 @@ class StudySweeper(BasicSweeper):
         """Raises JobFailed if not all runs are done in the end; UserError for a mistake in any of them, before all."""
         from surgrad.config import sweeps
 
+        assert self.hydra_context is not None
+        assert self.config is not None
+        assert self.launcher is not None
         loader = self.hydra_context.config_loader
         overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
         (products,) = self.split_arguments(overrides, None)

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -173,7 +174,7 @@ def write(folder: Path) -> None:
         path = folder / uri
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, str):
-            path.write_text(outside_code(content, lambda text, uri=uri: relinked(text, uri, set(site))))
+            path.write_text(outside_code(content, partial(relinked, uri=uri, site=set(site))))
         else:
             path.write_bytes(content)
 
@@ -181,9 +182,9 @@ def write(folder: Path) -> None:
 def main() -> None:
     write(REPOSITORY / "build" / "docs")
     zensical = Path(sys.executable).with_name("zensical")
-    command = [zensical, "build", "--strict", "--config-file", REPOSITORY / "mkdocs.yml"]
+    command = [str(zensical), "build", "--strict", "--config-file", str(REPOSITORY / "mkdocs.yml")]
     built = subprocess.run(
-        command, cwd=REPOSITORY, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=REPOSITORY, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     print(built.stdout, end="")
     # what mkdocstrings says of docstrings does not count as an issue there

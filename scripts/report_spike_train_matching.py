@@ -4,10 +4,11 @@ python scripts/report_spike_train_matching.py [--runs GLOB] [--figures docs/figu
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from surgrad.analysis.intervals import interval
 from surgrad.errors import UserError
@@ -79,11 +80,11 @@ def reference_table() -> str:
 def figures(runs: dict[str, list[RunRecord]], folder: Path) -> None:
     """The target with outputs before and after, loss curves, and distributions of the hidden layer."""
 
-    def save(name: str, figure) -> None:
+    def save(name: str, figure: Figure) -> None:
         figure.savefig(folder / f"stm_{name}.png")
         print(folder / f"stm_{name}.png")
 
-    panels = {}
+    panels: dict[str, np.ndarray] = {}
     for method, (run, *_) in runs.items():
         panels.setdefault("target", run.state("target")[:, 0])
         first, last = matching_analysis.epochs_recorded(run)[0], matching_analysis.epochs_recorded(run)[-1]
@@ -99,7 +100,7 @@ def figures(runs: dict[str, list[RunRecord]], folder: Path) -> None:
     save("distributions", hidden_layer(runs))
 
 
-def hidden_layer(runs: dict[str, Sequence[RunRecord]]):
+def hidden_layer(runs: Mapping[str, Sequence[RunRecord]]) -> Figure:
     """Rates, intervals and their CV in the hidden layer after learning."""
     found = {method: matching_analysis.trains(group, "hid_0", -1) for method, group in runs.items()}
     return figures_matching.distributions(

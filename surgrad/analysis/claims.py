@@ -6,7 +6,7 @@ the values that number may have. Numbers from runs: `surgrad.analysis.measured`;
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -115,7 +115,7 @@ def load_claims(path: str | Path) -> Papers:
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Papers), OmegaConf.load(path))
-        papers = OmegaConf.to_object(merged)
+        papers = cast(Papers, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
     assert isinstance(papers, Papers)

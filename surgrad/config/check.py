@@ -1,6 +1,6 @@
 """A composed configuration checked against its dataclass and turned into it."""
 
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,14 +19,14 @@ def check(composed: DictConfig, schema: type) -> Any:
 def check_settings(composed: DictConfig, schema: type) -> tuple[Any, dict[str, Any]]:
     """As `check`, and the same configuration in dicts and lists, as a run folder records it."""
     checked = _checked(composed, schema)
-    return _convert(checked), OmegaConf.to_container(checked, enum_to_str=True)
+    return _convert(checked), cast(dict[str, Any], OmegaConf.to_container(checked, enum_to_str=True))
 
 
 def _checked(composed: DictConfig, schema: type) -> DictConfig:
     blank = OmegaConf.structured(schema)
     _refuse_unknown(OmegaConf.to_container(composed, resolve=False), blank)
     try:
-        checked = OmegaConf.merge(blank, composed)
+        checked = cast(DictConfig, OmegaConf.merge(blank, composed))
         OmegaConf.resolve(checked)
         missing = sorted(OmegaConf.missing_keys(checked))
     except CONFIG_ERRORS as error:
@@ -42,7 +42,7 @@ def _refuse_unknown(content: Any, allowed: Any, prefix: str = "") -> None:
         return
     for key, value in content.items():
         if key not in allowed.keys():  # noqa: SIM118  `in allowed` is false for keys that have no value yet
-            raise UserError(unknown_key(f"{prefix}{key}", allowed.keys()))
+            raise UserError(unknown_key(f"{prefix}{key}", map(str, allowed.keys())))
         _refuse_unknown(value, allowed._get_node(key), f"{prefix}{key}.")
 
 

@@ -115,8 +115,8 @@ def entry(
                 raise SystemExit(1)
             return outcome[0] if len(outcome) == 1 else None
 
-        command.task = functools.partial(_Task, main, schema, opener)
-        command.jobs = jobs_of
+        # what workers, and what looks at a sweep before it starts, import
+        vars(command).update(task=functools.partial(_Task, main, schema, opener), jobs=jobs_of)
         return command
 
     return decorate
@@ -161,13 +161,20 @@ def _task_of_script(file: str, name: str) -> _Task:
     module = sys.modules.get(module_name)
     if module is None or module.__file__ != file:
         spec = importlib.util.spec_from_file_location(module_name, file)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{file} is no script of Python")
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
         spec.loader.exec_module(module)
     return getattr(module, name).task()
 
 
-def _run(main: Callable[[Any, Run], Any], schema: type, opener: Callable, composed: DictConfig) -> Any:
+def _run(
+    main: Callable[[Any, Run], Any],
+    schema: type,
+    opener: Callable[..., AbstractContextManager[Run]],
+    composed: DictConfig,
+) -> Any:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         cfg, settings = check_settings(composed, schema)

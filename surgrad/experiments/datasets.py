@@ -48,7 +48,7 @@ class DatasetConfig:
     time_step: float = 2e-3  # s
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive(self, "dataset.", "batch_size", "nu", "duration", "time_step")
         if self.nb_steps < 1:
             raise UserError(f"dataset.duration={self.duration} s is shorter than one time_step={self.time_step} s")
@@ -81,7 +81,7 @@ class HeldOutConfig(DatasetConfig):
     stratified: bool = False  # random: hold out the same share of every class
     split_seed: int = 1  # random: seed of the split
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         one_of("dataset.validation", self.validation, self.KINDS)
         if self.validation == "random" and not 0 < self.validation_split < 1:
@@ -170,7 +170,7 @@ class BrailleConfig(HeldOutConfig):
     encoding: dict[str, Any] = field(default_factory=dict)  # node; its dt is the time from sample to sample (s)
     test_split: float = 0.2  # share of all recordings that tests, drawn by split_seed
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.test_split < 1:
             raise UserError(f"dataset.test_split={self.test_split}: need a share between 0 and 1")

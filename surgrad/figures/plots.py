@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 #: One style for the suite, also for notebooks: `with figures.style(): …`.
 STYLE: dict[str, Any] = {
@@ -19,7 +20,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
-    "axes.prop_cycle": mpl.cycler(
+    "axes.prop_cycle": cycler(
         color=["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#000000"]
     ),
     "xtick.labelsize": 7,
@@ -45,9 +46,9 @@ METHOD_COLORS = {
 TWO_CLASSES = ("#d55e00", "#0072b2")
 
 
-def style() -> AbstractContextManager:
+def style() -> AbstractContextManager[None]:
     """The style of the suite as a context."""
-    return mpl.rc_context(STYLE)
+    return mpl.rc_context(cast(Any, STYLE))
 
 
 def panels(nb_rows: int, nb_columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, np.ndarray]:
@@ -87,7 +88,9 @@ def class_color(label: int) -> tuple[float, ...]:
     return tuple(shade * channel for channel in mpl.colormaps["tab10"](label % 10)[:3])
 
 
-def raster(ax: Axes, spikes: np.ndarray, dt: float, *, color: Any = "black", alpha: float = 0.3, size: float = 1.0):
+def raster(
+    ax: Axes, spikes: np.ndarray, dt: float, *, color: Any = "black", alpha: float = 0.3, size: float = 1.0
+) -> None:
     """Dots at the spikes of one sample against time in ms, larger where there are few units.
 
     Args: spikes (T, *units); dt in s; colour, opacity and relative size of the dots.
@@ -324,7 +327,7 @@ def by_layer(
     return figure
 
 
-def swapped(values: Mapping[str, tuple[tuple, tuple]], *, chance: float | None = None) -> Figure:
+def swapped(values: Mapping[str, tuple[tuple[Any, ...], tuple[Any, ...]]], *, chance: float | None = None) -> Figure:
     """Test accuracy with the spikes a network was trained with and with those of the other method.
 
     Args:

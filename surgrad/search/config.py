@@ -47,7 +47,7 @@ class SearchConfig:
     storage: str | None = None  # Optuna's, as a URL; null: SQLite in the search's folder
     folder: str | None = None  # null: Runs/search/<study> beside the script
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for key, allowed in (("direction", DIRECTIONS), ("sampler", SAMPLERS), ("pruner", PRUNERS)):
             if getattr(self, key) not in allowed:
                 raise UserError(unknown_option(key, getattr(self, key), allowed))

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from surgrad.errors import UserError
 from surgrad.runs.folder import Run
 from surgrad.runs.log import progress
+from surgrad.runs.record import RunRecord
 from surgrad.training.distributed import ALONE, Follower, Processes
 
 log = logging.getLogger(__name__)
@@ -172,8 +173,6 @@ def compute_now(name: str, compute: Callable[[], T], generator: torch.Generator 
 class Pieces:
     """Keeps the pieces of a study in its checkpoint: a killed study goes on with those that were not finished.
 
-    The rows of metrics.csv are to be logged again, from the pieces.
-
     Args:
         run: open run folder.
         kinds: dataclasses and named tuples that pieces are made of, beside arrays, tensors, numbers, strings, lists,
@@ -184,7 +183,10 @@ class Pieces:
         self._run, self._kinds = run, {kind.__name__: kind for kind in kinds}
         saved = run.load_checkpoint() or {}
         self._done: dict[str, dict[str, Any]] = saved.get("pieces", {})
-        run.rewind(None)
+        if not self._done:
+            run.rewind(None)
+        columns = RunRecord(run.folder).metrics if self._done and (run.folder / "metrics.csv").exists() else {}
+        self._rows_left = len(next(iter(columns.values()), []))  # that metrics.csv has already
         if self._done:
             log.info("going on after %d pieces, the last of them %s", len(self._done), list(self._done)[-1])
 
@@ -198,6 +200,13 @@ class Pieces:
         elif generator is not None:
             generator.set_state(self._done[name]["generator"])
         return self._built(self._done[name]["value"])
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Add a row to metrics.csv, unless it is there from before: rows come in the same order each time."""
+        if self._rows_left:
+            self._rows_left -= 1
+        else:
+            self._run.log(row)
 
     def under(self, prefix: str) -> Keep:
         """Pieces called ``prefix``/name."""

@@ -81,11 +81,32 @@ class Interrupted(MaxOverTimeCrossEntropy):
         return super().__call__(readout, labels)
 
 
+def require_learned(folder, splits, perturbation=0.0, seed=0):
+    """Sixteen epochs, before rounding has grown to the size of the weights: the loss falls and most answers are right.
+
+    Args: standard deviation of what is added to every starting weight, and its seed.
+    """
+    objective, generator = Objective(MaxOverTimeCrossEntropy()), torch.Generator().manual_seed(seed)
+    network = make_network("superspike")
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += perturbation * torch.randn(weight.shape, generator=generator)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
+    with open_run(folder, {"nb_epochs": 16}) as run:
+        Fit(network, optimizer, splits[0], splits[1], GRID, objective, run=run, nb_epochs=16, seed=3)()
+    (record,) = load_runs(folder)
+    assert record.metrics["train_loss"][-1] < 0.8 * record.metrics["train_loss"][1]
+    assert record.metrics["train_acc"][-1] > 0.5  # chance is 1/3
+
+
 def test_a_small_problem_is_learned(tmp_path, splits):
-    objective = Objective(MaxOverTimeCrossEntropy())
-    _, metrics, _ = fit(tmp_path, splits, nb_epochs=25, method="superspike", augment=None, objective=objective, lr=0.05)
-    assert metrics["train_loss"][-1] < 0.5 * metrics["train_loss"][1]
-    assert metrics["train_acc"][-1] > 0.8  # chance is 1/3
+    require_learned(tmp_path, splits)
+
+
+@pytest.mark.slow
+def test_rounding_does_not_decide_whether_it_is_learned(tmp_path, splits):
+    for seed in range(20):
+        require_learned(tmp_path / str(seed), splits, perturbation=1e-6, seed=seed)
 
 
 def test_two_runs_with_one_seed_are_equal_and_another_seed_is_not(tmp_path, splits):

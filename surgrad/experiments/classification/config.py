@@ -51,7 +51,7 @@ class MethodConfig:
     lr: float = 0.01  # learning rate
     target_sigma_u: float = 1.3  # initial standard deviation of the membrane, in units of threshold
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("method.name", self.name, METHODS)
         one_of("method.other", self.other, METHODS)
         positive(self, "method.", "lr", "target_sigma_u")
@@ -93,7 +93,7 @@ class FanoConfig:
     bin_dt: int = 10  # width of the bins with binned=true (steps)
     repeats: int = 400  # presentations of the sample
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.bin_dt < 1 or self.repeats < 2:
             raise UserError(f"fano.bin_dt={self.bin_dt}, fano.repeats={self.repeats}: need at least 1 step, 2 repeats")
 
@@ -161,7 +161,7 @@ class ClassificationConfig(CommonConfig):
     k0: float = -1.0
     delta_uo: float = 13e-3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.dataset = dataset_config(self.dataset, ConvConfig)
         one_of("loss_type", self.loss_type, LOSSES)
         one_of("optimizer", self.optimizer, OPTIMIZERS)
@@ -201,7 +201,7 @@ class ClassificationConfig(CommonConfig):
         return method_neuron(method, SpikeParameters(beta, self.p0, self.delta_uh, self.sigm, self.diff_reset))
 
     def network(self, nb_inputs: int, nb_classes: int) -> Network:
-        """The network as it is before the first epoch, all weights still zero."""
+        """The network as it is before the first epoch."""
         return conv_snn(
             self.dataset.stack(),
             nb_inputs=nb_inputs,

@@ -63,7 +63,7 @@ class DenseConfig(CommonConfig):
     truncate: int = 0  # steps after which gradients are cut; 0: never
     precision: str = "float32"  # of products: float32 | bf16 (on a GPU)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.dataset = dataset_config(self.dataset)
         one_of("loss_type", self.loss_type, LOSSES)
         one_of("optimizer", self.optimizer, OPTIMIZERS)

@@ -81,7 +81,7 @@ class InitializationConfig(CommonConfig):
     depth: DepthConfig = field(default_factory=DepthConfig)
     real: RealConfig = field(default_factory=RealConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.dataset = dataset_config(self.dataset)
         positive(self, "", "tau_mem", "tau_syn", "time_step")
         for name in ("grid", "steps", "depth", "real"):
@@ -110,7 +110,7 @@ class InitializationConfig(CommonConfig):
         return {name: build(node, at=f"initializers.{name}") for name, node in self.initializers.items()}
 
     def stack(self, nb_inputs: int, nb_classes: int, dt: float, tau_readout: float) -> Network:
-        """A network of ``depth.nb_layers`` layers, weights still zero. Args: sizes; step and readout constant in s."""
+        """A network of ``depth.nb_layers`` layers with new weights. Args: sizes; step and readout constant in s."""
         return dense_snn(
             [nb_inputs, *[self.depth.nb_units] * self.depth.nb_layers, nb_classes],
             neuron=LIF(),

@@ -17,7 +17,7 @@ class PlaneConfig:
     first: list[float] | None = None  # a direction of one's own, one value per weight; null: the rows above
     second: list[float] | None = None  # orthogonal to it
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.first is None) != (self.second is None):
             raise UserError("plane.first, plane.second: give both directions or neither")
 
@@ -130,7 +130,7 @@ class SingleNeuronConfig(CommonConfig):
     perceptron: PerceptronConfig = field(default_factory=PerceptronConfig)
     lif: DrivenLIFConfig = field(default_factory=DrivenLIFConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.noises:
             raise UserError("noises: is empty; give e.g. noises.sigmoid._target_=surgrad.escape_noise.Sigmoid")
         if self.lif.noise not in self.noises:

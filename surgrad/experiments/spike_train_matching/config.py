@@ -52,7 +52,7 @@ class DatasetConfig:
     bin_dt: float | None = None  # width of the bins of an event file, one per step (s); null: dt
     polarity: str = "dark"  # dark | light: which pixels of a picture are spikes
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _positive(self, "dataset.", "nb_inputs", "nb_hidden", "nb_outputs", "nb_steps", "batch_size")
         _positive(self, "dataset.", "duration", "bin_dt")
         if self.nb_layers != 2:
@@ -77,7 +77,7 @@ class MethodConfig:
     sigm: bool = True  # sigmoidal escape noise (beta_h, beta_o) instead of exponential (p0, delta_uh, delta_uo)
     nb_trials: int = 1  # trials averaged in every update
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.sg_mode not in (MISSING, *SURROGATES):
             raise UserError(unknown_option("method.sg_mode", self.sg_mode, SURROGATES))
         _positive(self, "method.", "nb_trials")
@@ -90,7 +90,7 @@ class DatasetMethodConfig:
     lr_h: float = MISSING  # of the hidden weights
     lr_o: float = MISSING  # of the output weights
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if MISSING not in (self.lr_h, self.lr_o) and not (self.lr_h >= 0 and self.lr_o >= 0):
             raise UserError(f"dataset_method.lr_h={self.lr_h}, lr_o={self.lr_o}: must not be negative")
 
@@ -143,7 +143,7 @@ class SpikeTrainMatchingConfig(CommonConfig):
     ms: float = 1e-3
     k0: float = -1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.update not in UPDATES:
             raise UserError(unknown_option("update", self.update, UPDATES))
         if self.kernel not in ("auto", "reference"):

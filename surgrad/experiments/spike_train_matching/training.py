@@ -36,7 +36,7 @@ class Training:
     batch_size: int = 1
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.update not in UPDATES:
             raise UserError(f"update={self.update!r} is unknown; allowed: {', '.join(UPDATES)}")
         for name in ("nb_trials", "batch_size"):
