@@ -53,7 +53,6 @@ OPEN_FILES: set[str] = {
     "tests/kernels/test_kernel_cuda.py",
 }
 OPEN_FUNCTIONS: set[str] = {
-    "Classification/deep_convSNN.py: main",
     "surgrad/kernels/gpu/scan.py: scan_adjoint",
 }
 OPEN_PARAMETERS: set[str] = {

@@ -50,7 +50,8 @@ class Trainee(ABC):
     def epoch(self, number: int, bar: tqdm) -> Mapping[str, Any]:
         """Train for one epoch, updating the bar ``steps`` times; returns its row of metrics.csv.
 
-        Raises: UserError if there is no going on, such as for a loss that is not finite.
+        Raises:
+            UserError: if there is no going on, such as for a loss that is not finite.
         """
 
     def observe(self, number: int) -> Mapping[str, Any]:
@@ -95,7 +96,9 @@ def run_epochs(
             due, and after the last epoch.
         processes: of this run; the first reads the checkpoint.
         unit: of the progress bar.
-    Raises: UserError if training cannot go on; the last checkpoint stays. Also for one that is not of this run.
+
+    Raises:
+        UserError: if training cannot go on; the last checkpoint stays. Also for one that is not of this run.
     """
     done = _restored(trainee, run, epochs, processes)
     if done is None:
