@@ -30,12 +30,15 @@ T = TypeVar("T")
 class Trainee(ABC):
     """What `run_epochs` trains: one epoch of it, and its state.
 
-    Attributes: shown, columns of metrics.csv that the log repeats; lr_key, where the configuration has the learning
-    rate.
+    Attributes:
+        shown: columns of metrics.csv that the log repeats.
+        lr_key: where the configuration has the learning rate.
+        intact: whether an epoch that fails leaves the state as it was, which then is worth a checkpoint.
     """
 
     shown: ClassVar[tuple[str, ...]] = ()
     lr_key: str = "lr"
+    intact: ClassVar[bool] = False
 
     @property
     def steps(self) -> int:
@@ -124,6 +127,9 @@ def run_epochs(
             try:
                 row = trainee.epoch(epoch, bar)
             except UserError as error:
+                if trainee.intact:
+                    kept = epoch - 1
+                    run.checkpoint({"epoch": kept, **trainee.state()})
                 raise UserError(
                     f"epoch {epoch}: {error}; training stopped, the checkpoint in {run.folder} keeps epoch {kept}; "
                     f"try a smaller {trainee.lr_key}"
