@@ -30,12 +30,15 @@ T = TypeVar("T")
 class Trainee(ABC):
     """What `run_epochs` trains: one epoch of it, and its state.
 
-    Attributes: shown, columns of metrics.csv that the log repeats; lr_key, where the configuration has the learning
-    rate.
+    Attributes:
+        shown: columns of metrics.csv that the log repeats.
+        lr_key: where the configuration has the learning rate.
+        intact: whether an epoch that fails leaves the state as it was, which then is worth a checkpoint.
     """
 
     shown: ClassVar[tuple[str, ...]] = ()
     lr_key: str = "lr"
+    intact: ClassVar[bool] = False
 
     @property
     def steps(self) -> int:
@@ -50,7 +53,8 @@ class Trainee(ABC):
     def epoch(self, number: int, bar: tqdm) -> Mapping[str, Any]:
         """Train for one epoch, updating the bar ``steps`` times; returns its row of metrics.csv.
 
-        Raises: UserError if there is no going on, such as for a loss that is not finite.
+        Raises:
+            UserError: if there is no going on, such as for a loss that is not finite.
         """
 
     def observe(self, number: int) -> Mapping[str, Any]:
@@ -95,7 +99,9 @@ def run_epochs(
             due, and after the last epoch.
         processes: of this run; the first reads the checkpoint.
         unit: of the progress bar.
-    Raises: UserError if training cannot go on; the last checkpoint stays. Also for one that is not of this run.
+
+    Raises:
+        UserError: if training cannot go on; the last checkpoint stays. Also for one that is not of this run.
     """
     done = _restored(trainee, run, epochs, processes)
     if done is None:
@@ -121,6 +127,9 @@ def run_epochs(
             try:
                 row = trainee.epoch(epoch, bar)
             except UserError as error:
+                if trainee.intact:
+                    kept = epoch - 1
+                    run.checkpoint({"epoch": kept, **trainee.state()})
                 raise UserError(
                     f"epoch {epoch}: {error}; training stopped, the checkpoint in {run.folder} keeps epoch {kept}; "
                     f"try a smaller {trainee.lr_key}"
