@@ -168,7 +168,7 @@ def test_an_unknown_surrogate_is_left_to_the_specification():
 
 def test_without_a_compiler_the_specification_runs_and_says_so_once(monkeypatch, caplog):
     caches = (build.compiled, adaptive.library, delays.library, layerwise._not_compiled)
-    monkeypatch.setattr(build, "_compiler", lambda: None)
+    monkeypatch.setattr(build, "_load", lambda source: None)
     for function in caches:
         function.cache_clear()
     try:
