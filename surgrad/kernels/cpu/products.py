@@ -26,7 +26,7 @@ LANES = 16
 
 @functools.cache
 def _faster() -> bool:
-    """Whether the compiled product is faster than PyTorch's: on processors of AMD with AVX-512; with AVX2 it is level."""
+    """Whether the compiled product is faster than PyTorch's: on AMD's processors with AVX-512 (level with AVX2)."""
     try:
         cpu = Path("/proc/cpuinfo").read_text()
     except OSError:
