@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    := env -u PYTHONPATH $(BIN)/python
 
-.PHONY: help quickstart reproduce test slow lint format clean
+.PHONY: help quickstart reproduce test slow lint format docs dist clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -27,20 +27,27 @@ TIER ?= minutes
 reproduce: $(VENV)/.installed  ## run what the papers' claims need, TIER=minutes|hours|gpu, and write docs/papers.md
 	$(RUN) scripts/papers_table.py --run $(TIER)
 
-test: lint  ## every check: environment, ruff, tests, notebooks
-	$(RUN) -m pytest --numprocesses=auto --nbmake tests Sigmoid_network Classification/tutorials
+test: lint docs  ## every check: environment, style, types, the site with its tutorials executed, tests
+	$(RUN) -m pytest --numprocesses=auto tests
 
 slow: $(VENV)/.installed-dev  ## the tests that take minutes
 	$(RUN) -m pytest -m slow
 
-lint: $(VENV)/.installed-dev  ## ruff: style and mistakes
+lint: $(VENV)/.installed-dev  ## style, mistakes and types: ruff, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(VENV)/.installed-dev  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.installed-dev  ## build the documentation into build/site; a warning is an error
+	$(RUN) scripts/docs_site.py
+
+dist: $(VENV)/.installed-dev  ## build the wheel and the source archive into dist/
+	$(BIN)/python -m build
+
 clean:  ## remove caches; runs and the environment stay
-	rm -rf .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,11 +1,12 @@
-"""Turns labelled recordings into spikes of a cochlea, in the HDF5 format of the Heidelberg spiking data sets.
+"""Turns labelled recordings into spikes of a cochlea, in the compact event format (SHD's: scripts/convert_events.py).
 
     python3 scripts/audio_to_spikes.py my_wavs my_spikes                          # {label}_{speaker}_{index}.wav
     python3 scripts/audio_to_spikes.py my_wavs my_spikes --labels my_labels.csv   # file,label[,speaker]
-    python3 scripts/audio_to_spikes.py fsdd.npz data/spiking_digits --test-speakers theo --limit 18
+    python3 scripts/audio_to_spikes.py fsdd.npz data/spiking_digits --test-speakers theo
+    python3 scripts/audio_to_spikes.py arabic_commands data/spoken_commands --limit 6     # {word}.flac and index.csv
 
-Writes OUT/train.h5 and OUT/test.h5 when speakers are named, else OUT/spikes.h5. A conversion that was stopped goes on
-where it was when the same command is given again.
+Writes one file per part: those of a published partition, OUT/train.h5 and OUT/test.h5 when speakers are named, else
+OUT/spikes.h5. A conversion that was stopped goes on where it was when the same command is given again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from surgrad.datasets.encoding.audio import DigitArchive, Recording, WavFolder
+from surgrad.datasets.encoding.audio import CommandFolder, DigitArchive, Recording, WavFolder
 from surgrad.datasets.encoding.cochlea import Cochlea
 from surgrad.errors import UserError
 
@@ -39,7 +40,7 @@ PIPELINE = "1"  # raise it when the cochlea draws other spikes: parts of older c
 class Converter:
     """Converts one recording at a time into a file of its own, unless an equal one is there already."""
 
-    source: DigitArchive | WavFolder
+    source: CommandFolder | DigitArchive | WavFolder
     cochlea: Cochlea
     seed: int
     parts: Path
@@ -107,7 +108,8 @@ def select(recordings: list[Recording], limit: int | None) -> list[Recording]:
 def split(recordings: list[Recording], train: list[str] | None, test: list[str] | None) -> dict[str, list[Recording]]:
     """Recordings of each output file; with speakers named on one side only, the others are on the other side."""
     if not train and not test:
-        return {"spikes": recordings}
+        parts = Counter(recording.split or "spikes" for recording in recordings)
+        return {part: [r for r in recordings if (r.split or "spikes") == part] for part in parts}
     speakers = sorted({recording.speaker for recording in recordings if recording.speaker is not None})
     if any(recording.speaker is None for recording in recordings):
         raise UserError("--train-speakers/--test-speakers: some recordings have no speaker; add the column to the CSV")
@@ -126,6 +128,14 @@ def split(recordings: list[Recording], train: list[str] | None, test: list[str] 
     }
 
 
+def speaker_numbers(recordings: list[Recording]) -> dict[str, int]:
+    """The number of every speaker: its own where all names are numbers, else its place among the sorted names."""
+    names = sorted({recording.speaker for recording in recordings if recording.speaker is not None})
+    if all(name.isdecimal() for name in names):
+        return {name: int(name) for name in names}
+    return {name: number for number, name in enumerate(names)}
+
+
 def class_names(recordings: list[Recording]) -> list[str]:
     """Names of the classes in the order of their numbers; a label that is a number is its own number."""
     labels = {recording.label for recording in recordings}
@@ -134,7 +144,7 @@ def class_names(recordings: list[Recording]) -> list[str]:
     return sorted(labels)
 
 
-def gather(parts: list[Path], recordings: list[Recording], names: list[str], speakers: list[str], nb_units: int):
+def gather(parts: list[Path], recordings: list[Recording], names: list[str], speakers: dict[str, int], nb_units: int):
     """Data set of the converted recordings."""
     from surgrad.datasets.events import EventDataset
 
@@ -148,7 +158,7 @@ def gather(parts: list[Path], recordings: list[Recording], names: list[str], spe
         units=np.concatenate([units for _, units in trains]),
         offsets=np.cumsum([0] + [len(times) for times, _ in trains]),
         labels=np.array([names.index(recording.label) for recording in recordings]),
-        speakers=np.array([speakers.index(recording.speaker) for recording in recordings]) if spoken else None,
+        speakers=np.array([speakers[recording.speaker] for recording in recordings]) if spoken else None,
         nb_units=nb_units,
         nb_classes=len(names),
         class_names=tuple(names),
@@ -156,9 +166,18 @@ def gather(parts: list[Path], recordings: list[Recording], names: list[str], spe
     )
 
 
+def open_source(path: Path, labels: Path | None) -> CommandFolder | DigitArchive | WavFolder:
+    """The source by what lies at the path."""
+    if path.suffix != ".npz" and not (path / "index.csv").is_file():
+        return WavFolder(path, labels)
+    if labels:
+        raise UserError("--labels goes with a folder of wav files; an archive and a folder with index.csv hold theirs")
+    return DigitArchive(path) if path.suffix == ".npz" else CommandFolder(path)
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="folder of wav files, or fsdd.npz")
+    parser.add_argument("source", type=Path, help="folder of wav files or of FLAC files and index.csv, or fsdd.npz")
     parser.add_argument("out", type=Path, help="folder of the HDF5 files")
     parser.add_argument("--labels", type=Path, help="CSV with columns file,label[,speaker] for a folder of wav files")
     parser.add_argument(
@@ -168,6 +187,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="recordings per speaker and label, lowest index first (default: all)")
     parser.add_argument("--channels", type=int, default=700, help="places on the basilar membrane (default: 700)")
     parser.add_argument("--seed", type=int, default=0, help="of the transmitter releases (default: 0)")
+    parser.add_argument("--resolution", type=float, default=0.5e-3, help="s, of the times (default: %(default)s)")
+    parser.add_argument("--parts", type=Path, help="folder that keeps every converted clip (default: until the end)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default: 1); the spikes do not depend on it")
     return parser.parse_args(arguments)
 
@@ -178,33 +199,29 @@ def main(arguments: list[str] | None = None) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} {value}: at least 1")
-    if options.source.suffix == ".npz":
-        if options.labels:
-            raise UserError("--labels goes with a folder of wav files; an archive holds its labels")
-        source = DigitArchive(options.source)
-    else:
-        source = WavFolder(options.source, options.labels)
+    source = open_source(options.source, options.labels)
     files = {
         name: select(recordings, options.limit)
         for name, recordings in split(source.recordings, options.train_speakers, options.test_speakers).items()
     }
     recordings = [recording for chosen in files.values() for recording in chosen]
-    converter = Converter(source, Cochlea(options.channels), options.seed, options.out / ".parts")
+    converter = Converter(source, Cochlea(options.channels), options.seed, options.parts or options.out / ".parts")
     converter.parts.mkdir(parents=True, exist_ok=True)
     parts = list(tqdm(converter.all(recordings, options.jobs), total=len(recordings), unit="clip"))
 
-    from surgrad.datasets.sources.hdf5 import write_shd  # brings torch, which the worker processes do without
+    from surgrad.datasets.sources.hdf5 import write_compact  # brings torch, which the worker processes do without
 
     names = class_names(source.recordings)
-    speakers = sorted({recording.speaker for recording in source.recordings if recording.speaker is not None})
+    speakers = speaker_numbers(source.recordings)
     part_of = dict(zip((recording.name for recording in recordings), parts, strict=True))
     for name, chosen in files.items():
         dataset = gather([part_of[r.name] for r in chosen], chosen, names, speakers, options.channels)
         path = options.out / f"{name}.h5"
-        write_shd(path, dataset, time_dtype=np.float16)
+        write_compact(path, dataset, resolution=options.resolution)
         size = path.stat().st_size / 2**20
         print(f"{path}: {len(chosen)} recordings, {len(dataset.times)} spikes, {size:.1f} MiB")
-    shutil.rmtree(converter.parts)
+    if not options.parts:
+        shutil.rmtree(converter.parts)
 
 
 if __name__ == "__main__":

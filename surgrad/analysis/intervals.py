@@ -30,7 +30,9 @@ class Interval(NamedTuple):
 def interval(values: Iterable[float], level: float = 0.95) -> Interval:
     """Mean ± t s / sqrt(n), Student's t with n - 1 degrees of freedom; NaN values are left out.
 
-    Args: one value per run; confidence level.
+    Args:
+        values: one value per run.
+        level: confidence level.
     """
     x = np.array([v for v in values if v is not None and not math.isnan(v)], dtype=float)
     if not len(x):
@@ -44,7 +46,8 @@ def interval(values: Iterable[float], level: float = 0.95) -> Interval:
 def finished(runs: Runs) -> list[RunRecord]:
     """Only the runs that ended well; the others have no final numbers.
 
-    Raises: ValueError if none did.
+    Raises:
+        ValueError: if none did.
     """
     done = [run for run in runs if run.status == "done"]
     if not done:
@@ -105,7 +108,8 @@ def table(groups: dict[tuple, list[RunRecord]], columns: dict[str, Callable[[Run
 def only_data_set(runs: Runs, name: str | None = None) -> list[RunRecord]:
     """The runs on one data set: ``name``, or the one that most runs used.
 
-    Raises: ValueError naming those there are if none is on ``name``.
+    Raises:
+        ValueError: naming those there are if none is on ``name``.
     """
     groups = {key[0]: group for key, group in grouped(runs, "dataset.name").items()}
     name = name or max(groups, key=lambda key: len(groups[key]))

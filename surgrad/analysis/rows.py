@@ -122,7 +122,8 @@ def best_setting(rows: Sequence[Row], keys: Sequence[str], by: str = "valid_acc"
 def paired_difference(first: Sequence[Row], second: Sequence[Row], key: str, by: str = "seed") -> Interval:
     """Mean and 95 % interval of ``key`` in ``first`` minus that in ``second``, over pairs with the same seed.
 
-    Raises: UserError if no seed is in both, or a seed twice in one of them.
+    Raises:
+        UserError: if no seed is in both, or a seed twice in one of them.
     """
     values = [{row[by]: row[key] for row in rows} for rows in (first, second)]
     if any(len(by_seed) != len(rows) for by_seed, rows in zip(values, (first, second), strict=True)):
@@ -136,7 +137,10 @@ def paired_difference(first: Sequence[Row], second: Sequence[Row], key: str, by:
 def rows_table(groups: Mapping[tuple, Sequence[Row]], columns: Mapping[str, str], head: str) -> str:
     """A Markdown table: one row per group, mean ± half the 95 % interval of each column, number of runs.
 
-    Args: groups; for each heading the key it shows; heading of the first column.
+    Args:
+        groups: the groups.
+        columns: for each heading the key it shows.
+        head: heading of the first column.
     """
     lines = [f"| {head} | runs | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for key, rows in groups.items():

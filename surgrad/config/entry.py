@@ -23,6 +23,7 @@ from surgrad.config.common import resolve_device, use_threads
 from surgrad.config.explain import CONFIG_ERRORS, explain
 from surgrad.config.hydra_setup import _command_line, _errors_as_raised, _remove_empty, _store, _write_hydra
 from surgrad.errors import UserError
+from surgrad.paths import runs_folder
 from surgrad.runs.folder import Run, RunDone, check_rerun, open_run
 from surgrad.runs.record import NOT_IDENTITY, REPO, run_id
 
@@ -64,9 +65,10 @@ def entry(
     `schema` is the dataclass that `cfg` will be; YAML files take it in as the first of their defaults, `- schema`, and
     are checked against it either way. It lives in a module of its own, which the workers of a parallel sweep import.
     The run folder is <script's folder>/Runs/<run_name>-<run id>, swept or not, so that the same command finds its run
-    again; hydra.run.dir and hydra.sweep.* override that. `${repo:}` is the repository's folder. What main returns is
-    what a sweeper optimises; it is kept as summary["returned"]. `opener` opens the run folder, with the arguments of
-    `open_run`: `surgrad.training.distributed.open_run` for a script that torchrun may start in many processes.
+    again (Runs/… in the working directory if the package is installed); hydra.run.dir and hydra.sweep.* override that.
+    `${repo:}` is the repository's folder. What main returns is what a sweeper optimises; it is kept as
+    summary["returned"]. `opener` opens the run folder, with the arguments of `open_run`:
+    `surgrad.training.distributed.open_run` for a script that torchrun may start in many processes.
 
     The decorated function takes the command line as a list (default: sys.argv), returns what main returned (None
     under -m), and raises SystemExit(1) after a mistake in configuration or data (one line) or a failure (traceback).
@@ -84,7 +86,7 @@ def entry(
             try:
                 if not configs.is_dir():
                     raise UserError(f"{configs} is missing: install the repository with `pip install -e .`")
-                _store(schema, folder / "Runs", run_name)
+                _store(schema, runs_folder(folder), run_name)
                 with _command_line(arguments), _errors_as_raised() as user_wants_tracebacks:
                     hydra.main(version_base="1.3", config_path=str(configs), config_name="config")(task)()
             except JobFailed:

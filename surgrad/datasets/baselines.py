@@ -71,7 +71,9 @@ def count_baseline(
     and deviation: when a spike came is not seen. The test set is looked at once. Nothing is random.
 
     Args:
-        train, valid, test: data sets with the same units.
+        train: data sets with the same units.
+        valid: data sets with the same units.
+        test: data sets with the same units.
         strengths: L2 strengths to try; of equally good ones the first counts.
 
     Returns:

@@ -162,7 +162,9 @@ def bin_on_device(
     """`bin_events` where the events are.
 
     Args: times (E,) in s, float; units (E,), offsets (N+1,), integer; the grid.
-    Returns: the events, and the number of those outside the window as a 0-d tensor.
+
+    Returns:
+        the events, and the number of those outside the window as a 0-d tensor.
     """
     step = torch.floor(times.double() / dt * (1.0 + EDGE_TOLERANCE))
     inside = (step >= 0) & (step < nb_steps)

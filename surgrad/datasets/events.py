@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from surgrad.datasets.binning import BinnedEvents, DeviceEvents, bin_events, bin_on_device, chunks, gather, index_type
+from surgrad.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -228,12 +229,29 @@ class EventDataset:
             binned = bin_events(self.times, self.units, self.offsets, dt=dt, nb_steps=nb_steps, nb_units=self.nb_units)
             self._cache = (key, binned)
             self.dropped = binned.dropped
-            if binned.dropped:
-                logger.info(
-                    "%s: %d of %d events lie outside [0, %g) s and are dropped",
-                    *(self.name, binned.dropped, self.nb_events, nb_steps * dt),
-                )
         return self._cache[1]
+
+    def check_window(self, duration: float, name: str | None = None) -> None:
+        """Warns if more than 5 % of the events lie outside [0, duration) s.
+
+        Args:
+            duration: (s).
+            name: for messages, by default the data set's.
+
+        Raises:
+            UserError: if all do: the times are then in another unit.
+        """
+        if not self.nb_events:
+            return
+        outside = np.count_nonzero((self.times < 0) | (self.times >= duration))
+        lost = f"{name or self.name}: {outside} of {self.nb_events} events lie outside [0, {duration:g}) s"
+        if outside == self.nb_events:
+            last = self.duration
+            unit = next((u for u, factor in (("ms", 1e3), ("us", 1e6)) if last / factor <= 10 * duration), None)
+            guess = f"; they look like {unit}, divide them by {1000 if unit == 'ms' else 1000000}" if unit else ""
+            raise UserError(f"{lost}, the last at {last:g}; times are in seconds{guess}")
+        if outside > 0.05 * self.nb_events:
+            logger.warning("%s and are dropped; a longer duration keeps them", lost)
 
     def _binned_on(self, device: torch.device, dt: float, nb_steps: int) -> _DeviceSamples:
         """The whole data set on the grid, on a device; the latest is kept there."""

@@ -130,6 +130,19 @@ def validation_split(
     return VALIDATIONS[validation](**options)(dataset)
 
 
+def first_of_each(dataset: EventDataset, limit: int) -> EventDataset:
+    """The first ``limit`` samples of each speaker and class, in the order of the data set."""
+    if limit < 1:
+        raise UserError(f"dataset.limit={limit}: need at least one recording of each speaker and class")
+    speakers = np.zeros(len(dataset), np.int64) if dataset.speakers is None else dataset.speakers
+    group = np.unique(np.stack([speakers, dataset.labels]), axis=1, return_inverse=True)[1].ravel()
+    order = np.argsort(group, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(group))])
+    rank = np.empty(len(dataset), np.int64)
+    rank[order] = np.arange(len(dataset)) - starts[group[order]]
+    return dataset.subset(np.flatnonzero(rank < limit))
+
+
 def _parted(dataset: EventDataset, mask: np.ndarray, what: str) -> tuple[EventDataset, EventDataset]:
     if mask.all() or not mask.any():
         side = "training" if mask.all() else "validation"

@@ -18,7 +18,9 @@ def linear_latency(
     """Unit n spikes at early + x_n (late - early); a last unit, if given, always at ``bias`` (Wunderlich & Pehle 2021).
 
     Args: features (B, N) in 0..1; early, late, bias, duration in s.
-    Raises: UserError for NaN, and for spikes outside the window.
+
+    Raises:
+        UserError: for NaN, and for spikes outside the window.
     """
     times = early + np.asarray(features, np.float64) * (late - early)
     if bias is not None:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from surgrad.errors import UserError
 from surgrad.eventprop.layers import EventLIF, Spikes
 from surgrad.kernels.cpu import eventprop_grid as compiled
+from surgrad.kernels.spike_trains import grid_input
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,9 @@ class GridLayer(nn.Module):
 
     ``kernel`` is "reference" (PyTorch, any device), "cpu" (compiled) or "auto": compiled for tensors on the CPU.
     Parameters: weight (nb_inputs, nb_units), recurrent (nb_units, nb_units) or None; zero until initialised.
-    Raises: UserError for a step that is no shorter than the time constants, and for an unknown kernel.
+
+    Raises:
+        UserError: for a step that is no shorter than the time constants, and for an unknown kernel.
     """
 
     def __init__(
@@ -175,7 +178,10 @@ class GridLayer(nn.Module):
     def forward(self, spikes: Tensor) -> Tensor:
         """Spikes (T, B, nb_inputs), 0/1 -> (T, B, nb_units); gradients are by spike times."""
         scan = compiled.Spiking if _runs_compiled(self.kernel, self.weight) else _Scan
-        return scan.apply(spikes.to(self.weight.dtype).contiguous(), self.weight, self.recurrent, self.grid)
+        s_in, recurrent = grid_input(spikes, self.weight, self.recurrent), self.recurrent
+        with torch.autocast(self.weight.device.type, enabled=False):
+            loop = None if recurrent is None else recurrent.contiguous()
+            return scan.apply(s_in, self.weight.contiguous(), loop, self.grid)
 
 
 class GridReadout(nn.Module):
@@ -197,7 +203,9 @@ class GridReadout(nn.Module):
     def forward(self, spikes: Tensor) -> Tensor:
         """Voltages (T, B, nb_units) at the beginning of every step: any differentiable loss may follow."""
         scan = compiled.Leaking if _runs_compiled(self.kernel, self.weight) else _Leak
-        return scan.apply(spikes.to(self.weight.dtype).contiguous(), self.weight, self.grid)
+        s_in = grid_input(spikes, self.weight)
+        with torch.autocast(self.weight.device.type, enabled=False):
+            return scan.apply(s_in, self.weight.contiguous(), self.grid)
 
 
 def _grid(neuron: EventLIF | None, dt: float) -> Grid:
@@ -217,7 +225,9 @@ def _runs_compiled(kernel: str, weight: Tensor) -> bool:
     on_cpu = weight.device.type == "cpu"
     if kernel == "cpu" and not on_cpu:
         raise UserError(f"kernel=cpu, but the weights are on {weight.device}; take kernel=auto")
-    return kernel != "reference" and on_cpu
+    if kernel == "cpu" and weight.dtype not in compiled.SUFFIX:
+        raise UserError(f"kernel=cpu computes in float32 or float64, not {weight.dtype}; take kernel=auto")
+    return kernel != "reference" and on_cpu and weight.dtype in compiled.SUFFIX
 
 
 def on_grid(spikes: Spikes, nb_units: int, nb_steps: int, dt: float) -> Tensor:

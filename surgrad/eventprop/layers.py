@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from surgrad.errors import UserError
-from surgrad.kernels.cpu.eventprop import Constants, Peaks, SpikingLayer, Voltages
+from surgrad.kernels.cpu.eventprop import Constants, peaks, spiking_layer, voltages
+from surgrad.kernels.spike_trains import sampling_times, spike_trains, weights
 
 #: Spikes that one sample may cause in a layer, per neuron on average.
 MAX_RATE = 1000
@@ -67,7 +68,8 @@ class Spikes(NamedTuple):
 def spikes_from_times(times: Tensor | np.ndarray, duration: float, dtype: torch.dtype = torch.float32) -> Spikes:
     """At most one spike per unit: times (B, N) in s, infinite where a unit stays silent.
 
-    Raises: UserError for NaN, and for finite times outside [0, duration].
+    Raises:
+        UserError: for NaN, and for finite times outside [0, duration].
     """
     times = torch.as_tensor(times, dtype=torch.float64)
     if times.isnan().any():
@@ -83,29 +85,7 @@ def spikes_from_times(times: Tensor | np.ndarray, duration: float, dtype: torch.
 
 def check_window(spikes: Spikes, duration: float, nb_units: int | None = None) -> None:
     """Raises: UserError unless times are finite, sorted and inside [0, duration], and units below nb_units."""
-    times, units, offsets = spikes
-    if (
-        len(times) != len(units)
-        or int(offsets[-1]) != len(times)
-        or int(offsets[0]) != 0
-        or bool((offsets.diff() < 0).any())
-    ):
-        raise UserError(
-            f"{len(times)} times, {len(units)} units and offsets up to {int(offsets[-1])} do not fit together"
-        )
-    if not len(times):
-        return
-    if not bool(times.isfinite().all()):
-        raise UserError("spike times must be finite: NaN or infinite times found")
-    if float(times.min()) < 0 or float(times.max()) > duration * (1 + 1e-6):
-        found = f"{float(times.min()):g} to {float(times.max()):g} s"
-        raise UserError(f"spikes outside the window of 0 to {duration:g} s: found {found}; raise the duration")
-    inner = torch.ones(len(times), dtype=torch.bool)
-    inner[offsets[:-1][offsets.diff() > 0]] = False
-    if bool((times.diff()[inner[1:]] < 0).any()):
-        raise UserError("spike times must not decrease within a sample: sort them")
-    if nb_units is not None and not 0 <= int(units.min()) <= int(units.max()) < nb_units:
-        raise UserError(f"units {int(units.min())} to {int(units.max())} found, but there are {nb_units}")
+    spike_trains(*spikes, nb_units=nb_units, end=duration)
 
 
 @dataclass(frozen=True)
@@ -148,12 +128,11 @@ class EventLayer(nn.Module):
     def forward(self, spikes: Spikes, duration: float) -> Spikes:
         """Spikes of the layer up to ``duration`` (s), differentiable by the times of its input and by its weights.
 
-        Raises: UserError if a sample makes more than `MAX_RATE` spikes per unit.
+        Raises:
+            UserError: if a sample makes more than `MAX_RATE` spikes per unit.
         """
         constants = Constants(self.neuron.tau_mem, self.neuron.tau_syn, duration, MAX_RATE * self.nb_units)
-        return Spikes(
-            *SpikingLayer.apply(spikes.times, self.weight, self.recurrent, spikes.units, spikes.offsets, constants)
-        )
+        return Spikes(*spiking_layer(*spikes, self.weight, self.recurrent, constants))
 
 
 class EventReadout(nn.Module):
@@ -171,24 +150,27 @@ class EventReadout(nn.Module):
 
     def maximum(self, spikes: Spikes, duration: float) -> Tensor:
         """max_t V(t) over [0, duration], exact, (B, N)."""
-        return Peaks.apply(spikes.times, self.weight, spikes.units, spikes.offsets, self._constants(duration))[0]
+        return peaks(*spikes, self.weight, self._constants(duration))[0]
 
     def voltage(self, spikes: Spikes, at: Tensor) -> Tensor:
         """V at the times ``at`` (S,) in s, exact, (B, S, N): from it, any smooth function of the voltage.
 
-        Raises: UserError unless the times are finite and do not decrease.
+        Raises:
+            UserError: unless the times are finite and do not decrease.
         """
-        at = at.to(self.weight.dtype).contiguous()
-        if not bool(at.isfinite().all()) or bool((at.diff() < 0).any()) or (len(at) and float(at[0]) < 0):
-            raise UserError("voltages are sampled at finite times from 0 on that do not decrease")
-        end = float(at[-1]) if len(at) else 0.0
-        return Voltages.apply(spikes.times, self.weight, spikes.units, spikes.offsets, at, self._constants(end))
+        at = sampling_times(at, self.weight)
+        return voltages(*spikes, self.weight, at, self._constants(float(at[-1]) if len(at) else 0.0))
 
     def integral(self, spikes: Spikes, duration: float, tau_weight: float = math.inf) -> Tensor:
         """int_0^duration exp(-t / tau_weight) V(t) dt / duration, exact, (B, N) (loss shaping, Nowotny et al. 2025).
 
         An exponential weight that falls over time lets early voltages, and with them early spikes, count more.
         """
+        times, units, offsets = spike_trains(
+            *spikes, nb_units=len(self.weight), end=self._constants(duration).checked().duration
+        )
+        spikes = Spikes(times, units, offsets)
+        weights(times, self.weight)
         area = self._area(spikes.times, duration, tau_weight) / duration
         out = torch.zeros(spikes.nb_samples, self.weight.shape[1], dtype=self.weight.dtype)
         return out.index_add(0, spikes.samples, area[:, None] * self.weight[spikes.units.long()])

@@ -98,7 +98,10 @@ class MaximumVoltage(_ReadoutHead):
 class IntegratedVoltage(_ReadoutHead):
     """Cross entropy of the mean voltage, early times weighted more: exp(-t / tau_weight) (loss shaping).
 
-    Args: readout; tau_weight in s, inf for equal weights; gain on the mean voltage.
+    Args:
+        readout: the readout.
+        tau_weight: in s, inf for equal weights.
+        gain: on the mean voltage.
     """
 
     def __init__(self, readout: EventReadout, tau_weight: float = math.inf, gain: float = 1.0):
@@ -218,7 +221,9 @@ def train_epoch(
     """One pass of gradient descent; every batch is scored with the weights it met.
 
     Args: ``generator`` orders the samples and drops input spikes with probability ``input_dropout``.
-    Raises: UserError if a gradient is not finite.
+
+    Raises:
+        UserError: if a gradient is not finite.
     """
     tally = EventTally(network)
     for spikes, labels in data.batches(batch_size, generator):

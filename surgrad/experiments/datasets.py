@@ -17,7 +17,7 @@ from surgrad.datasets.sources.braille import encoded, read_braille
 from surgrad.datasets.sources.hdf5 import read_shd
 from surgrad.datasets.sources.randman import Randman
 from surgrad.datasets.sources.random_task import RandomTask
-from surgrad.datasets.splits import VALIDATIONS, validation_split
+from surgrad.datasets.splits import VALIDATIONS, first_of_each, validation_split
 from surgrad.errors import UserError
 
 Splits = tuple[EventDataset, EventDataset | None, EventDataset]
@@ -106,7 +106,7 @@ class HeldOutConfig(DatasetConfig):
 
 @dataclass
 class HDF5Config(HeldOutConfig):
-    """A data set in files of the SHD format (spiking_digits, shd, ssc, or the user's own)."""
+    """A data set in files of the SHD format or the compact one (spoken_commands, shd, ssc, or the user's own)."""
 
     KINDS: ClassVar[tuple[str, ...]] = tuple(VALIDATIONS)
 
@@ -115,12 +115,23 @@ class HDF5Config(HeldOutConfig):
     test_path: str = MISSING
     valid_path: str | None = None  # for validation=file
     validation_speakers: list[int] | None = None  # speaker: who is held out; null: the last one
+    limit: int | None = None  # recordings of each speaker and class, the first of every file; null: all
 
     def splits(self) -> Splits:
         """Reads the files; raises UserError naming file and cause where one is missing or damaged."""
-        everything = read_shd(self.train_path, nb_units=self.nb_inputs, nb_classes=self.nb_classes)
+        everything = self._read(self.train_path, nb_units=self.nb_inputs, nb_classes=self.nb_classes)
         sizes = {"nb_units": everything.nb_units, "nb_classes": everything.nb_classes}
-        return *self.hold_out(everything), read_shd(self.test_path, **sizes)
+        train, valid = self.hold_out(everything)
+        if valid is not None and self.validation == "file":
+            valid = self._used(valid, self.valid_path)
+        return train, valid, self._read(self.test_path, **sizes)
+
+    def _read(self, path: str, **sizes: int | None) -> EventDataset:
+        return self._used(read_shd(path, **sizes), path)
+
+    def _used(self, dataset: EventDataset, path: str) -> EventDataset:
+        dataset.check_window(self.duration, path)
+        return dataset if self.limit is None else first_of_each(dataset, self.limit)
 
     def _options(self) -> dict[str, Any]:
         own = {"speaker": {"speakers": self.validation_speakers}, "file": {"path": self.valid_path}}
@@ -141,7 +152,7 @@ class ImageLatencyConfig(HeldOutConfig):
         """Reads the images; raises UserError naming the file, and the command that fetches it, if one is missing."""
         one_of("dataset.name", self.name, idx.CLASSES)
         if "_target_" not in self.code:
-            raise UserError("dataset.code: has no _target_, such as surgrad.datasets.latency.ChargingLatency")
+            raise UserError("dataset.code: has no _target_, such as surgrad.datasets.encoding.latency.ChargingLatency")
         code = build(self.code, at="dataset.code")
         parts = idx.read_images(self.folder, self.name, subset=self.subset)
         train, test = (image_events(part, code, name=self.name, class_names=idx.CLASSES[self.name]) for part in parts)
@@ -249,8 +260,12 @@ DATASETS: dict[str, type[DatasetConfig]] = {
 def dataset_config(content: Any, extra: type | None = None) -> DatasetConfig:
     """The data set's own schema, chosen by its name, applied to what the configuration holds under ``dataset``.
 
-    Args: content; ``extra``, a dataclass whose keys a data set also has in this suite, or None.
-    Raises: UserError naming the key for an unknown key or a wrong type.
+    Args:
+        content: the content.
+        extra: a dataclass whose keys a data set also has in this suite, or None.
+
+    Raises:
+        UserError: naming the key for an unknown key or a wrong type.
     """
     if isinstance(content, DatasetConfig):
         return content

@@ -26,7 +26,9 @@ def trained_network(record: RunRecord, weights: str = "best") -> Network:
     Args:
         record: run of deep_convSNN.py, dense_SNN.py or run_image_task_1hid.py.
         weights: "best", of the best validation epoch where there is one, or "last".
-    Raises: UserError for a run of another script, one without checkpoint, and unknown weights.
+
+    Raises:
+        UserError: for a run of another script, one without checkpoint, and unknown weights.
     """
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights}: unknown; allowed: {', '.join(WEIGHTS)}")

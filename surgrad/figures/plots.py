@@ -127,8 +127,8 @@ def two_classes(
 ) -> Figure:
     """Two samples of different classes, drawn over each other in all layers.
 
-    Args: as in `activity`, with two samples. The readout shows the units of the two classes: thick for the sample of
-        that class, thin and dashed for the other sample.
+    The arguments are those of `activity`, with two samples. The readout shows the units of the two classes: thick for
+    the sample of that class, thin and dashed for the other sample.
     """
     with style():
         figure, axes = _stack(len(populations) - 1, 1, 3.4)
@@ -147,7 +147,12 @@ def two_classes(
 def trials(spikes: np.ndarray, neurons: Sequence[int], dt: float, *, alpha: float = 0.75, title: str = "") -> Figure:
     """Rasters of single neurons over repeated presentations of one stimulus.
 
-    Args: spikes (T, trials, neurons); numbers of the neurons; dt in s; opacity of a spike; title.
+    Args:
+        spikes: (T, trials, neurons).
+        neurons: numbers of the neurons.
+        dt: in s.
+        alpha: opacity of a spike.
+        title: the title.
     """
     with style():
         figure, axes = panels(1, len(neurons), (0.6 + 1.5 * len(neurons), 1.9), sharex=True, sharey=True)
@@ -166,7 +171,9 @@ def trials(spikes: np.ndarray, neurons: Sequence[int], dt: float, *, alpha: floa
 def training_curves(metrics: Mapping[str, np.ndarray], *, chance: float | None = None) -> Figure:
     """Loss and accuracy over epochs, training and validation, and the firing rates of the layers if they are there.
 
-    Args: columns of metrics.csv; accuracy expected by chance, drawn as a line.
+    Args:
+        metrics: columns of metrics.csv.
+        chance: accuracy expected by chance, drawn as a line.
     """
     rates = [name for name in metrics if name.startswith("firing_rate-hid_")]
     with style():
@@ -216,7 +223,9 @@ def interval_points(
 def learning_curves(curves: Mapping[str, Mapping[str, Sequence[np.ndarray]]], *, chance: float | None = None) -> Figure:
     """Loss and accuracy over epochs, one colour per method: validation as a line with its band, training dashed.
 
-    Args: for each method its curves by column of metrics.csv, each (epochs, mean, low, high); accuracy by chance.
+    Args:
+        curves: for each method its curves by column of metrics.csv, each (epochs, mean, low, high).
+        chance: accuracy by chance.
     """
     with style():
         figure, ((*axes,),) = panels(1, 2, (5.6, 2.2))
@@ -244,7 +253,10 @@ def by_layer(
 ) -> Figure:
     """A quantity per hidden layer and method: dots are runs, marks with bars mean and interval.
 
-    Args: for each method and layer the values of the runs and their (mean, low, high); label; a line to compare with.
+    Args:
+        values: for each method and layer the values of the runs and their (mean, low, high).
+        ylabel: label.
+        line: a line to compare with.
     """
     with style():
         figure, ((ax,),) = panels(1, 1, (3.0, 2.2))
@@ -265,7 +277,9 @@ def by_layer(
 def swapped(values: Mapping[str, tuple[tuple, tuple]], *, chance: float | None = None) -> Figure:
     """Test accuracy with the spikes a network was trained with and with those of the other method.
 
-    Args: for each training method the pair (own, swapped) of (values of the runs, (mean, low, high)); chance level.
+    Args:
+        values: for each training method the pair (own, swapped) of (values of the runs, (mean, low, high)).
+        chance: level.
     """
     with style():
         figure, ((ax,),) = panels(1, 1, (0.9 + 1.3 * len(values), 2.2))
@@ -293,7 +307,9 @@ def method_color(method: str, index: int = 0) -> str:
 def curves_by_layer(curves: Mapping[str, Sequence[Sequence[np.ndarray]]], ylabel: str) -> Figure:
     """A quantity over epochs, one panel per layer, one colour per method.
 
-    Args: for each method and layer (epochs, mean, low, high); label.
+    Args:
+        curves: for each method and layer (epochs, mean, low, high).
+        ylabel: label.
     """
     nb_layers = max(len(layers) for layers in curves.values())
     with style():
@@ -312,7 +328,9 @@ def curves_by_layer(curves: Mapping[str, Sequence[Sequence[np.ndarray]]], ylabel
 def rate_histograms(rates: Mapping[str, Sequence[np.ndarray]], nb_bins: int = 30) -> Figure:
     """Distribution of firing rates over the neurons of each layer, one panel per layer, one colour per method.
 
-    Args: for each method and layer the rate of every neuron (Hz); number of bins.
+    Args:
+        rates: for each method and layer the rate of every neuron (Hz).
+        nb_bins: number of bins.
     """
     nb_layers = max(len(layers) for layers in rates.values())
     with style():

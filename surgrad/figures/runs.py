@@ -14,7 +14,10 @@ _IN_LEGEND = 16  # more names than this are not read
 def curves(runs: Sequence[Mapping[str, np.ndarray]], columns: Sequence[str], labels: Sequence[str]) -> Figure:
     """Columns of metrics.csv over epochs: one panel per column, one line per run.
 
-    Args: for each run its columns, "epoch" among them; the columns to draw; what to call the runs.
+    Args:
+        runs: for each run its columns, "epoch" among them.
+        columns: the columns to draw.
+        labels: what to call the runs.
     """
     cycle = STYLE["axes.prop_cycle"].by_key()["color"]
     colors = cycle if len(runs) <= len(cycle) else mpl.colormaps["viridis"](np.linspace(0, 0.95, len(runs)))

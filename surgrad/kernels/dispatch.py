@@ -1,79 +1,170 @@
-"""The scan over time, in several rooms with one contract: same spikes, gradients to rounding.
+"""The scan over time by one of several kernels with one contract: same spikes, gradients to rounding.
 
-`reference` is the specification in plain PyTorch, `cpu` is compiled (`layerwise` where neurons adapt or delays are
-learned), `cuda` is written in Triton. Losses, data sets and scripts do not know which one ran.
+`reference` is the specification in plain PyTorch, `cpu` is compiled, `cuda` is written in Triton. "auto" takes the
+fastest one that knows every part of a network, and says so where that is not the fastest there is.
 """
 
-from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import TYPE_CHECKING
+import contextlib
+import importlib.util
+import logging
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from surgrad.errors import UserError
-from surgrad.kernels import reference
-from surgrad.kernels.cpu import layerwise
+from surgrad.kernels import finite, reference
+from surgrad.kernels.call import Address, Options, network_input, network_state, noise_key, sample_ids
+from surgrad.kernels.checks import count_of, require_alike, require_device, state_tensor
+from surgrad.kernels.contract import LayerSpec, NetworkSpec, ReadoutSpec, connection_spec
+from surgrad.kernels.cpu import adaptive, delays
+from surgrad.kernels.cpu import layerwise as cpu_layerwise
 from surgrad.kernels.cpu import network as cpu
 from surgrad.kernels.cpu.build import library
+from surgrad.kernels.events import Events
+from surgrad.kernels.gpu import layerwise as cuda_layerwise
 from surgrad.kernels.gpu import network as cuda
-from surgrad.neurons.lif import LIF, LIFState
+from surgrad.kernels.philox import NoiseKey
+from surgrad.kernels.state import LayerState, NetworkOutput, NetworkState
+from surgrad.neurons.lif import LIF, AdaptiveLIF, LIFState
 
-if TYPE_CHECKING:
-    from surgrad.datasets.events import EventBatch
-    from surgrad.network.network import Network
+logger = logging.getLogger(__name__)
 
-KERNELS = {"reference": reference, "cpu": cpu, "cuda": cuda}
+KERNELS = ("auto", "reference", "cpu", "cuda")
 
 
-def _cpu_obstacle(neurons: Sequence[LIF], dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why the compiled CPU kernel cannot run this, or None."""
+class Choice(NamedTuple):
+    """Which kernel runs: its name, its function of (network, x, options), and why."""
+
+    name: str
+    run: Callable[[NetworkSpec, Tensor | Events, Options], NetworkOutput]
+    why: str
+
+
+def choose(kernel: str, network: NetworkSpec) -> Choice:
+    """The named kernel, or for "auto" the fastest one that knows every part of a network.
+
+    Raises:
+        UserError: for an unknown name, or a named kernel that cannot run this network.
+    """
+    require_known(kernel)
+    if kernel == "reference":
+        return Choice("reference", reference.run, "it was asked for")
+    name = kernel if kernel != "auto" else "cuda" if network.device.type == "cuda" else "cpu"
+    knows, layerwise = {"cpu": (_cpu, cpu_layerwise.run), "cuda": (_cuda, cuda_layerwise.run)}[name]
+    reason = (_cpu_obstacle if name == "cpu" else _cuda_obstacle)(network.dtype, network.device)
+    if reason is not None:
+        if kernel != "auto":
+            raise UserError(f"kernel={kernel!r} cannot run this network: {reason}; use kernel=auto")
+        _say(f"the reference kernel runs, many times slower than compiled code: {reason}")
+        return Choice("reference", reference.run, reason)
+    choice, unknown = knows(network)
+    if unknown is None:
+        return choice
+    if kernel != "auto":
+        raise UserError(f"kernel={kernel!r} does not know {unknown}; use kernel=auto")
+    _say(
+        f"kernel={name} does not know {unknown}: the network runs layer by layer, which takes several times as long, "
+        "and layers with unknown neurons or recurrence run in the reference loop"
+    )
+    return Choice(name, layerwise, f"layer by layer, for {unknown} is unknown to the compiled network")
+
+
+def require_known(kernel: str) -> None:
+    """Raises: UserError for a name that is no kernel's."""
+    if kernel not in KERNELS:
+        raise UserError(f"kernel={kernel!r} is unknown; allowed: {', '.join(KERNELS)}")
+
+
+def _cpu(network: NetworkSpec) -> tuple[Choice, str | None]:
+    """The compiled code for a network, and what of it that does not know."""
+    if cpu_layerwise.needed(network):
+        why = "compiled layers, for adaptive neurons or learned delays"
+        return Choice("cpu", cpu_layerwise.run, why), cpu_layerwise.obstacle(network)
+    return Choice("cpu", cpu.run, "compiled, all layers in one call"), cpu.obstacle(network)
+
+
+def _cuda(network: NetworkSpec) -> tuple[Choice, str | None]:
+    return Choice("cuda", cuda.run, "Triton kernels, all layers in one call"), cuda.obstacle(network)
+
+
+def _cpu_obstacle(dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why no compiled CPU code can run in ``dtype`` on ``device``, or None."""
     if device.type != "cpu":
         return f"the data is on {device}"
     if dtype != torch.float32:
         return f"it computes in float32, not {dtype}"
-    unknown = [n for n in neurons if not cpu.supports(n)]
-    if unknown:
-        return f"it does not know {unknown[0].surrogate} with {unknown[0].escape_noise}"
     if library() is None:
         return "it could not be built (see the warning)"
+    return _not_compiled()
+
+
+@cache
+def _not_compiled() -> str | None:
+    """Why compiled layers are missing, with one warning; or None."""
+    try:
+        adaptive.library(), delays.library()
+    except UserError as error:
+        logger.warning("the slow reference kernel runs: %s", error)
+        return str(error)
     return None
 
 
-def _room(kernel: str, neurons: Sequence[LIF], dtype: torch.dtype, device: torch.device) -> ModuleType:
-    """The named kernel, or for "auto" the fastest one that can run these neurons.
-
-    Raises: UserError for an unknown name, or a named kernel that cannot.
-    """
-    if kernel not in ("auto", *KERNELS):
-        raise UserError(f"kernel={kernel!r} is unknown; allowed: auto, {', '.join(KERNELS)}")
-    if kernel == "reference":
-        return reference
-    name = kernel if kernel != "auto" else "cuda" if device.type == "cuda" else "cpu"
-    obstacle = {"cpu": _cpu_obstacle, "cuda": cuda.obstacle}[name](neurons, dtype, device)
-    if obstacle is None:
-        return KERNELS[name]
-    if kernel != "auto":
-        raise UserError(f"kernel={kernel!r} cannot run this network: {obstacle}; use kernel=auto")
-    return reference
+def _cuda_obstacle(dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why no Triton kernel can run in ``dtype`` on ``device``, or None."""
+    if device.type != "cuda" and not (device.type == "cpu" and cuda.interpreted()):
+        return f"the data is on {device}"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; pip install triton"
+    if dtype != torch.float32:
+        return f"it computes in float32, not {dtype}"
+    return None
 
 
-def select(kernel: str, network: "Network", x: "Tensor | EventBatch") -> Callable:
-    """The function that runs ``network`` on ``x``: the named kernel, or for "auto" the fastest one that can.
+@cache
+def _say(message: str) -> None:
+    """Log a message once."""
+    logger.info(message)
 
-    Raises: UserError for an unknown name, or a named kernel that cannot run this network.
-    """
-    weight = next(network.parameters())
-    if kernel in ("auto", "cpu", "cuda") and layerwise.needed(network):
-        obstacle = layerwise.obstacle(network, weight.dtype, weight.device)
-        if kernel == "cuda":
-            obstacle = "it knows neither adaptive neurons nor learned delays"
-        if obstacle is None:
-            return layerwise.run
-        if kernel != "auto":
-            raise UserError(f"kernel={kernel!r} cannot run this network: {obstacle}; use kernel=auto")
-        return reference.run
-    return _room(kernel, [layer.neuron for layer in network.layers], weight.dtype, weight.device).run
+
+@contextlib.contextmanager
+def _own_precision(device: torch.device) -> Iterator[None]:
+    """Without autocast: states need the dtype of the parameters, and compiled code reads no other."""
+    if not torch.is_autocast_enabled(device.type):
+        yield
+        return
+    with torch.autocast(device.type, enabled=False):
+        yield
+
+
+def run(
+    network: NetworkSpec,
+    x: Tensor | Events,
+    *,
+    seed: int = 0,
+    draw: int | Tensor = 0,
+    ids: Tensor | None = None,
+    state: NetworkState | None = None,
+    record: bool = False,
+    return_state: bool = False,
+    truncate: int = 0,
+    memory: str = "full",
+    precision: str = "float32",
+    kernel: str = "auto",
+) -> NetworkOutput:
+    """Run a network over all steps of ``x``; arguments as in `surgrad.network.network.Network.forward`."""
+    x = network_input(network, x)
+    nb_samples = len(x) if isinstance(x, Events) else x.shape[1]
+    state = network_state(network, state, x)
+    address = Address(noise_key(seed, draw), sample_ids(ids, nb_samples, network.device), state.step if state else 0)
+    options = Options(address, state, bool(record), bool(return_state), truncate, memory, precision)
+    choice = choose(kernel, network)
+    if options.precision != "float32" and choice.name != "cuda":
+        raise UserError(f"precision={precision!r} is for kernel='cuda'; a CPU sums float32 weights, without products")
+    with _own_precision(network.device):
+        return (choice.run if nb_samples else reference.run)(network, x, options)
 
 
 def lif(
@@ -82,20 +173,147 @@ def lif(
     b: Tensor,
     neuron: LIF,
     *,
-    recurrence: nn.Module | None = None,
+    recurrence: Any = None,
+    state: LIFState | None = None,
+    previous: Tensor | None = None,
+    noise: NoiseKey | None = None,
+    ids: Tensor | None = None,
+    first_step: int = 0,
+    memory: str = "full",
+    return_membrane: bool = False,
     kernel: str = "auto",
-    **kw,
 ) -> tuple[Tensor, Tensor | None, LIFState]:
-    """Scan one LIF layer driven by ``current`` (T, B, *units): arguments as `reference.lif`, and ``return_membrane``.
+    """Scan one layer of LIF neurons driven by a current (equations in `surgrad.neurons.lif`), on any kernel alike.
 
-    The membranes are returned by compiled kernels only with ``return_membrane=True``; they carry no gradient there.
+    Args:
+        current: (T, B, *units) input current I, without the recurrent part.
+        a: decays of synapse and membrane over a step, broadcastable to (*units).
+        b: decays of synapse and membrane over a step, broadcastable to (*units).
+        neuron: surrogate, escape noise and reset.
+        recurrence: connection or function from spikes s[t-1] (B, *units) to the recurrent part of I[t].
+        state: i and u at the first step, (B, *units) each; zeros if None.
+        previous: spikes of the step before the first, (B, *units); zeros if None.
+        noise: address of the random numbers and the (B,) global sample indices, 0..B-1 if None.
+        ids: address of the random numbers and the (B,) global sample indices, 0..B-1 if None.
+        first_step: time index of the first step, which addresses the random numbers.
+        memory: "full", or "recompute" to keep less for the backward pass; the gradients are the same.
+        return_membrane: whether u[t] at which each spike was drawn is returned, (T, B, *units); without gradient.
+        kernel: "auto", "reference", "cpu" or "cuda".
+
+    Returns:
+        spikes (T, B, *units) as 0/1, membranes or None, state after the last step.
+
+    Raises:
+        UserError: that names the argument that does not fit.
     """
-    room = _room(kernel, [neuron], current.dtype, current.device)
-    if room is reference:
-        kw.pop("return_membrane", None)
-    return room.lif(current, a, b, neuron, recurrence=recurrence, **kw)
+    if isinstance(neuron, AdaptiveLIF):
+        raise UserError("AdaptiveLIF neurons have constants of their own: run them in a SpikingLayer of a Network")
+    noise = noise_key(0, 0) if noise is None else noise_key(noise.seed, noise.draw, noise.layer)
+    units = _require_current(current)
+    a, b = (_decay(name, x, current) for name, x in (("a", a), ("b", b)))
+    loop = connection_spec(recurrence, "recurrence")
+    layer = LayerSpec("the layer", neuron, units, a, b, recurrent=loop, index=noise.layer)
+    require_alike([("current", current[:0]), *layer.tensors()])
+    nb_samples, old = current.shape[1], None
+    if state is not None or previous is not None:
+        i, u = (None, None) if state is None else state
+        old = LayerState(
+            *(_earlier(n, x, current) for n, x in (("state.i", i), ("state.u", u), ("previous", previous)))
+        )
+    address = Address(noise, sample_ids(ids, nb_samples, current.device), count_of("first_step", first_step))
+    memory = Options(address, memory=memory).memory
+    scan = _single(kernel, current, layer)
+    with _own_precision(current.device):
+        spikes, membranes, end = scan(layer, current, old, address, memory, return_membrane)
+    _require_finite_end(current, end.i)
+    return spikes, None if membranes is None else membranes.detach(), LIFState(end.i, end.u)
 
 
-def readout(current: Tensor, a: Tensor, b: Tensor, *, kernel: str = "auto", **kw) -> tuple[Tensor, LIFState]:
-    """Scan a leaky integrator driven by ``current`` (T, B, C): arguments as `reference.readout`."""
-    return _room(kernel, [], current.dtype, current.device).readout(current, a, b, **kw)
+def readout(
+    current: Tensor,
+    a: Tensor,
+    b: Tensor,
+    *,
+    unit_gain: bool = True,
+    state: LIFState | None = None,
+    u0: float = 0.0,
+    kernel: str = "auto",
+) -> tuple[Tensor, LIFState]:
+    """Scan leaky integrators driven by a current (T, B, C), on any kernel alike: y[t] = u[t+1] and the end state.
+
+    Args:
+        current: (T, B, C) input current.
+        a: decay of the synapse over a step, as in `lif`.
+        b: decay of the membrane over a step, as in `lif`.
+        unit_gain: whether the current is scaled by 1 - b.
+        state: at the first step; by default i = 0 and u = ``u0``.
+        u0: membrane potential at the first step.
+        kernel: as in `lif`.
+
+    Raises:
+        UserError: that names the argument that does not fit.
+    """
+    units = _require_current(current)
+    a, b = (_decay(name, x, current) for name, x in (("a", a), ("b", b)))
+    layer = ReadoutSpec("the readout", units, a, b, u0=u0, unit_gain=unit_gain)
+    require_alike([("current", current[:0]), *layer.tensors()])
+    if state is not None:
+        state = LIFState(*(_earlier(f"state.{n}", x, current) for n, x in zip("iu", state, strict=True)))
+    integrate = _single(kernel, current, layer)
+    with _own_precision(current.device):
+        y, end = integrate(layer, current, state)
+    _require_finite_end(current, end.i)
+    return y, end
+
+
+def _require_current(current: Tensor) -> tuple[int, ...]:
+    """The units that a current drives."""
+    if not isinstance(current, Tensor) or current.dim() < 3 or not current.dtype.is_floating_point or not len(current):
+        found = f"{current.dtype} {tuple(current.shape)}" if isinstance(current, Tensor) else type(current).__name__
+        raise UserError(f"current is {found}; it must be floating point (T, B, *units) with at least one time step")
+    require_device("current", current, current.device)
+    return tuple(current.shape[2:])
+
+
+def _decay(name: str, x: Any, current: Tensor) -> Tensor:
+    """A decay in dtype of the current."""
+    x = torch.as_tensor(x, device=None if isinstance(x, Tensor) else current.device)
+    require_device(name, x, current.device)
+    return x.to(current.dtype)
+
+
+def _earlier(name: str, x: Tensor | None, current: Tensor) -> Tensor:
+    """A state (B, *units), zeros for None."""
+    if x is None:
+        return torch.zeros_like(current[0])
+    x = state_tensor(name, x, current.shape[1:], current)
+    if name == "previous" and x.device.type == "cpu" and not bool(((x == 0) | (x == 1)).all()):
+        raise UserError("previous must hold the spikes of the step before, 0 or 1")
+    return x
+
+
+def _single(kernel: str, current: Tensor, layer: LayerSpec | ReadoutSpec) -> Callable:
+    """The scan of one layer, or of a readout, by the named kernel, or for "auto" the fastest one that knows it."""
+    require_known(kernel)
+    name = kernel if kernel != "auto" else "cuda" if current.device.type == "cuda" else "cpu"
+    reason, module = None, reference
+    if name != "reference":
+        reason = (_cpu_obstacle if name == "cpu" else _cuda_obstacle)(current.dtype, current.device)
+        module = cpu if name == "cpu" else cuda
+    if reason is None and name != "reference" and isinstance(layer, LayerSpec):
+        reason = (cpu_layerwise if name == "cpu" else cuda_layerwise).unknown(layer)
+        reason = None if reason is None else f"it does not know {reason}"
+    if reason is not None:
+        if kernel != "auto":
+            raise UserError(f"kernel={kernel!r} cannot run this layer: {reason}; use kernel=auto")
+        _say(f"the reference kernel runs, many times slower than compiled code: {reason}")
+    if reason is not None or not current.shape[1]:
+        module = reference
+    return module.scan if isinstance(layer, LayerSpec) else module.integrate
+
+
+def _require_finite_end(current: Tensor, i: Tensor) -> None:
+    """Raises: UserError if NaN or inf entered with the current (`surgrad.kernels.finite`), on the CPU."""
+    if i.device.type == "cpu" and not bool(i.detach().sum().isfinite()):
+        finite.require_finite("current", current)
+        finite.require_finite("the synaptic current", i)

@@ -58,7 +58,9 @@ def uniform(
         step: time step.
         ids: (B,) int64, global sample indices.
         unit_shape: shape of the layer, (N,) or (channels, *spatial).
-    Returns: (B, *unit_shape) in ``dtype``; the same values on every device.
+
+    Returns:
+        (B, *unit_shape) in ``dtype``; the same values on every device.
     """
     channels, *spatial = unit_shape
     nb_neurons = math.prod(unit_shape)

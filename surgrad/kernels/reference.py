@@ -6,17 +6,19 @@ Every other kernel computes the same forward and the same adjoint.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from surgrad.datasets.events import EventBatch
+from surgrad.errors import UserError
+from surgrad.kernels import finite
+from surgrad.kernels.call import Address, Options
+from surgrad.kernels.contract import ConnectionSpec, LayerSpec, NetworkSpec, ReadoutSpec
+from surgrad.kernels.events import Events
 from surgrad.kernels.philox import NoiseKey, uniform
 from surgrad.kernels.state import AdaptiveLayerState, LayerState, NetworkOutput, NetworkState
-from surgrad.network.connections import Conv, DelayedDense, Dense
-from surgrad.network.layers import SpikingLayer
 from surgrad.neurons.lif import (
     LIF,
     AdaptationValues,
@@ -28,9 +30,6 @@ from surgrad.neurons.lif import (
     readout_step,
     spike,
 )
-
-if TYPE_CHECKING:
-    from surgrad.network.network import Network
 
 State = TypeVar("State", LIFState, AdaptiveState)
 
@@ -53,17 +52,20 @@ def lif(
 
     Args:
         current: (T, B, *units) input current I, without the recurrent part.
-        a, b: decays of synapse and membrane, broadcastable to (*units).
+        a: decays of synapse and membrane, broadcastable to (*units).
+        b: decays of synapse and membrane, broadcastable to (*units).
         neuron: surrogate, escape noise and reset.
         recurrence: maps spikes s[t-1] (B, *units) to the recurrent part of I[t].
         state: i and u at the first step; zeros if None.
         previous: spikes of the step before the first, (B, *units); zeros if None.
-        noise, ids: address of the random numbers and the (B,) global sample indices; needed by stochastic neurons.
+        noise: address of the random numbers and the (B,) global sample indices.
+        ids: needed by stochastic neurons.
         first_step: time index of the first step, which addresses the random numbers.
         memory: "full" keeps every intermediate for the backward pass; "recompute" keeps the states between segments of
             about sqrt(T) steps and computes each segment again, so that memory grows with sqrt(T). Same gradients.
-    Returns: spikes (T, B, *units) as 0/1, membrane u[t] at which each was drawn (T, B, *units), state after the
-    last step.
+
+    Returns:
+        spikes (T, B, *units) as 0/1, membrane u[t] at which each was drawn (T, B, *units), state after the last step.
     """
     if state is None:
         state = LIFState(*(torch.zeros_like(current[0]) for _ in range(2)))
@@ -192,9 +194,8 @@ def delayed(x: Tensor, delay: int, before: Tensor | None = None) -> Tensor:
 
 
 def drive(
-    connection: Dense | Conv,
-    below: Tensor,
-    dt: float,
+    connection: ConnectionSpec,
+    below: Tensor | Events,
     delay: int,
     before: Tensor | None = None,
     pending: Tensor | None = None,
@@ -203,15 +204,24 @@ def drive(
 
     Args:
         connection: from the layer below, whose spikes are ``below`` (T, B, *in_shape).
-        dt: s.
-        delay: steps (0 or 1) that every spike takes, beside the learned ones of a `DelayedDense`.
+        delay: steps (0 or 1) that every spike takes, beside those of a delayed connection.
         before: spikes of the step before the first; zeros if None.
         pending: currents of earlier spikes that were still on their way, (steps, B, *units).
-    Returns: the currents, and those still on their way after the last step (None without learned delays).
+
+    Returns:
+        the currents, and those still on their way after the last step (None without learned delays).
     """
-    if isinstance(connection, DelayedDense):
-        return deliver(connection(below, dt, delay), len(below), pending)
-    return connection(delayed(below, delay, before)), None
+    below = below.dense(torch.get_default_dtype()) if isinstance(below, Events) else below
+    if connection.kind == "delayed":
+        return deliver(connection.function(below, shift=delay), len(below), pending)
+    current = connection.function(delayed(below, delay, before))
+    expected = (*below.shape[:2], *connection.out_shape)
+    if current.shape != expected:
+        raise UserError(
+            f"{connection.name} gives currents of shape {tuple(current.shape)} for spikes {tuple(below.shape)}; a "
+            f"connection maps (..., *in) to (..., *out), here to {tuple(expected)}"
+        )
+    return current, None
 
 
 def deliver(current: Tensor, nb_steps: int, pending: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -222,121 +232,103 @@ def deliver(current: Tensor, nb_steps: int, pending: Tensor | None) -> tuple[Ten
 
 
 def scan(
-    layer: SpikingLayer, current: Tensor, dt: float, old: LayerState | AdaptiveLayerState | None, **options
-) -> tuple[Tensor, LayerState | AdaptiveLayerState]:
-    """Spikes of a layer driven by ``current``, and its state after the last step; options as of `lif`."""
-    a, b = layer.decays(dt)
-    options |= {"recurrence": layer.recurrent, "previous": old.s if old else None}
+    layer: LayerSpec,
+    current: Tensor,
+    old: LayerState | AdaptiveLayerState | None,
+    address: Address,
+    memory: str = "full",
+    return_membrane: bool = False,
+) -> tuple[Tensor, Tensor | None, LayerState | AdaptiveLayerState]:
+    """Spikes of a layer driven by ``current``, its membranes if asked for, and its state after the last step."""
+    options = {
+        "recurrence": layer.recurrent.function if layer.recurrent is not None else None,
+        "previous": old.s if old is not None else None,
+        "noise": replace(address.noise, layer=layer.index),
+        "ids": address.ids,
+        "first_step": address.first_step,
+        "memory": memory,
+    }
     if layer.adaptation is None:
-        state = LIFState(old.i, old.u) if old else None
-        spikes, _, new = lif(current, a, b, layer.neuron, state=state, **options)
-        return spikes, LayerState(*new, spikes[-1])
-    state = AdaptiveState(old.i, old.u, old.w) if old else None
-    spikes, _, new = adaptive(current, a, b, layer.adaptation.values(dt), layer.neuron, state=state, **options)
-    return spikes, AdaptiveLayerState(new.i, new.u, spikes[-1], new.w)
+        state = LIFState(old.i, old.u) if old is not None else None
+        spikes, membranes, new = lif(current, layer.a, layer.b, layer.neuron, state=state, **options)
+        end = LayerState(*new, spikes[-1])
+    else:
+        state = AdaptiveState(old.i, old.u, old.w) if old is not None else None
+        spikes, membranes, new = adaptive(
+            current, layer.a, layer.b, layer.adaptation, layer.neuron, state=state, **options
+        )
+        end = AdaptiveLayerState(new.i, new.u, spikes[-1], new.w)
+    return spikes, membranes if return_membrane else None, end
 
 
-class Rooms(NamedTuple):
+def integrate(layer: ReadoutSpec, current: Tensor, state: LIFState | None = None) -> tuple[Tensor, LIFState]:
+    """y of a readout driven by ``current`` (T, B, C), and its state after the last step."""
+    return readout(current, layer.a, layer.b, unit_gain=layer.unit_gain, state=state, u0=layer.u0)
+
+
+class Parts(NamedTuple):
     """What `run` is made of: how currents arise from spikes (or events), and the scans of a layer and of a readout."""
 
     drive: Callable = drive
     scan: Callable = scan
-    readout: Callable = readout
+    integrate: Callable = integrate
     takes_events: bool = False
 
 
-def run(
-    network: "Network",
-    x: Tensor | EventBatch,
-    noise: NoiseKey,
-    ids: Tensor,
-    *,
-    state: NetworkState | None = None,
-    record: bool = False,
-    return_state: bool = False,
-    truncate: int = 0,
-    memory: str = "full",
-    rooms: Rooms | None = None,
-) -> NetworkOutput:
-    """Run a whole network, layer by layer (arguments as in `surgrad.network.network.Network.forward`)."""
-    rooms = rooms or Rooms()
-    if truncate:
-        return _run_truncated(network, x, noise, ids, truncate, state, record, return_state, memory, rooms)
-    dtype = next(network.parameters()).dtype
-    if not isinstance(x, EventBatch):
-        x = x.to(dtype)
-    elif not rooms.takes_events or return_state:
-        x = x.dense(dtype)
-    nb_steps = x.nb_steps if isinstance(x, EventBatch) else len(x)
-    first_step = state.step if state else 0
-    pending = iter(state.pending if state else ())
-    below, before, on_the_way = x, state.last_input if state else None, []
+def run(network: NetworkSpec, x: Tensor | Events, options: Options, parts: Parts | None = None) -> NetworkOutput:
+    """Run a whole network, layer by layer."""
+    parts = parts or Parts()
+    if not isinstance(x, Events):
+        x = x.to(network.dtype)
+    elif not parts.takes_events or options.return_state or options.truncate:
+        x = x.dense(network.dtype)
+    if options.truncate:
+        return _run_truncated(network, x, options, parts)
+    nb_steps = x.nb_steps if isinstance(x, Events) else len(x)
+    state, address = options.state, options.address
+    pending = iter(state.pending if state is not None else ())
+    below, before, on_the_way = x, state.last_input if state is not None else None, []
 
-    def next_current(connection: Dense | Conv) -> Tensor:
-        if isinstance(connection, DelayedDense) and not (state or return_state):
-            connection.require_within(network.dt, nb_steps)
-        current, rest = rooms.drive(connection, below, network.dt, network.delay, before, next(pending, None))
+    def next_current(connection: ConnectionSpec) -> Tensor:
+        current, rest = parts.drive(connection, below, network.delay, before, next(pending, None))
         on_the_way.append(rest)
         return current
 
     counts, all_spikes, layer_states = [], [], []
     for index, layer in enumerate(network.layers):
-        old = state.layers[index] if state else None
-        spikes, new = rooms.scan(
-            layer,
-            next_current(layer.feedforward),
-            network.dt,
-            old,
-            noise=replace(noise, layer=index),
-            ids=ids,
-            first_step=first_step,
-            memory=memory,
-        )
+        old = state.layers[index] if state is not None else None
+        spikes, _, new = parts.scan(layer, next_current(layer.feedforward), old, address, options.memory)
         counts.append(spikes.sum(0))
-        all_spikes.append(spikes.detach())
+        all_spikes.append(spikes)
         layer_states.append(new)
-        below, before = spikes, old.s if old else None
+        below, before = spikes, old.s if old is not None else None
     y = readout_state = None
     if network.readout is not None:
-        out = network.readout
-        y, readout_state = rooms.readout(
-            next_current(out.feedforward),
-            *out.decays(network.dt),
-            state=state.readout if state else None,
-            u0=out.u0,
-            unit_gain=out.unit_gain,
-        )
+        current = next_current(network.readout.feedforward)
+        y, readout_state = parts.integrate(network.readout, current, state.readout if state is not None else None)
     end = None
-    if return_state:
-        end = NetworkState(tuple(layer_states), readout_state, x[-1], first_step + len(x), tuple(on_the_way))
-    return NetworkOutput(y, counts, all_spikes if record else None, end)
+    if options.return_state:
+        end = NetworkState(tuple(layer_states), readout_state, x[-1], address.first_step + nb_steps, tuple(on_the_way))
+    output = NetworkOutput(y, counts, all_spikes if options.record else None, end)
+    ends = [s.i for s in (*layer_states, readout_state) if s is not None]
+    return finite.confirmed(output, network, ends, x)
 
 
-def _run_truncated(
-    network: "Network",
-    x: Tensor | EventBatch,
-    noise: NoiseKey,
-    ids: Tensor,
-    truncate: int,
-    state: NetworkState | None,
-    record: bool,
-    return_state: bool,
-    memory: str,
-    rooms: Rooms,
-) -> NetworkOutput:
+def _run_truncated(network: NetworkSpec, x: Tensor, options: Options, parts: Parts) -> NetworkOutput:
     """Truncated backpropagation through time: no gradient crosses a multiple of ``truncate`` steps."""
-    x = x.dense(next(network.parameters()).dtype) if isinstance(x, EventBatch) else x
-    parts = []
-    options = {"record": record, "return_state": True, "memory": memory, "rooms": rooms}
-    for chunk in x.split(truncate):
-        part = run(network, chunk, noise, ids, state=state, **options)
-        state = _detached(part.state)
-        parts.append(part)
+    found, state, first_step = [], options.state, options.address.first_step
+    for chunk in x.split(options.truncate):
+        address = replace(options.address, first_step=first_step)
+        now = replace(options, address=address, state=state, return_state=True, truncate=0)
+        found.append(run(network, chunk, now, parts))
+        state, first_step = _detached(found[-1].state), first_step + len(chunk)
     return NetworkOutput(
-        torch.cat([part.readout for part in parts]) if network.readout is not None else None,
-        [sum(counts) for counts in zip(*(part.counts for part in parts), strict=True)],
-        [torch.cat(spikes) for spikes in zip(*(part.spikes for part in parts), strict=True)] if record else None,
-        state if return_state else None,
+        torch.cat([part.readout for part in found]) if network.readout is not None else None,
+        [sum(counts) for counts in zip(*(part.counts for part in found), strict=True)],
+        [torch.cat(spikes) for spikes in zip(*(part.spikes for part in found), strict=True)]
+        if options.record
+        else None,
+        found[-1].state if options.return_state else None,
     )
 
 

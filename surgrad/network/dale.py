@@ -18,7 +18,8 @@ from surgrad.network.network import Network
 def excitatory_then_inhibitory(nb_units: int, inhibitory: float) -> Tensor:
     """Signs of a layer's neurons (nb_units,): +1 for the first ones, -1 for the last ``inhibitory`` share of them.
 
-    Raises: UserError where one of the two populations would be empty.
+    Raises:
+        UserError: where one of the two populations would be empty.
     """
     nb_inhibitory = round(inhibitory * nb_units)
     if not 0 < nb_inhibitory < nb_units:
@@ -37,9 +38,15 @@ def impose(network: Network, inhibitory: float = 0.2) -> Network:
     The input is excitatory, the last ``inhibitory`` share of each layer's neurons inhibits its own layer and projects
     nowhere else. The readout, which has no neurons, weighs the excitatory neurons below it with either sign.
 
-    Args: network, changed in place; share of inhibitory neurons in each hidden layer.
-    Returns: the network.
-    Raises: UserError for layers without recurrence, connections that are not `Dense`, or an empty population.
+    Args:
+        network: changed in place.
+        inhibitory: share of inhibitory neurons in each hidden layer.
+
+    Returns:
+        the network.
+
+    Raises:
+        UserError: for layers without recurrence, connections that are not `Dense`, or an empty population.
     """
     populations = []
     for k, layer in enumerate(network.layers):

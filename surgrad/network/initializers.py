@@ -53,11 +53,16 @@ def kernel_moments(
     """Integrals over time of the membrane's response to one input spike of weight 1, and of its square.
 
     Args:
-        tau_mem, tau_syn: s, numbers or tensors that broadcast against each other.
+        tau_mem: s, numbers or tensors that broadcast against each other.
+        tau_syn: s, numbers or tensors that broadcast against each other.
         dt: time step in s.
         mode: "numerical", from the discrete response (right for every dt), or "analytical", its limit for dt -> 0.
-    Returns: eps_bar (s) and eps_hat (s), float64.
-    Raises: UserError for an unknown mode.
+
+    Returns:
+        eps_bar (s) and eps_hat (s), float64.
+
+    Raises:
+        UserError: for an unknown mode.
     """
     if mode not in MOMENTS:
         raise UserError(f"epsilon_mode={mode!r} is unknown; allowed: {', '.join(MOMENTS)}")
@@ -101,10 +106,12 @@ class Distribution:
 
     Args:
         distribution: of z: "normal", or "uniform" on [-sqrt(3), sqrt(3)].
-        mean, std: before scaling.
+        mean: before scaling.
+        std: before scaling.
         scaling: s(k): "1/sqrt(k)", "1/k" or "none".
 
-    Raises: UserError for an unknown distribution or scaling, or a negative std.
+    Raises:
+        UserError: for an unknown distribution or scaling, or a negative std.
     """
 
     distribution: str = "normal"
@@ -164,7 +171,8 @@ class FluctuationDriven:
         epsilon_mode: "numerical" (default, as published) or "analytical", see `kernel_moments`.
         readout: initialiser of a network's readout; by default N(0, 1) / sqrt(fan_in).
 
-    Raises: UserError for values out of range, or where mu_u is too large to be reached with the variance asked for.
+    Raises:
+        UserError: for values out of range, or where mu_u is too large to be reached with the variance asked for.
     """
 
     mu_u: float
@@ -190,7 +198,9 @@ class FluctuationDrivenCentered:
     """`FluctuationDriven` with mu_U = 0: sigma_w^2 = share sigma_U^2 / (n nu eps_hat).
 
     Args: sigma_u, target standard deviation of the membrane in units of threshold; the others as there.
-    Raises: UserError for values out of range.
+
+    Raises:
+        UserError: for values out of range.
     """
 
     sigma_u: float
@@ -324,7 +334,9 @@ class FluctuationDrivenExponential:
     The means of single neurons scatter around mu_U = 0 with the deviation sigma_U eps_bar sqrt(nu / (2 eps_hat)).
 
     Args: as in `surgrad.network.initializers.FluctuationDrivenCentered`.
-    Raises: UserError for values out of range, and for layers that do not obey Dale's law (`impose`).
+
+    Raises:
+        UserError: for values out of range, and for layers that do not obey Dale's law (`impose`).
     """
 
     sigma_u: float

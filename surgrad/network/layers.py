@@ -5,9 +5,21 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from surgrad.errors import UserError
-from surgrad.network.connections import Conv, DelayedDense, Dense
+from surgrad.kernels.contract import LayerSpec, ReadoutSpec, connection_spec
+from surgrad.network.connections import DelayedDense
 from surgrad.network.parameters import Adaptation, TimeConstant
 from surgrad.neurons.lif import LIF, AdaptiveLIF
+
+
+def _shape_of(connection: nn.Module | None, end: str, otherwise: Sequence[int] | None = None) -> tuple[int, ...]:
+    """``in_shape`` or ``out_shape`` of a connection, of the library or not. Raises: UserError if neither is known."""
+    if isinstance(connection, nn.Linear):
+        return (connection.in_features if end == "in_shape" else connection.out_features,)
+    shape = getattr(connection, end, otherwise)
+    if shape is None:
+        found = "no connection" if connection is None else f"a {type(connection).__name__}, which has no {end}"
+        raise UserError(f"unit_shape is needed: the layer has {found}")
+    return tuple(shape)
 
 
 def _time_constant(tau: "float | TimeConstant") -> TimeConstant:
@@ -18,32 +30,35 @@ class SpikingLayer(nn.Module):
     """A LIF population with its feed-forward and, if given, recurrent connection: I[t] = W s_in[t-d] + R s[t-1].
 
     Args:
-        feedforward: `Dense` or `Conv` from the layer below; None if the layer is driven by a current.
+        feedforward: connection from the layer below: `Dense`, `Conv`, `DelayedDense`, or any module that maps
+            (..., *in_shape) to (..., *out_shape), as `torch.nn.Linear`.
         neuron: surrogate, escape noise and reset.
-        tau_mem, tau_syn: seconds, or a `TimeConstant`.
+        tau_mem: seconds, or a `TimeConstant`.
+        tau_syn: seconds, or a `TimeConstant`.
         recurrent: connection from the layer to itself.
-        unit_shape: needed only without a feed-forward connection.
+        unit_shape: (N,) or (channels, *spatial); needed only where the connection does not say its ``out_shape``.
     """
 
     def __init__(
         self,
-        feedforward: Dense | Conv | None,
+        feedforward: nn.Module | None,
         neuron: LIF,
         tau_mem: float | TimeConstant,
         tau_syn: float | TimeConstant,
-        recurrent: Dense | Conv | None = None,
+        recurrent: nn.Module | None = None,
         unit_shape: Sequence[int] | None = None,
     ):
         super().__init__()
         self.feedforward, self.recurrent, self.neuron = feedforward, recurrent, neuron
         self.tau_mem, self.tau_syn = _time_constant(tau_mem), _time_constant(tau_syn)
-        self.unit_shape = tuple(feedforward.out_shape if feedforward is not None else unit_shape)
+        self.unit_shape = _shape_of(feedforward, "out_shape", unit_shape)
         self.adaptation = Adaptation(neuron, self.unit_shape) if isinstance(neuron, AdaptiveLIF) else None
         if isinstance(recurrent, DelayedDense):
             raise UserError("recurrent delays are one step; learn delays in the feed-forward connection")
-        if recurrent is not None and not tuple(recurrent.in_shape) == tuple(recurrent.out_shape) == self.unit_shape:
+        loop = [_shape_of(recurrent, end, self.unit_shape) for end in ("in_shape", "out_shape")]
+        if recurrent is not None and loop != [self.unit_shape] * 2:
             raise UserError(
-                f"a recurrent connection maps {recurrent.in_shape} to {recurrent.out_shape}, but the layer has units "
+                f"a recurrent connection maps {loop[0]} to {loop[1]}, but the layer has units "
                 f"{self.unit_shape}; use an odd rec_kernel_size with rec_padding = rec_kernel_size // 2"
             )
 
@@ -51,17 +66,38 @@ class SpikingLayer(nn.Module):
         """Decays a of the synapse and b of the membrane over a step of dt seconds."""
         return self.tau_syn.decay(dt, self.neuron.decay), self.tau_mem.decay(dt, self.neuron.decay)
 
+    def spec(self, name: str, dt: float, index: int) -> LayerSpec:
+        """What kernels are given of this layer: ``name`` for messages, dt in s, its number among the layers."""
+        return LayerSpec(
+            name,
+            self.neuron,
+            self.unit_shape,
+            *self.decays(dt),
+            feedforward=connection_spec(self.feedforward, f"{name}.feedforward", dt),
+            recurrent=connection_spec(self.recurrent, f"{name}.recurrent", dt),
+            adaptation=None if self.adaptation is None else self.adaptation.values(dt),
+            index=index,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.unit_shape}, {self.neuron}"
+
 
 class Readout(nn.Module):
     """Leaky integrators without spikes: y[t] = u[t+1], u[0] = ``u0``.
 
-    Args: feedforward connection, tau_mem and tau_syn in s, initial membrane potential, and whether the current is
-        scaled by 1 - b, and decay (see `surgrad.neurons.lif.LIF`).
+    Args:
+        feedforward: the connection that drives it.
+        tau_mem: membrane time constant, s.
+        tau_syn: synaptic time constant, s.
+        u0: membrane potential at the first step.
+        unit_gain: whether the current is scaled by 1 - b.
+        decay: see `surgrad.neurons.lif.LIF`.
     """
 
     def __init__(
         self,
-        feedforward: Dense,
+        feedforward: nn.Module,
         tau_mem: float | TimeConstant,
         tau_syn: float | TimeConstant,
         u0: float = -1e-3,
@@ -71,8 +107,16 @@ class Readout(nn.Module):
         super().__init__()
         self.feedforward, self.u0, self.unit_gain, self.decay = feedforward, u0, unit_gain, decay
         self.tau_mem, self.tau_syn = _time_constant(tau_mem), _time_constant(tau_syn)
-        self.unit_shape = tuple(feedforward.out_shape)
+        self.unit_shape = _shape_of(feedforward, "out_shape")
 
     def decays(self, dt: float) -> tuple[Tensor, Tensor]:
         """Decays a of the synapse and b of the membrane over a step of dt seconds."""
         return self.tau_syn.decay(dt, self.decay), self.tau_mem.decay(dt, self.decay)
+
+    def spec(self, name: str, dt: float) -> ReadoutSpec:
+        """What kernels are given of this readout: ``name`` for messages, dt in s."""
+        connection = connection_spec(self.feedforward, f"{name}.feedforward", dt)
+        return ReadoutSpec(name, self.unit_shape, *self.decays(dt), connection, self.u0, self.unit_gain)
+
+    def extra_repr(self) -> str:
+        return f"{self.unit_shape}, u0={self.u0:g}"

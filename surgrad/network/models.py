@@ -20,11 +20,17 @@ class ConvStack:
     """Shapes of a stack of 1-D convolutional layers, bottom to top; one entry per layer, or more than are used.
 
     Args:
-        nb_filters, kernel_size, stride, padding: of the feed-forward convolutions.
+        nb_filters: of the feed-forward convolutions.
+        kernel_size: of the feed-forward convolutions.
+        stride: of the feed-forward convolutions.
+        padding: of the feed-forward convolutions.
         rec: whether every layer is recurrently connected to itself.
-        rec_kernel_size, rec_stride, rec_padding: of the recurrent convolutions.
+        rec_kernel_size: of the recurrent convolutions.
+        rec_stride: of the recurrent convolutions.
+        rec_padding: of the recurrent convolutions.
 
-    Raises: UserError if a list is shorter than ``nb_hidden_layers``.
+    Raises:
+        UserError: if a list is shorter than ``nb_hidden_layers``.
     """
 
     nb_hidden_layers: int = 3
@@ -62,9 +68,18 @@ def conv_snn(
 ) -> Network:
     """A stack of (recurrent) 1-D convolutional LIF layers under a leaky readout, all weights still zero.
 
-    Args: shapes of the layers; number of input units and classes; the spiking neuron; time step, membrane, synaptic
-        and readout time constants in s.
-    Raises: UserError where a kernel is larger than its input.
+    Args:
+        stack: shapes of the layers.
+        nb_inputs: number of input units.
+        nb_classes: number of readout units.
+        neuron: the spiking neuron.
+        dt: time step, s.
+        tau_mem: membrane time constant, s.
+        tau_syn: synaptic time constant, s.
+        tau_readout: membrane time constant of the readout, s.
+
+    Raises:
+        UserError: where a kernel is larger than its input.
     """
     layers, shape = [], (1, nb_inputs)
     for k in range(stack.nb_hidden_layers):
@@ -99,7 +114,10 @@ def dense_snn(
     Args:
         sizes: units of the input, of each hidden layer and of the readout.
         neuron: the spiking neuron.
-        dt, tau_mem, tau_syn, tau_readout: s.
+        dt: s.
+        tau_mem: s.
+        tau_syn: s.
+        tau_readout: s.
         recurrent: whether every hidden layer drives itself.
         connection: makes the feed-forward connections of hidden layers from (in_shape, nb_units).
         time_constants: makes the time constants of a hidden layer from (tau in s, nb_units, generator); None: one

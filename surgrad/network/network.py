@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
 from surgrad.kernels import dispatch
-from surgrad.kernels.philox import NoiseKey
+from surgrad.kernels.contract import NetworkSpec
+from surgrad.kernels.events import Events
 from surgrad.kernels.state import NetworkOutput, NetworkState
+from surgrad.network.connections import DelayedDense
 from surgrad.network.layers import Readout, SpikingLayer
 
 
@@ -24,7 +26,8 @@ class Network(nn.Module):
         delay: steps d between a spike below and its arrival, I_l[t] = W s_{l-1}[t-d]: 1 in classification, 0 in
             spike-train matching. The recurrent delay is one step.
 
-    Raises: UserError where shapes do not fit or delay is not 0 or 1.
+    Raises:
+        UserError: where shapes do not fit or delay is not 0 or 1.
     """
 
     def __init__(self, layers: Sequence[SpikingLayer], readout: Readout | None, dt: float, delay: int = 1):
@@ -37,8 +40,9 @@ class Network(nn.Module):
         self.dt, self.delay = dt, delay
         stack = [*layers, *([readout] if readout is not None else [])]
         for below, above in pairwise(stack):
-            if tuple(above.feedforward.in_shape) != below.unit_shape:
-                raise UserError(f"a layer expects input {above.feedforward.in_shape}, but gets {below.unit_shape}")
+            expected = getattr(above.feedforward, "in_shape", below.unit_shape)
+            if tuple(expected) != below.unit_shape:
+                raise UserError(f"a layer expects input {expected}, but gets {below.unit_shape}")
         for layer in layers:
             if layer.adaptation is not None:
                 b = layer.decays(dt)[1].detach()
@@ -63,7 +67,8 @@ class Network(nn.Module):
 
         Args:
             x: spikes (T, B, *in_shape), or an `EventBatch`.
-            seed, draw: key of the escape noise; ``draw`` is the epoch or the repetition.
+            seed: key of the escape noise.
+            draw: ``draw`` is the epoch or the repetition.
             ids: (B,) int64 global sample indices that address the noise; by default those of the batch, else 0..B-1.
             state: of an earlier call, to go on from; zeros if None.
             record: also return the spikes of every layer.
@@ -73,22 +78,67 @@ class Network(nn.Module):
             precision: of the products; "bf16" only on a GPU (state is always float32, spikes are exact in either).
             kernel: "auto", "reference", "cpu" or "cuda".
         """
-        if memory not in ("full", "recompute"):
-            raise UserError(f"memory={memory!r} is unknown; allowed: full, recompute")
-        if ids is None:
-            ids = x.ids if isinstance(x, EventBatch) else torch.arange(x.shape[1], device=x.device)
-        run = dispatch.select(kernel, self, x)
-        options = {
-            "state": state,
-            "record": record,
-            "return_state": return_state,
-            "truncate": truncate,
-            "memory": memory,
-        }
-        if precision != "float32":
-            if run is not dispatch.cuda.run:
-                raise UserError(
-                    f"precision={precision!r} is for kernel='cuda'; a CPU sums float32 weights, without products"
-                )
-            options["precision"] = precision
-        return run(self, x, NoiseKey(seed, draw), ids, **options)
+        nb_steps = x.nb_steps if isinstance(x, EventBatch) else len(x)
+        if state is None and not return_state:
+            for layer in self.stack:
+                if isinstance(layer.feedforward, DelayedDense):
+                    layer.feedforward.require_within(self.dt, nb_steps)
+        if isinstance(x, EventBatch):
+            ids = x.ids if ids is None else ids
+            x = Events(x.steps, x.units, x.offsets, x.nb_steps, tuple(x.unit_shape))
+        return dispatch.run(
+            self.spec(),
+            x,
+            seed=seed,
+            draw=draw,
+            ids=ids,
+            state=state,
+            record=record,
+            return_state=return_state,
+            truncate=truncate,
+            memory=memory,
+            precision=precision,
+            kernel=kernel,
+        )
+
+    @property
+    def stack(self) -> list[SpikingLayer | Readout]:
+        """Layers, then the readout."""
+        return [*self.layers, *([self.readout] if self.readout is not None else [])]
+
+    def spec(self) -> NetworkSpec:
+        """What kernels are given of this network."""
+        layers = tuple(layer.spec(f"layers[{k}]", self.dt, k) for k, layer in enumerate(self.layers))
+        return NetworkSpec(
+            layers, self.readout.spec("readout", self.dt) if self.readout is not None else None, self.delay
+        )
+
+    def extra_repr(self) -> str:
+        return f"dt={self.dt:g} s, delay={self.delay}"
+
+    def summary(self, kernel: str = "auto") -> str:
+        """A table of shapes, parameters and time constants, and the kernel that will run and why."""
+        rows = [("", "connection", "units", "weights", "tau_mem", "tau_syn", "neuron")]
+        for name, layer in zip(
+            [*(f"layers[{k}]" for k in range(len(self.layers))), "readout"], self.stack, strict=False
+        ):
+            rows.append(_row(name, layer))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        choice = dispatch.choose(kernel, self.spec())
+        lines.append(f"{trained} trained parameters, dt = {self.dt:g} s, a spike arrives after {self.delay} step(s)")
+        lines.append(f"kernel: {choice.name} ({choice.why})")
+        return "\n".join(lines)
+
+
+def _row(name: str, layer: SpikingLayer | Readout) -> tuple[str, ...]:
+    connections = [c for c in (layer.feedforward, getattr(layer, "recurrent", None)) if c is not None]
+    kinds = " + ".join(type(c).__name__ for c in connections)
+    weights = sum(p.numel() for c in connections for p in c.parameters())
+    taus = [layer.tau_mem.extra_repr().split(",")[0], layer.tau_syn.extra_repr().split(",")[0]]
+    neuron = getattr(layer, "neuron", None)
+    described = (
+        "leaky integrator" if neuron is None else f"{type(neuron).__name__}, {neuron.surrogate}, {neuron.escape_noise}"
+    )
+    return name, kinds, str(layer.unit_shape), str(weights), *taus, described

@@ -46,7 +46,9 @@ def to_nir(network: Network, decay: str = "exponential") -> nir.NIRGraph:
         network: of `Dense` and `Conv` connections and `LIF` neurons.
         decay: rule by which an importer turns time constants into decays, "exponential" or "euler"; the time constants
             written are those that give the network's own decays by that rule.
-    Raises: UserError naming what NIR cannot say.
+
+    Raises:
+        UserError: naming what NIR cannot say.
     """
     if decay not in DECAYS:
         raise UserError(f"decay={decay}: unknown; allowed: {', '.join(DECAYS)}")

@@ -21,7 +21,8 @@ class TimeConstant(nn.Module):
         trainable: whether it is a parameter.
         bounds: (low, high) in s; `clip_` moves a trained value back between them.
 
-    Raises: UserError for a tau that is not positive and finite, or bounds out of order.
+    Raises:
+        UserError: for a tau that is not positive and finite, or bounds out of order.
     """
 
     def __init__(self, tau: float | Tensor, trainable: bool = False, bounds: tuple[float, float] | None = None):
@@ -52,6 +53,15 @@ class TimeConstant(nn.Module):
         """Seconds."""
         return self.log_tau.exp()
 
+    def extra_repr(self) -> str:
+        tau = self.tau.detach()
+        values = (
+            f"{float(tau.min()):.3g} s" if tau.numel() == 1 else f"{float(tau.min()):.3g}..{float(tau.max()):.3g} s"
+        )
+        return f"{values}, one per {'layer' if tau.numel() == 1 else 'neuron'}" + (
+            ", trained" if self.log_tau.requires_grad else ""
+        )
+
     @torch.no_grad()
     def clip_(self) -> None:
         if self.bounds is not None:
@@ -76,7 +86,9 @@ class Bounded(nn.Module):
 class Adaptation(nn.Module):
     """The constants a, b and tau_w (s) of every neuron of an adaptive layer.
 
-    Args: neuron, whose ranges they start and stay in; shape of the layer's units.
+    Args:
+        neuron: whose ranges they start and stay in.
+        unit_shape: shape of the layer's units.
     """
 
     def __init__(self, neuron: AdaptiveLIF, unit_shape: Sequence[int]):

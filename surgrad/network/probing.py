@@ -31,8 +31,15 @@ def bernoulli_spikes(rate: float, shape: tuple[int, int, int], dt: float, genera
 def run_layer(layer: SpikingLayer, below: Tensor, dt: float, delay: int = 1, index: int = 0) -> Trace:
     """Run one layer of dense connections on the spikes below it.
 
-    Args: layer; spikes (T, B, inputs); time step in s; delay in steps; index of the layer, address of its escape noise.
-    Returns: currents and spikes are differentiable, the membrane is not.
+    Args:
+        layer: the layer.
+        below: spikes (T, B, inputs).
+        dt: time step in s.
+        delay: in steps.
+        index: of the layer, address of its escape noise.
+
+    Returns:
+        currents and spikes are differentiable, the membrane is not.
     """
     current = layer.feedforward(delayed(below, delay))
     spikes, membrane, _ = dispatch.lif(

@@ -30,11 +30,17 @@ class RatePropagated:
     reset, so weights are then scaled by sigma_U over the deviation that the spikes do cause.
 
     Args:
-        sigma_u, nu, alpha, epsilon_mode, readout: as there; nu is the rate of the input.
+        sigma_u: as there; nu is the rate of the input.
+        nu: as there; nu is the rate of the input.
+        alpha: as there; nu is the rate of the input.
+        epsilon_mode: as there; nu is the rate of the input.
+        readout: as there; nu is the rate of the input.
         nb_corrections: scalings of that kind; one is exact without recurrence, none trusts the rates.
-        nb_steps, nb_samples: of the spikes that are measured with.
+        nb_steps: of the spikes that are measured with.
+        nb_samples: of the spikes that are measured with.
 
-    Raises: UserError for values out of range, and for a layer that stays silent.
+    Raises:
+        UserError: for values out of range, and for a layer that stays silent.
     """
 
     sigma_u: float

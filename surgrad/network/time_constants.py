@@ -29,8 +29,15 @@ def homogeneous(
 ) -> TimeConstant:
     """The same value for every neuron; trained, each goes its own way.
 
-    Args: tau in s; number of neurons; generator (unused); whether it is trained; bounds (low, high) in s.
-    Raises: UserError for a tau outside the bounds.
+    Args:
+        tau: in s.
+        nb_units: number of neurons.
+        generator: (unused).
+        trainable: whether it is trained.
+        bounds: (low, high) in s.
+
+    Raises:
+        UserError: for a tau outside the bounds.
     """
     return _time_constant(tau, torch.full((nb_units,), tau, dtype=torch.float64), trainable, bounds)
 

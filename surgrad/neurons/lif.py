@@ -88,13 +88,13 @@ class LIF:
         escape_noise: how spikes are drawn in the forward pass.
         reset: "multiplicative", "multiplicative_leak", "subtractive" or "subtractive_leak".
         diff_reset: let gradients flow through the reset. Off by default: through the reset the surrogate makes the
-        threshold
-            repelling, the more so the larger its peak (Zenke & Vogels 2021).
+            threshold repelling, the more so the larger its peak (Zenke & Vogels 2021).
         unit_gain: scale the current by 1 - b (True), or add it unscaled (False; tutorials of Neftci et al. 2019).
         decay: of synapse and membrane over a step: "exponential", exp(-dt/tau), exact without input, or "euler",
             1 - dt/tau (Norse's integration).
 
-    Raises: UserError for an unknown reset or decay.
+    Raises:
+        UserError: for an unknown reset or decay.
     """
 
     surrogate: Surrogate = field(default_factory=SuperSpike)
@@ -141,7 +141,9 @@ class AdaptiveLIF(LIF):
         seed: of the starting values; layers of equal shape start alike.
 
     The others as in `LIF`; the reset is by default the paper's, "multiplicative_leak".
-    Raises: UserError for a range that is none, a of -1 or below, or tau_w that is not positive.
+
+    Raises:
+        UserError: for a range that is none, a of -1 or below, or tau_w that is not positive.
     """
 
     reset: str = "multiplicative_leak"

@@ -1,9 +1,9 @@
-"""Run folders in a terminal: `python3 -m surgrad.runs.folder list|show|compare|clean`.
+"""Run folders in a terminal: `python3 -m surgrad.runs list|show|compare|clean`.
 
-python3 -m surgrad.runs.folder list Classification/Runs --status done --sort test_acc
-python3 -m surgrad.runs.folder show 2b686f9b
-python3 -m surgrad.runs.folder compare Classification/Runs/superspike --metrics train_loss,valid_acc --out curves.png
-python3 -m surgrad.runs.folder clean --status failed --yes
+python3 -m surgrad.runs list Classification/Runs --status done --sort test_acc
+python3 -m surgrad.runs show 2b686f9b
+python3 -m surgrad.runs compare Classification/Runs/superspike --metrics train_loss,valid_acc --out curves.png
+python3 -m surgrad.runs clean --status failed --yes
 """
 
 import argparse
@@ -17,52 +17,16 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from surgrad.errors import UserError
+from surgrad.paths import all_runs_folders
 from surgrad.runs import files, tables
-from surgrad.runs.record import REPO, RunRecord, load_runs
+from surgrad.runs.find import find, load_run
+from surgrad.runs.record import RunRecord
 
 #: Columns of metrics.csv that `compare` draws if it is not told which, the first four that there are.
 CURVES = ("train_loss", "valid_loss", "train_acc", "valid_acc", "van_rossum", "l2", "van_rossum_other", "l2_other")
 
 #: A run that stopped writing less long ago may be written on another machine, whose lock is not seen here.
 QUIET_SECONDS = 600
-
-
-# ---------------------------------------------------------------- which runs
-def find(where: Sequence[str]) -> list[RunRecord]:
-    """The runs that paths, globs or run ids name; without any, those of all suites. Raises UserError for none."""
-    found: dict[Path, RunRecord] = {}
-    for place in list(where) or list(map(str, suites())):
-        try:
-            records = load_runs(_with_id(place) if _is_id(place) else place)
-        except FileNotFoundError as error:
-            raise UserError(str(error)) from error
-        found |= {record.folder: record for record in records}
-    if not found:
-        raise UserError(f"there are no runs yet in {REPO}/*/Runs")
-    return list(found.values())
-
-
-def suites() -> list[Path]:
-    """The folders of runs of all suites."""
-    return sorted(path for path in REPO.glob("*/Runs") if path.is_dir())
-
-
-def _is_id(place: str) -> bool:
-    return not Path(place).exists() and 4 <= len(place) <= 8 and not set(place) - set("0123456789abcdef")
-
-
-def _with_id(run_id: str) -> list[str]:
-    found = [str(path.parent) for suite in suites() for path in suite.rglob(f"*-{run_id}*/summary.json")]
-    if not found:
-        raise UserError(f"{run_id}: no run of this id below {', '.join(map(tables.here, suites()))}; give its path")
-    return found
-
-
-def _one(where: str) -> RunRecord:
-    records = find([where])
-    if len(records) > 1:
-        raise UserError(f"{where}: {len(records)} runs; give one of {', '.join(r.folder.name for r in records[:5])}, …")
-    return records[0]
 
 
 # ---------------------------------------------------------------- list
@@ -130,7 +94,7 @@ def _width() -> int:
 # ---------------------------------------------------------------- show
 def show_run(args: argparse.Namespace) -> Iterator[str]:
     """Everything about one run but its curves."""
-    record = _one(args.run)
+    record = load_run(args.run)
     summary = dict(record.summary)
     yield f"{tables.here(record.folder)}"
     yield f"status    {record.status}{': ' * bool(record.reason)}{record.reason}"
@@ -193,7 +157,7 @@ def compare_runs(args: argparse.Namespace) -> Iterator[str]:
 # ---------------------------------------------------------------- clean
 def clean_runs(args: argparse.Namespace) -> Iterator[str]:
     """List what would go; with --yes, remove it. A run that is being written, or may be, stays."""
-    roots = [Path(place).absolute() for place in args.where] or suites()
+    roots = [Path(place).absolute() for place in args.where] or all_runs_folders()
     removable: list[tuple[Path, str, str]] = []
     for root in roots:
         if not root.is_dir():

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from surgrad.paths import ROOT
 from surgrad.runs import files
 from surgrad.runs.wandb import flatten
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = ROOT
 
 
 #: Top-level keys that say where and how a run is computed, shown or logged, not what it computes.

@@ -139,7 +139,8 @@ def here(path: Path) -> str:
 def sweep_table(runs: Sequence[tuple[Sequence[str], str, RunRecord]]) -> str:
     """What came of the runs of a sweep, those that are not done last, and why.
 
-    Args: overrides, status and record of each run.
+    Args:
+        runs: overrides, status and record of each run.
     """
     counted: dict[str, int] = {}
     for _, status, _ in runs:

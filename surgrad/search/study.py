@@ -52,8 +52,9 @@ PRUNERS: dict[str, Callable[[SearchConfig], optuna.pruners.BasePruner]] = {
 def search(cfg: SearchConfig) -> optuna.Study:
     """Run the search, or what is left of it, and write trials.csv into its folder.
 
-    Raises: UserError if the folder holds another search, if the metric is not there, or if the script's command fails
-        before any trial came to an epoch.
+    Raises:
+        UserError: if the folder holds another search, if the metric is not there, or if the script's command fails
+            before any trial came to an epoch.
     """
     folder = cfg.search_folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -101,7 +101,9 @@ def settle(run: Run, decays: Sequence[Decay], golden: Sequence[Tensor]) -> tuple
         run: maps currents to be added to the input of each layer, (T, B, *units), to the layers.
         decays: of each layer.
         golden: spikes of each layer.
-    Returns: the layers, the number of spikes that differ, and of decisions that were rounding.
+
+    Returns:
+        the layers, the number of spikes that differ, and of decisions that were rounding.
     """
     nudges = [torch.zeros_like(g) for g in golden]
     flips = 0

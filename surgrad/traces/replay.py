@@ -426,9 +426,13 @@ def replay(path: str | Path, precision: str = "float32", kernel: str = "auto") -
         path: of the trace, .npz or .json.
         precision: "float32" or "float64".
         kernel: "auto", "reference" or "cpu".
-    Returns: file, kind, precision, spike_mismatches, near_threshold_flips, max_rel_error, pass; in float64 also the
-    tolerances above 1e-6; and notes.
-    Raises: UserError for a file that cannot be read, is of no known kind, or does not fit together.
+
+    Returns:
+        file, kind, precision, spike_mismatches, near_threshold_flips, max_rel_error, pass; in float64 also the
+        tolerances above 1e-6; and notes.
+
+    Raises:
+        UserError: for a file that cannot be read, is of no known kind, or does not fit together.
     """
     if kernel == "cpu" and precision != "float32":
         raise UserError(f"kernel=cpu computes in float32, not {precision}; use kernel=auto or kernel=reference")

@@ -53,7 +53,8 @@ class Processes:
     def device(self, wanted: torch.device) -> torch.device:
         """The device of this process: the GPU with its number on this machine, where a GPU is wanted.
 
-        Raises: UserError if one GPU is named for all processes, or this machine has fewer than it has processes.
+        Raises:
+            UserError: if one GPU is named for all processes, or this machine has fewer than it has processes.
         """
         if self.size == 1 or wanted.type != "cuda":
             return wanted

@@ -45,12 +45,15 @@ class Fit:
     """Training of one network in one run folder, epoch by epoch.
 
     Args:
-        network, optimizer: what is trained and how.
-        train, valid: data sets; without ``valid`` the last epoch counts as the best.
+        network: what is trained and how.
+        optimizer: what is trained and how.
+        train: data sets.
+        valid: without ``valid`` the last epoch counts as the best.
         grid: how events become batches.
         objective: loss and penalties.
         run: where rows and checkpoints go.
-        nb_epochs, seed: how long; of the shuffling and the escape noise.
+        nb_epochs: how long.
+        seed: of the shuffling and the escape noise.
         augment: changes the events of every training batch.
         compute: how the network is run.
         processes: share every batch; the first writes the run folder.
@@ -83,7 +86,8 @@ class Fit:
     def __call__(self) -> Best:
         """Train, or go on where the checkpoint of the run folder ends; returns the best validation epoch.
 
-        Raises: UserError if loss or weights are not finite; the checkpoint then holds the last good epoch.
+        Raises:
+            UserError: if loss or weights are not finite; the checkpoint then holds the last good epoch.
         """
         self.generator.manual_seed(self.seed)
         done = self._restore()

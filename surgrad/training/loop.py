@@ -23,7 +23,12 @@ TEST_DRAW, MONITOR_DRAW = 1 << 20, 1 << 21
 class BatchGrid:
     """How events become batches.
 
-    Args: samples in a batch; time step in s; number of steps; shape of the input units; device of the network.
+    Args:
+        batch_size: samples in a batch.
+        dt: time step in s.
+        nb_steps: number of steps.
+        unit_shape: shape of the input units.
+        device: of the network.
     """
 
     batch_size: int
@@ -58,7 +63,11 @@ class BatchGrid:
 class Compute:
     """How a network is run, apart from what it computes: the arguments of `Network.forward` of the same names.
 
-    Args: kernel; memory; truncate in steps, 0 for gradients through all of them; precision of the products.
+    Args:
+        kernel: the kernel.
+        memory: the memory.
+        truncate: in steps, 0 for gradients through all of them.
+        precision: of the products.
     """
 
     kernel: str = "auto"
@@ -113,7 +122,8 @@ class _Tally:
     def add(self, nb_samples: int, loss: Tensor, extra: Tensor, correct: Tensor, counts: Sequence[Tensor]) -> Scores:
         """Add a batch, of which ``nb_samples`` are this process's, with their mean loss, penalty and spike counts.
 
-        Returns: the scores of that batch, of all processes.
+        Returns:
+            the scores of that batch, of all processes.
         """
         values = torch.stack([loss, extra.to(loss.device), *(c.mean() for c in counts), correct.to(loss.dtype)])
         means, correct = values.double().cpu().split([len(values) - 1, 1])
@@ -146,10 +156,23 @@ def train_epoch(
 ) -> Scores:
     """One pass of gradient descent.
 
-    Args: network (`Processes.parallel` of it), batches, objective, optimizer; ``seed`` and ``draw`` (the epoch) address
-        the escape noise; ``compute``; ``processes`` share every batch; ``on_batch`` is told the scores so far.
-    Returns: scores averaged over the pass, each batch with the weights it met.
-    Raises: UserError if the loss is not finite.
+    Args:
+        network: the network, or `Processes.parallel` of it.
+        batches: the pass.
+        objective: what is minimised.
+        optimizer: of the network's weights.
+        seed: of the escape noise.
+        draw: the epoch, which with the seed addresses the noise.
+        device: where the network is.
+        compute: how the network is run.
+        processes: they share every batch.
+        on_batch: is told the scores so far.
+
+    Returns:
+        scores averaged over the pass, each batch with the weights it met.
+
+    Raises:
+        UserError: if the loss is not finite.
     """
     tally = _Tally(batches.nb_steps * batches.dt, processes)
     for batch in batches:

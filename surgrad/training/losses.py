@@ -25,8 +25,12 @@ class ReadoutCrossEntropy:
     def __call__(self, readout: Tensor, labels: Tensor) -> Tensor:
         """Mean loss over the batch, a scalar.
 
-        Args: readout (T, B, C); labels (B,) int64 in 0..C-1.
-        Raises: ValueError if shapes or labels do not fit.
+        Args:
+            readout: (T, B, C).
+            labels: (B,) int64 in 0..C-1.
+
+        Raises:
+            ValueError: if shapes or labels do not fit.
         """
         _check_labels(readout, labels)
         return F.cross_entropy(self.scores(readout), labels)
@@ -81,8 +85,12 @@ class SumOverTimeCrossEntropy(ReadoutCrossEntropy):
 class IntegratedCrossEntropy(ReadoutCrossEntropy):
     """z = gain mean_t exp(-t / tau) y[t]: early times weigh more (loss shaping, Nowotny et al. 2025).
 
-    Args: tau in steps, inf for equal weights; gain.
-    Raises: UserError unless tau is positive.
+    Args:
+        tau: in steps, inf for equal weights.
+        gain: the gain.
+
+    Raises:
+        UserError: unless tau is positive.
     """
 
     tau: float = math.inf
@@ -139,7 +147,9 @@ def double_exponential_kernel(
     """eps(t) = eps0 (exp(-t/tau_mem) - exp(-t/tau_syn)), sampled at linspace(0, T dt, T) (Gygax & Zenke 2025).
 
     Args: T; dt, tau_mem, tau_syn in s; eps0 scale.
-    Returns: (T,). Its samples are T dt / (T-1) apart, the grid of the published code, whose figures are compared.
+
+    Returns:
+        (T,). Its samples are T dt / (T-1) apart, the grid of the published code, whose figures are compared.
     """
     t = torch.linspace(0, nb_steps * dt, nb_steps, dtype=torch.float64)
     return (eps0 * (torch.exp(-t / tau_mem) - torch.exp(-t / tau_syn))).to(dtype)

@@ -69,17 +69,23 @@ class Monitor:
     """Looks at a network before, during and after training, through the same few samples each time.
 
     Args:
-        network, dataset, grid: the network; where samples are taken from; how events become batches.
+        network: the network.
+        dataset: where samples are taken from.
+        grid: how events become batches.
         run: where arrays and figures go.
         nb_samples: samples in the snapshot, neurons in the rasters over trials.
         window: of the Fano factor, in steps; 0 leaves it out.
         binned: adjacent windows instead of one that moves step by step.
-        nb_repeats, nb_trials: presentations of one sample for the Fano factor; how many of them are kept as rasters.
-        idx_layer, idx_neuron: of the rasters over trials; neurons beyond the first (None: all) are drawn at random.
+        nb_repeats: presentations of one sample for the Fano factor.
+        nb_trials: how many of them are kept as rasters.
+        idx_layer: of the rasters over trials.
+        idx_neuron: neurons beyond the first (None: all) are drawn at random.
         sample_seed: chooses samples and neurons.
-        seed, compute: of the noise; how the network is run.
+        seed: of the noise.
+        compute: how the network is run.
         plot: draw figures.
-        alpha, alpha_trials: opacity of a spike in them.
+        alpha: opacity of a spike in them.
+        alpha_trials: opacity of a spike in them.
     """
 
     network: Network

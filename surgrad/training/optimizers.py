@@ -27,7 +27,8 @@ class SMORMS3(torch.optim.Optimizer):
         lr: largest step relative to the root mean square of the gradient.
         eps: keeps the quotients finite.
 
-    Raises: UserError for an lr or eps that is not positive, RuntimeError for a sparse gradient.
+    Raises:
+        UserError: for an lr or eps that is not positive, RuntimeError for a sparse gradient.
     """
 
     def __init__(self, params: Iterable, lr: float = 1e-3, eps: float = 1e-16):
@@ -97,7 +98,9 @@ def build_optimizer(name: str, params: Iterable, lr: float, **options) -> torch.
     """The optimiser that a config calls ``name``, in lower case.
 
     Args: name; params or parameter groups; lr; further options of that optimiser, such as betas or momentum.
-    Raises: UserError for an unknown name, an option that the optimiser does not know, or a value it refuses.
+
+    Raises:
+        UserError: for an unknown name, an option that the optimiser does not know, or a value it refuses.
     """
     if name not in OPTIMIZERS:
         raise UserError(f"optimizer={name!r} is unknown; allowed: {', '.join(OPTIMIZERS)}")
@@ -116,7 +119,9 @@ def trained(network: nn.Module) -> list[TimeConstant]:
 def parameter_groups(network: nn.Module, lr_tau: float | None) -> list[dict[str, Any]]:
     """Parameters for an optimiser: weights, and, where there are any, trained time constants with their own lr.
 
-    Args: network; learning rate of log(tau), None for that of the weights.
+    Args:
+        network: the network.
+        lr_tau: learning rate of log(tau), None for that of the weights.
     """
     log_taus = [constant.log_tau for constant in trained(network)]
     others = [weight for weight in network.parameters() if all(weight is not log_tau for log_tau in log_taus)]

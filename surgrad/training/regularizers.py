@@ -33,7 +33,8 @@ class ActivityRegularizer:
             each neuron over the samples (Neftci et al. 2019, tutorial 3); or the axes of (B, *units) to average over,
             such as -1 or [-2, -1].
 
-    Raises: UserError for other dims, a negative strength or threshold.
+    Raises:
+        UserError: for other dims, a negative strength or threshold.
     """
 
     strength: float = 1.0
@@ -132,7 +133,9 @@ def build_regularizer(name: str, **options) -> ActivityRegularizer:
 def penalty(regularizers: Iterable[ActivityRegularizer], counts: Sequence[Tensor]) -> Tensor:
     """Sum of every penalty over every layer, a scalar.
 
-    Args: regularizers; counts, one (B, *units) per spiking layer.
+    Args:
+        regularizers: the regularizers.
+        counts: one (B, *units) per spiking layer.
     """
     terms = [regularizer(layer_counts) for regularizer in regularizers for layer_counts in counts]
     return torch.stack(terms).sum() if terms else torch.zeros(())

@@ -92,7 +92,9 @@ def fano_over_trials(spikes: Spikes, window: int, binned: bool = False) -> Tenso
         spikes: (T, trials, *units), at least two trials.
         window: steps; its duration sets the scale on which variability is measured.
         binned: successive windows instead of a window that moves by one step.
-    Returns: (windows, *units).
+
+    Returns:
+        (windows, *units).
     """
     spikes = _as_spikes(spikes)
     if spikes.shape[1] < 2:
@@ -126,8 +128,11 @@ def _by_units(spikes: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:
 def inter_spike_intervals(spikes: Spikes) -> tuple[Tensor, Tensor]:
     """Steps between successive spikes of the same train.
 
-    Args: spikes (T, trials, *units).
-    Returns: intervals (n,) int64 in steps; index (n,) of the train of each, flat in (trials, *units).
+    Args:
+        spikes: (T, trials, *units).
+
+    Returns:
+        intervals (n,) int64 in steps; index (n,) of the train of each, flat in (trials, *units).
     """
     trains = _as_spikes(spikes).flatten(1).t()
     train, step = (trains != 0).nonzero(as_tuple=True)
@@ -139,7 +144,9 @@ def cv_of_isi(spikes: Spikes, min_intervals: int = 2) -> Tensor:
     """CV = std / mean of the inter-spike intervals of each train: 0 regular, 1 Poisson, above 1 bursting.
 
     Args: spikes (T, trials, *units); min_intervals: trains with fewer are NaN.
-    Returns: (trials, *units).
+
+    Returns:
+        (trials, *units).
     """
     spikes = _as_spikes(spikes)
     intervals, train = inter_spike_intervals(spikes)

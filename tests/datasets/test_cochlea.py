@@ -1,6 +1,7 @@
 """The cochlea: every stage against its equation, the whole chain against what the published converter drew."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,11 @@ import scipy.stats
 
 from surgrad.datasets.encoding import cochlea as stages
 from surgrad.datasets.encoding.audio import read_wav, resample
-from surgrad.datasets.encoding.cochlea import BasilarMembrane, BushyCell, Cochlea, HairCell, prepare
+from surgrad.datasets.encoding.cochlea import BasilarMembrane, BushyCell, Cochlea, HairCell, ReleaseSites, prepare
 from surgrad.errors import UserError
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "cochlea"
 DT = 1 / 24000
-HAIR = (5.0, 300.0, 2000.0, 5.05, 2500.0, 6580.0, 66.3, 1.0, 50000.0)
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +102,12 @@ def test_prepared_clip_has_the_published_level_under_its_window(clip):
 
 def test_hair_cell_rests_in_its_steady_state():
     rest = HairCell().rest()
-    probability = stages.hair_cell(np.zeros(2000), DT, rest, *HAIR)
+    probability = stages.hair_cell(np.zeros((3, 2000)), DT, HairCell())
     np.testing.assert_allclose(probability, 50000 * rest[1] * DT, rtol=1e-9)
 
 
 def test_hair_cell_converges_to_its_equations_with_first_order():
-    a, b, g, y, l, r, x_r, m, h = HAIR  # noqa: E741
+    a, b, g, y, l, r, x_r, m, h = astuple(HairCell())  # noqa: E741
     duration, level = 0.01, 20.0
     k = g * (level + a) / (level + a + b)
 
@@ -118,30 +118,50 @@ def test_hair_cell_converges_to_its_equations_with_first_order():
     exact = scipy.integrate.solve_ivp(slope, (0, duration), HairCell().rest(), rtol=1e-10, atol=1e-14, method="LSODA")
     errors = []
     for dt in (DT / 4, DT / 8):
-        drive = np.full(round(duration / dt), level)
-        content = stages.hair_cell(drive, dt, HairCell().rest(), *HAIR)[-1] / (h * dt)
+        drive = np.full((1, round(duration / dt)), level)
+        content = stages.hair_cell(drive, dt, HairCell())[0, -1] / (h * dt)
         errors.append(abs(content - exact.y[1, -1]))
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.05)
     assert errors[1] < 1e-3 * exact.y[1, -1]
 
 
 def test_hair_cell_adapts_to_a_lasting_drive():
-    probability = stages.hair_cell(np.full(24000, 50.0), DT, HairCell().rest(), *HAIR)
+    (probability,) = stages.hair_cell(np.full((1, 24000), 50.0), DT, HairCell())
     assert probability.max() > 3 * probability[-1] > 3 * 50000 * HairCell().rest()[1] * DT
+
+
+@pytest.mark.parametrize("nb_channels", [1, 7, 8, 9, 16])
+def test_channels_do_not_see_each_other(nb_channels):
+    """However many rows run side by side, each is what it is alone; steps that do not fill a tile are there too."""
+    velocity = 80 * np.random.default_rng(0).normal(size=(nb_channels, 131))
+    together = stages.hair_cell(velocity, DT, HairCell())
+    count = stages.releases(together, 5, ReleaseSites(), 24, first_channel=3)
+    spikes = stages.bushy_cell(count, DT, BushyCell())
+    for k in range(nb_channels):
+        row = slice(k, k + 1)
+        np.testing.assert_array_equal(stages.hair_cell(velocity[row], DT, HairCell()), together[row])
+        np.testing.assert_array_equal(stages.releases(together[row], 5, ReleaseSites(), 24, 3 + k), count[row])
+        np.testing.assert_array_equal(stages.bushy_cell(count[row], DT, BushyCell()), spikes[row])
+
+
+def test_stages_refuse_what_is_no_block_of_channels():
+    with pytest.raises(ValueError, match="channels, steps"):
+        stages.hair_cell(np.zeros(100), DT, HairCell())
 
 
 @pytest.mark.parametrize(("n", "p"), [(40, 0.003), (17, 0.2), (1, 0.5), (40, 0.9)])
 def test_release_counts_invert_the_binomial(n, p):
-    for u in np.linspace(0.0005, 0.9995, 200):
-        j = stages._binomial_upper(u, n, p)
-        assert scipy.stats.binom.sf(j, n, p) <= u + 1e-12
-        assert j == 0 or scipy.stats.binom.sf(j - 1, n, p) > u - 1e-12
+    """Sites that are silent for one step only are all there in every step: j is the largest with u < P(K >= j)."""
+    u = stages.uniform(2, 0, 300)
+    (j,) = stages.releases(np.full((1, 300), p), 2, ReleaseSites(nb_sites=n), 1)
+    assert (scipy.stats.binom.sf(j, n, p) <= u + 1e-12).all()
+    assert ((j == 0) | (scipy.stats.binom.sf(j - 1, n, p) > u - 1e-12)).all()
 
 
 def test_release_rate_is_that_of_sites_with_a_dead_time():
     """A site with release probability p that is back after s steps releases at a rate p / (1 + p (s - 1))."""
     p, nb_steps = 0.02, 200_000
-    count = stages.releases(np.full(nb_steps, p), np.uint64(7), 40, 24)[1000:]
+    count = stages.releases(np.full((1, nb_steps), p), 7, ReleaseSites(), 24)[0, 1000:]
     rate = p / (1 + 23 * p)
     # variance of a renewal count per site: n var(interval) / mean(interval)^3
     sigma = np.sqrt(40 * len(count) * (1 - p) / p**2 * rate**3)
@@ -149,9 +169,9 @@ def test_release_rate_is_that_of_sites_with_a_dead_time():
 
 
 def test_sites_are_silent_for_a_millisecond():
-    count = stages.releases(np.full(2000, 0.3), np.uint64(1), 40, 24)
+    (count,) = stages.releases(np.full((1, 2000), 0.3), 1, ReleaseSites(), 24)
     assert np.convolve(count, np.ones(24, int)).max() <= 40
-    saturated = stages.releases(np.ones(49), np.uint64(1), 40, 24)
+    (saturated,) = stages.releases(np.ones((1, 49)), 1, ReleaseSites(), 24)
     np.testing.assert_array_equal(saturated, 40 * (np.arange(49) % 24 == 0))
 
 
@@ -162,20 +182,18 @@ def test_bushy_cell_needs_as_many_coincident_releases_as_its_kernel_says():
     kernel = DT * cell.weight * (b**t - a**t) / (b - a)  # potential after one release
     needed = int(np.ceil(1 / kernel.max()))
     for releases, spikes in ((needed - 1, 0), (needed, 1)):
-        count = np.zeros(200, np.int64)
-        count[0] = releases
-        steps = stages.bushy_cell(count, DT, cell.tau_mem, cell.tau_syn, 24, cell.weight, cell.threshold)
-        assert len(steps) == spikes
+        count = np.zeros((1, 200), np.int64)
+        count[0, 0] = releases
+        assert stages.bushy_cell(count, DT, cell).sum() == spikes
 
 
 def test_bushy_cell_is_refractory_for_a_millisecond():
-    steps = stages.bushy_cell(np.full(500, 1000), DT, 1e-3, 0.5e-3, 24, 325.0, 1.0)
-    np.testing.assert_array_equal(np.diff(steps), 24)
+    (spikes,) = stages.bushy_cell(np.full((1, 500), 1000), DT, BushyCell())
+    np.testing.assert_array_equal(np.diff(np.flatnonzero(spikes)), 24)
 
 
 def test_uniform_numbers_are_uniform_and_uncorrelated_between_channels():
-    keys = [np.uint64(stages._channel_key(np.uint64(0), channel)) for channel in range(4)]
-    draws = np.array([[stages._uniform(key, t) for t in range(2000)] for key in keys])
+    draws = np.array([stages.uniform(0, channel, 2000) for channel in range(4)])
     assert scipy.stats.kstest(draws.ravel(), "uniform").pvalue > 1e-4
     assert np.abs(np.corrcoef(draws) - np.eye(4)).max() < 4.5 / np.sqrt(2000)
 

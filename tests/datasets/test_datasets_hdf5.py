@@ -1,6 +1,8 @@
 """SHD-format files: round trip, float16 times, damaged files."""
 
 import os
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -167,7 +169,7 @@ def set_row(key, row, value):
         (edit("spikes", None), ["spikes/times"]),
         (edit("labels", None), ["labels"]),
         (edit("labels", [0, 1, 7, 0, 0, 0]), ["sample 2", "label 7", "0..4"]),
-        (edit("labels", [0, -1, 0, 0, 0, 0]), ["sample 1", "label -1"]),
+        (edit("labels", [0, -1, 0, 0, 0, 0]), ["labels[1] is -1"]),
         (edit("labels", [0, 1]), ["labels holds 2", "6"]),
         (edit("labels", [0.5] * 6), ["labels", "float64", "integers"]),
         (edit("extra/speaker", [0]), ["extra/speaker holds 1"]),
@@ -256,3 +258,120 @@ def test_truncated_file(tmp_path, share):
         read_shd(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def external(file, path, key):
+    """The column `key` lies in another file."""
+    (path.parent / "other").write_bytes(bytes(64))
+    del file[key]
+    file.create_dataset(key, (6,), np.uint16, external=[(str(path.parent / "other"), 0, 12)])
+
+
+def virtual(file, path, key):
+    with h5py.File(path.parent / "other.h5", "w") as other:
+        other["labels"] = np.zeros(6, int)
+    layout = h5py.VirtualLayout((6,), int)
+    layout[:] = h5py.VirtualSource(path.parent / "other.h5", "labels", (6,))
+    del file[key]
+    file.create_virtual_dataset(key, layout)
+
+
+def linked(link):
+    def change(file, path, key):
+        del file[key]
+        file[key] = link
+
+    return change
+
+
+def declared(nb_entries, **packing):
+    """Entries that were never written."""
+
+    def change(file, path, key):
+        dtype = file[key].dtype
+        del file[key]
+        file.create_dataset(key, (nb_entries,), dtype, **packing)
+
+    return change
+
+
+def value(content):
+    def change(file, path, key):
+        del file[key]
+        file[key] = content
+
+    return change
+
+
+def nb_units(content):
+    def change(file, path, key):
+        file.attrs["nb_units"] = content
+
+    return change
+
+
+def units_above(limit):
+    def change(file, path, key):
+        rows = [np.asarray(row, np.uint64) for row in file[key]]
+        rows[2][0] = limit
+        del file[key], file.attrs["nb_units"]
+        new = file.create_dataset(key, (6,), h5py.vlen_dtype(np.uint64))
+        for k, row in enumerate(rows):
+            new[k] = row
+
+    return change
+
+
+PACKED = {"chunks": (1 << 20,), "compression": "gzip"}
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("labels", external, "labels lies in other files"),
+        ("labels", virtual, "labels lies in other files"),
+        ("labels", linked(h5py.ExternalLink("other.h5", "labels")), "labels is a link to"),
+        ("extra/speaker", linked(h5py.SoftLink("/labels")), "extra/speaker is a link to"),
+        ("spikes", linked(h5py.ExternalLink("other.h5", "spikes")), "spikes is a link to"),
+        ("labels", value([0, 1, 2**31, 0, 0, 0]), r"labels\[2\] is 2147483648, allowed are 0..1048575"),
+        ("labels", value(np.zeros((6, 1), int)), r"labels has shape \(6, 1\)"),
+        ("extra/speaker", value(np.zeros((6, 2), int)), r"extra/speaker has shape \(6, 2\)"),
+        ("extra/speaker", value(np.zeros(6)), "extra/speaker has type float64"),
+        ("extra/keys", value([1, 2, 3]), "extra/keys has type int64, need text"),
+        ("extra/keys", value([b"\xff\xfe"] * 5), "not UTF-8"),
+        ("spikes/times", declared(10**9), "spikes/times declares 1000000000 entries"),
+        ("labels", declared(10**9), "labels declares 1000000000 entries"),
+        ("labels", declared(10**9, **PACKED), "labels declares 1000000000 entries"),
+        ("spikes/units", units_above(2**31), "has unit 2147483648, allowed are"),
+        ("spikes/units", units_above(2**63), "has unit 9223372036854775808, allowed are"),
+        *[
+            ("nb_units", nb_units(content), "attribute nb_units is")
+            for content in ("700", [700, 700], np.nan, 12.7, 2**40, 0, -3, np.inf)
+        ],
+    ],
+)
+def test_hostile_files_are_refused_before_anything_is_read(tmp_path, key, change, message):
+    path = tmp_path / "set.h5"
+    write_shd(path, make_dataset())
+    with h5py.File(path, "r+") as file:
+        change(file, path, key)
+    with pytest.raises(UserError, match=message) as caught:
+        read_shd(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+@pytest.mark.parametrize("locking", [None, True, False])
+def test_a_file_that_this_process_has_open_is_read(tmp_path, locking, mode):
+    write_shd(tmp_path / "a.h5", make_dataset())
+    with h5py.File(tmp_path / "a.h5", mode, locking=locking):
+        assert_same(read_shd(tmp_path / "a.h5"), make_dataset())
+
+
+def test_a_file_that_was_not_closed_after_writing_is_not_called_damaged(tmp_path):
+    script = "import h5py, os, sys; f = h5py.File(sys.argv[1], 'w', libver='latest'); f.flush(); os._exit(0)"
+    subprocess.run([sys.executable, "-c", script, tmp_path / "a.h5"], check=True)
+    with pytest.raises(UserError, match="open for writing") as caught:
+        read_shd(tmp_path / "a.h5")
+    assert "damaged" not in str(caught.value)

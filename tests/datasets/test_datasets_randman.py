@@ -20,6 +20,26 @@ def test_equals_the_published_generator_sample_by_sample():
     assert np.array_equal(labels, golden["labels"])
 
 
+SEVERAL = Path(__file__).parent / "reference" / "randman_dimensions.npz"
+
+
+@pytest.mark.parametrize("case", ["dim2", "dim3", "dim2_spikes2", "dim4_smooth"])
+def test_equals_the_formula_term_by_term_in_several_dimensions(case):
+    """The traces come from a literal transcription of the sums, the constant term of every dimension zero."""
+    golden = np.load(SEVERAL)
+    steps, units, labels = Randman(**json.loads(str(golden[f"{case}_params"]))).steps()
+    assert np.array_equal(steps, golden[f"{case}_times"])
+    assert np.array_equal(units, golden[f"{case}_units"])
+    assert np.array_equal(labels, golden[f"{case}_labels"])
+
+
+def test_no_dimension_has_a_constant_term():
+    """Where the first harmonic does not move (k = 0) nothing is added: f is a product of zero-offset sums."""
+    parameters = Manifold(nb_units=5, dim=3, alpha=2.0, seed=1).parameters()
+    assert (parameters[:, :, 0, 0] == 0).all()
+    assert (parameters[:, :, 0, 1:] != 0).all()
+
+
 def test_manifold_equals_its_formula():
     manifold = Manifold(nb_units=3, dim=2, alpha=1.5, seed=4)
     x = torch.rand(7, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

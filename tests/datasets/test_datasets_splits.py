@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from surgrad.datasets.events import EventDataset
 from surgrad.datasets.sources.hdf5 import write_shd
-from surgrad.datasets.splits import RandomValidation, SpeakerValidation, validation_split
+from surgrad.datasets.splits import RandomValidation, SpeakerValidation, first_of_each, validation_split
 from surgrad.errors import UserError
 
 
@@ -98,3 +98,21 @@ def test_impossible_splits_are_named(validation, options, message):
 def test_speaker_split_needs_speakers():
     with pytest.raises(UserError, match="validation=random"):
         SpeakerValidation()(make_dataset(speakers=False))
+
+
+@pytest.mark.parametrize("speakers", [True, False])
+@pytest.mark.parametrize("limit", [1, 2, 1000])
+def test_limit_keeps_the_first_samples_of_each_speaker_and_class(limit, speakers):
+    dataset = make_dataset(speakers=speakers)
+    seen, expected = {}, []
+    for n in range(len(dataset)):
+        group = dataset.labels[n], dataset.speakers[n] if speakers else None
+        seen[group] = seen.get(group, 0) + 1
+        if seen[group] <= limit:
+            expected.append(n)
+    assert first_of_each(dataset, limit).ids.tolist() == expected
+
+
+def test_a_limit_below_one_is_refused():
+    with pytest.raises(UserError, match=r"dataset.limit=0: need at least one"):
+        first_of_each(make_dataset(), 0)

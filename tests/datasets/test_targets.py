@@ -1,7 +1,9 @@
 """Targets from pictures and event files."""
 
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import h5py
@@ -102,11 +104,18 @@ def test_spaced_target_has_no_successive_spikes():
         ("none.png", None, {}, "there is no such file"),
         ("a.png", b"not a picture", {}, "cannot be read as a picture"),
         ("a.doc", b"x", {}, "unknown kind of file; allowed: .png"),
-        ("a.h5", b"not hdf5", {}, "cannot be read as HDF5"),
+        ("a.h5", b"not hdf5", {}, "not an HDF5 file"),
         ("a.csv", b"time,unit\n0.1,1\n0.2;2\n", {}, "a.csv, line 3: wanted time,unit"),
         ("a.csv", b"time,unit\n", {"nb_outputs": 2, "nb_steps": 3}, "a target without a spike"),
         ("a.csv", b"-0.1,1\n", {}, "times must be finite and not negative"),
         ("a.csv", b"0.1,1.5\n", {}, "units must be integers"),
+        ("a.csv", b"inf,1\n", {}, "event 0 has inf"),
+        ("a.csv", b"0.1,inf\n", {}, "units must be integers in 0..67108863; event 0 has inf"),
+        ("a.csv", b"0.1,1\n0.1,1e300\n", {}, "event 1 has 1e\\+300"),
+        ("a.csv", b"0.1,nan\n", {}, "event 0 has nan"),
+        ("a.csv", b"1e300,1\n", {}, "at most 67108864 bins of 0.001 s"),
+        ("a.csv", b"1e9,1\n", {}, "lasts 1e\\+09 s, at most 67108864 bins .* are these ms or us"),
+        ("a.csv", b"0.1,7\n1e4,9000\n", {}, "needs 1000000. steps of 9001 units, at most 67108864"),
         ("a.csv", b"0.1,7\n", {"nb_outputs": 5}, "units up to 7, but nb_outputs=5"),
         ("a.csv", b"0.1,7\n", {"nb_steps": 50}, "lasts 101 bins of 0.001 s, but nb_steps=50"),
     ],
@@ -121,7 +130,7 @@ def test_bad_files_are_named(tmp_path, name, content, settings, message):
 def test_hdf5_without_units_says_what_it_holds(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["times"] = [0.1]
-    with pytest.raises(UserError, match="lacks the data set 'units'; it holds: times"):
+    with pytest.raises(UserError, match="has no data set 'units', only times"):
         load_target(tmp_path / "a.h5")
 
 
@@ -144,3 +153,64 @@ def test_bad_settings_are_named(settings, message):
 def test_a_full_picture_is_refused(tmp_path):
     with pytest.raises(UserError, match="a spike in every step of every neuron"):
         load_target(write_rgba(tmp_path / "a.png", np.zeros((4, 6, 3))))
+
+
+def png(width, height):
+    """A picture that is not there: the header declares its size, the rows are missing."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
+    packed = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize("size", [(9000, 9000), (30_000, 30_000), (100, 2**31 - 1)])
+def test_pictures_are_measured_before_they_are_decoded(tmp_path, size):
+    (tmp_path / "a.png").write_bytes(png(*size))
+    with pytest.raises(UserError, match="pixels, at most 67108864"):
+        load_target(tmp_path / "a.png")
+
+
+def damaged(whole, seed, nb_files):
+    """Copies with flipped bits, zeroed blocks and missing ends, a third each."""
+    rng = np.random.default_rng(seed)
+    for k in range(nb_files):
+        content = np.frombuffer(whole, np.uint8).copy()
+        place = int(rng.integers(len(content)))
+        if k % 3 == 0:
+            content[place] ^= 1 << rng.integers(8)
+        elif k % 3 == 1:
+            content[place : place + 64] = 0
+        yield content[: place if k % 3 == 2 else None].tobytes()
+
+
+def refusal(path, **settings):
+    """The message of a refused file; None if it is read. Anything else is a fault."""
+    try:
+        load_target(path, **settings)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def event_file(path):
+    with h5py.File(path, "w") as file:
+        file["times"], file["units"] = np.linspace(0, 0.1, 50), np.arange(50) % 7
+
+
+def picture_file(path):
+    write_spike_image(path, np.random.default_rng(0).random((30, 20)) < 0.2)
+
+
+@pytest.mark.parametrize(("name", "make", "nb_files"), [("a.h5", event_file, 150), ("a.png", picture_file, 120)])
+def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, name, make, nb_files):
+    path = tmp_path / name
+    make(path)
+    whole, refused = path.read_bytes(), 0
+    for content in damaged(whole, 0, nb_files):
+        path.write_bytes(content)
+        message = refusal(path, nb_steps=101 if name == "a.h5" else None)
+        if message is not None:
+            refused += 1
+            assert "\n" not in message
+            assert str(path) in message
+    assert refused > nb_files // 4

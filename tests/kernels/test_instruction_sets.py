@@ -7,9 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from surgrad import escape_noise
-from surgrad.kernels import reference
-from surgrad.kernels.cpu import adaptive, build, delays, instruction_set, layerwise, products
-from surgrad.kernels.cpu import network as cpu
+from surgrad.kernels import dispatch
+from surgrad.kernels.cpu import adaptive, build, delays, instruction_set, products
 from surgrad.kernels.philox import NoiseKey
 from surgrad.neurons.lif import LIF
 
@@ -44,11 +43,14 @@ def lif_network(kind, noise):
     network = test_kernel_cpu.small_network(noise, kind)
     x = test_kernel_cpu.spikes_for(network)
 
-    def outputs(run):
+    def outputs(kernel):
         network.zero_grad()
-        out = run(network, x, NoiseKey(5, 2), torch.arange(x.shape[1]), record=True)
+        out = network(x, seed=5, draw=2, record=True, kernel=kernel)
         (out.readout.square().sum() + out.counts[0].sum()).backward()
-        return out.spikes, [out.readout.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
+        return [s.detach() for s in out.spikes], [
+            out.readout.detach(),
+            *(p.grad.clone() for p in network.parameters() if p.grad is not None),
+        ]
 
     return outputs
 
@@ -63,8 +65,8 @@ READOUTS = {}  # of the first instruction set that ran
 
 @pytest.mark.parametrize("name", CASES)
 def test_networks(name, isa, threads):
-    specified, numbers = CASES[name](reference.run)
-    spikes, got = CASES[name](cpu.run)
+    specified, numbers = CASES[name]("reference")
+    spikes, got = CASES[name]("cpu")
     assert all(torch.equal(a, b) for a, b in zip(spikes, specified, strict=True))
     assert all(close(a, b) for a, b in zip(got, numbers, strict=True))
     assert torch.equal(READOUTS.setdefault(name, got[0]), got[0])  # bit for bit
@@ -75,9 +77,9 @@ def test_a_driven_layer(isa, threads):
     current = 4 * torch.randn(70, 6, 4096 + 16, generator=g)
     decays, neuron = (torch.tensor(0.8), torch.tensor(0.9)), LIF(escape_noise=escape_noise.Sigmoid(7.0))
     results = []
-    for lif in (reference.lif, cpu.lif):
+    for kernel in ("reference", "cpu"):
         x = current.clone().requires_grad_()
-        s, _, end = lif(x, *decays, neuron, noise=NoiseKey(1, 2, 3), ids=torch.arange(6))
+        s, _, end = dispatch.lif(x, *decays, neuron, noise=NoiseKey(1, 2, 3), ids=torch.arange(6), kernel=kernel)
         (gradient,) = torch.autograd.grad(s.square().sum(), x)
         results.append((s.detach(), gradient, end.u.detach()))
     (s, gradient, u), (s2, gradient2, u2) = results
@@ -89,7 +91,7 @@ def test_a_driven_layer(isa, threads):
 def test_adaptive_neurons_with_learned_delays(isa, threads):
     network = test_kernel_layerwise.random_network()
     x = test_kernel_layerwise.spikes_for(network)
-    expected, got = (test_kernel_layerwise.run(network, x, run) for run in (reference.run, layerwise.run))
+    expected, got = (test_kernel_layerwise.run(network, x, kernel) for kernel in ("reference", "cpu"))
     test_kernel_layerwise.assert_same(expected, got)
 
 

@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from surgrad.kernels import reference
+from surgrad.kernels.call import Address
+from surgrad.kernels.contract import LayerSpec, connection_spec
 from surgrad.kernels.cpu import adaptive, build
 from surgrad.kernels.philox import NoiseKey
+from surgrad.kernels.state import AdaptiveLayerState
 from surgrad.network.connections import Conv, Dense
 from surgrad.network.layers import SpikingLayer
 from surgrad.neurons import escape_noise, surrogate
@@ -48,6 +51,16 @@ def run(layer, current, scan, **options):
     return spikes, end, torch.autograd.grad((spikes * cotangent).sum(), leaves)
 
 
+def compiled(current, a, b, values, neuron, *, recurrence=None, state=None, previous=None, memory="full", **address):
+    """The compiled scan, called as `reference.adaptive`."""
+    loop = connection_spec(recurrence, "loop")
+    noise, ids = address.get("noise", NoiseKey()), address.get("ids", torch.arange(current.shape[1]))
+    layer = LayerSpec("layer", neuron, current.shape[2:], a, b, None, loop, values, noise.layer)
+    old = None if state is None else AdaptiveLayerState(state.i, state.u, previous, state.w)
+    spikes, _, end = adaptive.scan(layer, current, old, Address(noise, ids, address.get("first_step", 0)), memory)
+    return spikes, AdaptiveState(end.i, end.u, end.w)
+
+
 def assert_close(a, b, tolerance):
     assert (a - b).abs().max() <= tolerance * a.abs().max().clamp_min(1e-6)
 
@@ -75,7 +88,7 @@ def test_equals_the_specification(kind, reset, h, noise, diff_reset, unit_gain, 
     options = {"noise": NoiseKey(3, 1, 2), "ids": torch.arange(5, 10), "first_step": 7, "memory": memory}
     options |= {"state": state, "previous": previous}
     expected, expected_end, expected_grad = run(layer, current, reference.adaptive, **options)
-    got, got_end, got_grad = run(layer, current, adaptive.scan, **options)
+    got, got_end, got_grad = run(layer, current, compiled, **options)
     assert expected.sum() > 20
     assert torch.equal(expected, got)
     for p, q in zip(expected_end, got_end, strict=True):
@@ -107,7 +120,7 @@ def test_the_threads_do_not_change_the_result():
         found = []
         for n in (1, 3):
             torch.set_num_threads(n)
-            found.append(run(layer, current, adaptive.scan))
+            found.append(run(layer, current, compiled))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(found[0][0], found[1][0])
@@ -116,4 +129,4 @@ def test_the_threads_do_not_change_the_result():
 
 
 def test_descriptor_has_the_size_the_compiler_gave_it():
-    assert ctypes.sizeof(adaptive._Adaptive) == adaptive.library().adaptive_size()
+    assert ctypes.sizeof(adaptive.AdaptiveDesc) == adaptive.library().adaptive_size()

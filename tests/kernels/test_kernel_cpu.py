@@ -11,8 +11,7 @@ from torch import nn
 from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
 from surgrad.kernels import dispatch, reference
-from surgrad.kernels.cpu import build
-from surgrad.kernels.cpu import network as cpu
+from surgrad.kernels.cpu import build, descriptors
 from surgrad.kernels.philox import NoiseKey
 from surgrad.network.connections import Conv, Dense
 from surgrad.network.layers import Readout, SpikingLayer
@@ -73,9 +72,10 @@ def both(network, x, seed=5, **kw):
     """Outputs and parameter gradients of a random linear loss through either kernel."""
     generator = torch.Generator().manual_seed(0)
     cotangents, results = None, []
-    for run in (reference.run, cpu.run):
+    for kernel in ("reference", "cpu"):
         network.zero_grad()
-        out = run(network, x, NoiseKey(seed, 2), torch.arange(7, 7 + x.shape[1]), record=True, **kw)
+        ids = torch.arange(7, 7 + x.shape[1])
+        out = network(x, seed=seed, draw=2, ids=ids, record=True, kernel=kernel, **kw)
         parts = [out.readout, *out.counts]
         cotangents = cotangents or [torch.randn(p.shape, generator=generator) for p in parts]
         sum((p * c).sum() for p, c in zip(parts, cotangents, strict=True)).backward()
@@ -128,7 +128,8 @@ def rounding_of_the_reference(network, x, expected, expected_grad):
     """Relative error of float32 reference gradients against float64 ones, or 0 where float64 draws other spikes."""
     network.double()
     network.zero_grad()
-    out = reference.run(network, x.double(), NoiseKey(5, 2), torch.arange(7, 7 + x.shape[1]), record=True)
+    ids = torch.arange(7, 7 + x.shape[1])
+    out = network(x.double(), seed=5, draw=2, ids=ids, record=True, kernel="reference")
     generator = torch.Generator().manual_seed(0)
     parts = [out.readout, *out.counts]
     sum((p * torch.randn(p.shape, generator=generator)).sum() for p in parts).backward()
@@ -254,8 +255,8 @@ def test_leaky_integrator():
 
 
 def test_descriptors_have_the_size_the_compiler_gave_them():
-    assert ctypes.sizeof(cpu._Layer) == build.library().surgrad_layer_size()
-    assert ctypes.sizeof(cpu._Network) == build.library().surgrad_network_size()
+    assert ctypes.sizeof(descriptors.LayerDesc) == build.library().surgrad_layer_size()
+    assert ctypes.sizeof(descriptors.NetworkDesc) == build.library().surgrad_network_size()
 
 
 def test_a_kernel_that_cannot_run_says_why():
@@ -272,8 +273,8 @@ def test_without_a_compiler_the_reference_runs_and_says_what_to_install(monkeypa
     build.library.cache_clear()
     try:
         network = small_network()
-        assert dispatch.select("auto", network, None) is reference.run
-        assert dispatch.select("auto", network, None) is reference.run
+        assert dispatch.choose("auto", network.spec()).run is reference.run
+        assert dispatch.choose("auto", network.spec()).run is reference.run
         assert [r.levelname for r in caplog.records] == ["WARNING"]
         assert "install g++" in caplog.text
     finally:

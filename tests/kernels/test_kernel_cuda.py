@@ -23,7 +23,8 @@ DEVICE = torch.device("cuda" if GPU else "cpu")
 
 from surgrad.datasets.events import EventBatch  # noqa: E402
 from surgrad.errors import UserError  # noqa: E402
-from surgrad.kernels import reference  # noqa: E402
+from surgrad.kernels import dispatch, reference  # noqa: E402
+from surgrad.kernels.call import Address, Options  # noqa: E402
 from surgrad.kernels.gpu import network as cuda  # noqa: E402
 from surgrad.kernels.philox import NoiseKey, uniform  # noqa: E402
 from surgrad.network.connections import Conv, Dense  # noqa: E402
@@ -88,10 +89,16 @@ def loss_of(output):
     return loss
 
 
-def results(run, net, x, **kw):
+def results(kernel, net, x, **kw):
     """Output and gradients of a run."""
     net.zero_grad()
-    output = run(net, x, NoiseKey(11, 3), ids_of(x) if isinstance(x, torch.Tensor) else x.ids, record=True, **kw)
+    ids = ids_of(x) if isinstance(x, torch.Tensor) else x.ids
+    if "chunk_bytes" in kw:
+        address = Address(NoiseKey(11, 3), ids)
+        chunk_bytes = kw.pop("chunk_bytes")
+        output = cuda.run(net.spec(), x, Options(address, record=True, **kw), chunk_bytes)
+    else:
+        output = net(x, seed=11, draw=3, ids=ids, record=True, kernel=kernel, **kw)
     loss_of(output).backward()
     return output, {name: None if p.grad is None else p.grad.clone() for name, p in net.named_parameters()}
 
@@ -129,8 +136,8 @@ def assert_close(a, b, name="", tolerance=1e-4):
 
 def check(net, x, **kw):
     """Spikes equal, except after a neuron came within 1e-5 of its threshold; outputs and gradients to rounding."""
-    expected, expected_gradients = results(reference.run, net, x, **kw)
-    got, got_gradients = results(cuda.run, net, x, **kw)
+    expected, expected_gradients = results("reference", net, x, **kw)
+    got, got_gradients = results("cuda", net, x, **kw)
     differ = [(a != b) for a, b in zip(expected.spikes, got.spikes, strict=True)]
     if any(d.any() for d in differ):
         first = min(int(d.flatten(1).any(1).nonzero()[0]) for d in differ if d.any())
@@ -216,9 +223,9 @@ def test_chunks_of_time_and_memory_change_nothing(steps):
     """Short chunks, so that everything is carried across their bounds; what is computed again is the same."""
     net = network(Dense(8, 6), Dense(6, 5), recurrent=[Dense(6, 6), None], trained="layer")
     x = spikes_for(net, 9, 2)
-    whole, gradients = results(cuda.run, net, x)
-    full, kept = results(cuda.run, net, x, memory="full", chunk_bytes=4 * steps * 16)
-    _, again = results(cuda.run, net, x, memory="recompute", chunk_bytes=4 * steps * 16)
+    whole, gradients = results("cuda", net, x)
+    full, kept = results("cuda", net, x, memory="full", chunk_bytes=4 * steps * 16)
+    _, again = results("cuda", net, x, memory="recompute", chunk_bytes=4 * steps * 16)
     assert all(torch.equal(a, b) for a, b in zip(whole.spikes, full.spikes, strict=True))
     for name, gradient in gradients.items():
         assert_close(gradient, kept[name], name, 1e-5)
@@ -235,12 +242,12 @@ def test_two_halves_are_one_whole():
     neuron = LIF(escape_noise=escape_noise.Sigmoid(5.0))
     net = network(Dense(8, 6), Dense(6, 5), neuron=neuron, recurrent=[Dense(6, 6), None])
     x = spikes_for(net, 12, 2)
-    whole, gradients = results(cuda.run, net, x, return_state=True)
+    whole, gradients = results("cuda", net, x, return_state=True)
 
     net.zero_grad()
-    key, ids = NoiseKey(11, 3), ids_of(x)
-    first = cuda.run(net, x[:5], key, ids, return_state=True)
-    second = cuda.run(net, x[5:], key, ids, state=first.state, return_state=True)
+    options = {"seed": 11, "draw": 3, "ids": ids_of(x), "return_state": True, "kernel": "cuda"}
+    first = net(x[:5], **options)
+    second = net(x[5:], state=first.state, **options)
     joined = whole._replace(
         readout=torch.cat([first.readout, second.readout]),
         counts=[a + b for a, b in zip(first.counts, second.counts, strict=True)],
@@ -258,10 +265,11 @@ def test_samples_draw_the_same_noise_in_any_batch():
     x = spikes_for(net, 8, 4)
     ids = ids_of(x)
     with torch.no_grad():
-        whole = cuda.run(net, x, NoiseKey(1, 2), ids, record=True)
-        parts = [cuda.run(net, x[:, part], NoiseKey(1, 2), ids[part], record=True) for part in ([2, 0], [3, 1])]
-        tensor_draw = cuda.run(net, x, NoiseKey(1, torch.tensor(2)), ids, record=True)
-        other = cuda.run(net, x, NoiseKey(1, 3), ids, record=True)
+        options = {"seed": 1, "record": True, "kernel": "cuda"}
+        whole = net(x, draw=2, ids=ids, **options)
+        parts = [net(x[:, part], draw=2, ids=ids[part], **options) for part in ([2, 0], [3, 1])]
+        tensor_draw = net(x, draw=torch.tensor(2), ids=ids, **options)
+        other = net(x, draw=3, ids=ids, **options)
     assert torch.equal(whole.spikes[0][:, [2, 0, 3, 1]], torch.cat([part.spikes[0] for part in parts], 1))
     assert torch.equal(whole.spikes[0], tensor_draw.spikes[0])
     assert not torch.equal(whole.spikes[0], other.spikes[0])
@@ -270,8 +278,8 @@ def test_samples_draw_the_same_noise_in_any_batch():
 def test_large_seeds_and_draws():
     """The key's words are 32 bits; the sign of the 64-bit word that carries them must not matter."""
     net = network(Dense(6, 7), neuron=LIF(escape_noise=escape_noise.Sigmoid(5.0)), classes=0)
-    x, key = spikes_for(net, 6, 2), NoiseKey(0xFFFF_FFF1, 0xFFFF_FFF2)
-    expected, got = (run(net, x, key, ids_of(x), record=True).spikes[0] for run in (reference.run, cuda.run))
+    x, options = spikes_for(net, 6, 2), {"seed": 0xFFFF_FFF1, "draw": 0xFFFF_FFF2, "record": True}
+    expected, got = (net(x, ids=ids_of(x), kernel=k, **options).spikes[0] for k in ("reference", "cuda"))
     assert torch.equal(expected, got)
 
 
@@ -279,7 +287,7 @@ def test_events_and_their_dense_form_agree():
     net = network(Dense(8, 6))
     x = spikes_for(net, 7, 3)
     batch = EventBatch.from_dense(x.cpu(), ids=ids_of(x).cpu()).to(DEVICE)
-    (a, a_gradients), (b, b_gradients) = results(cuda.run, net, x), results(cuda.run, net, batch)
+    (a, a_gradients), (b, b_gradients) = results("cuda", net, x), results("cuda", net, batch)
     assert torch.equal(a.readout, b.readout)
     for name, gradient in a_gradients.items():
         assert_close(gradient, b_gradients[name], name, 1e-6)
@@ -288,9 +296,9 @@ def test_events_and_their_dense_form_agree():
 def test_gradient_with_respect_to_the_input():
     net = network(Conv((1, 9), 4, 3, 2), recurrent=[Conv((4, 4), 4, 3, 1, 1)])
     gradients = []
-    for run in (reference.run, cuda.run):
+    for kernel in ("reference", "cuda"):
         x = (2 * spikes_for(net, 8, 2)).requires_grad_()
-        loss_of(run(net, x, NoiseKey(), ids_of(x))).backward()
+        loss_of(net(x, ids=ids_of(x), kernel=kernel)).backward()
         gradients.append(x.grad)
     assert gradients[0].abs().sum() > 0
     assert_close(*gradients, "input")
@@ -319,8 +327,8 @@ def test_one_layer_driven_by_a_current(recurrent, trained, monkeypatch):
         leaves += [a.requires_grad_(), b.requires_grad_()]
     options = {"noise": NoiseKey(1, 2, 3), "ids": torch.arange(3, device=DEVICE), "recurrence": loop}
     outputs = []
-    for run, more in ((reference.lif, {}), (cuda.lif, {"return_membrane": True})):
-        s, u, end = run(current, a, b, neuron, **options, **more)
+    for kernel in ("reference", "cuda"):
+        s, u, end = dispatch.lif(current, a, b, neuron, **options, return_membrane=True, kernel=kernel)
         loss = (s * cotangent).sum() + (end.u**2).sum()
         outputs.append((s, u, end.i, end.u, *torch.autograd.grad(loss, leaves)))
     expected, got = outputs
@@ -335,10 +343,10 @@ def test_two_halves_of_a_current_are_one_whole():
     current = (torch.randn(20, 2, 5, generator=generator) * 2 + 1).to(DEVICE)
     a, b, neuron = torch.tensor(0.8, device=DEVICE), torch.tensor(0.9, device=DEVICE), LIF(escape_noise=NOISES[1])
     ids, noise = torch.arange(2, device=DEVICE), NoiseKey(1)
-    whole, _, _ = cuda.lif(current, a, b, neuron, noise=noise, ids=ids)
-    first, _, state = cuda.lif(current[:9], a, b, neuron, noise=noise, ids=ids)
-    second, _, _ = cuda.lif(
-        current[9:], a, b, neuron, noise=noise, ids=ids, state=state, previous=first[-1], first_step=9
+    whole, _, _ = dispatch.lif(current, a, b, neuron, noise=noise, ids=ids, kernel="cuda")
+    first, _, state = dispatch.lif(current[:9], a, b, neuron, noise=noise, ids=ids, kernel="cuda")
+    second, _, _ = dispatch.lif(
+        current[9:], a, b, neuron, kernel="cuda", noise=noise, ids=ids, state=state, previous=first[-1], first_step=9
     )
     assert torch.equal(whole, torch.cat([first, second]))
 
@@ -348,8 +356,8 @@ def test_leaky_integrator_driven_by_a_current(unit_gain):
     current = torch.randn(15, 3, 5, generator=torch.Generator().manual_seed(0)).to(DEVICE).requires_grad_()
     a, b = (torch.tensor(x, device=DEVICE, requires_grad=True) for x in (0.7, 0.95))
     outputs = []
-    for run in (reference.readout, cuda.readout):
-        y, end = run(current, a, b, u0=-0.2, unit_gain=unit_gain)
+    for kernel in ("reference", "cuda"):
+        y, end = dispatch.readout(current, a, b, u0=-0.2, unit_gain=unit_gain, kernel=kernel)
         outputs.append((y, end.u, *torch.autograd.grad((y**2).sum(), (current, a, b))))
     for p, q in zip(*outputs, strict=True):
         assert_close(p.detach(), q.detach(), tolerance=1e-5)
@@ -362,7 +370,7 @@ def test_bf16_products_keep_spikes_of_bf16_weights():
         if parameter.dim() == 2:
             parameter.data = parameter.data.bfloat16().float()
     x = spikes_for(net, 9, 2)
-    (a, exact), (b, rounded) = (results(cuda.run, net, x, precision=p) for p in ("float32", "bf16"))
+    (a, exact), (b, rounded) = (results("cuda", net, x, precision=p) for p in ("float32", "bf16"))
     assert torch.equal(a.spikes[0], b.spikes[0])
     for name, gradient in exact.items():
         assert_close(gradient, rounded[name], name, 2e-2)
@@ -399,14 +407,14 @@ def test_mistakes_are_named(options, message):
     net = network(Dense(4, 3), neuron=options.pop("neuron", None))
     x = spikes_for(net, 3, 1)
     with pytest.raises(UserError, match=message):
-        cuda.run(net, x, NoiseKey(), ids_of(x), **options)
+        net(x, kernel="cuda", **options)
 
 
 def test_float64_is_left_to_the_reference():
     net = network(Dense(4, 3)).double()
     x = spikes_for(net, 3, 1)
     with pytest.raises(UserError, match="float64"):
-        cuda.run(net, x, NoiseKey(), ids_of(x))
+        net(x, kernel="cuda")
 
 
 def test_a_step_on_the_cpu_is_not_captured():
@@ -418,6 +426,7 @@ def test_a_step_on_the_cpu_is_not_captured():
 COMPILE = """
 import json
 from surgrad.neurons.escape_noise import Sigmoid  # noqa: E402
+from surgrad.kernels.contract import connection_spec  # noqa: E402
 from surgrad.kernels.gpu.compile import compiled  # noqa: E402
 from surgrad.kernels.gpu.layer import Population  # noqa: E402
 from surgrad.network.connections import Conv, Dense  # noqa: E402
@@ -425,8 +434,8 @@ from surgrad.neurons.lif import LIF  # noqa: E402
 
 noisy = LIF(escape_noise=Sigmoid(10.0), diff_reset=True)
 populations = [
-    (Population((16, 70), LIF(), Conv((16, 70), 16, 5, 1, 2), 0, 400, "float32"), 90, False),
-    (Population((64,), noisy, Dense(64, 64), 0, 128, "bf16"), 80, True),
+    (Population((16, 70), LIF(), connection_spec(Conv((16, 70), 16, 5, 1, 2), "loop"), 0, 400, "float32"), 90, False),
+    (Population((64,), noisy, connection_spec(Dense(64, 64), "loop"), 0, 128, "bf16"), 80, True),
     (Population((20,), None, None, 0, 128, "float32"), 90, True),
 ]
 print(json.dumps([
@@ -473,9 +482,9 @@ def test_a_run_repeats_itself_on_a_gpu():
     """A spike read before it is stored would show as a run that differs from the one before."""
     net = network(Dense(64, 128), recurrent=[Dense(128, 128)])
     x = spikes_for(net, 350, 128, 0.05)
-    first, gradients = results(cuda.run, net, x)
+    first, gradients = results("cuda", net, x)
     for _ in range(20):
-        again, same = results(cuda.run, net, x)
+        again, same = results("cuda", net, x)
         assert torch.equal(first.spikes[0], again.spikes[0])
         for name, gradient in gradients.items():
             assert_close(gradient, same[name], name, 1e-6)
@@ -491,7 +500,7 @@ def test_captured_training_is_training():
         def step(x, draw, net=net, optimizer=optimizer):
             optimizer.zero_grad()
             ids = torch.arange(x.shape[1], device=x.device)
-            loss = loss_of(cuda.run(net, x, NoiseKey(1, draw), ids))
+            loss = loss_of(net(x, seed=1, draw=draw, ids=ids, kernel="cuda"))
             loss.backward()
             optimizer.step()
             return loss.detach()

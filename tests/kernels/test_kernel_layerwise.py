@@ -12,11 +12,10 @@ from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
 from surgrad.kernels import dispatch, reference
 from surgrad.kernels.cpu import adaptive, build, delays, layerwise
-from surgrad.kernels.philox import NoiseKey
+from surgrad.kernels.cpu import network as cpu
 from surgrad.network.connections import Conv, DelayedDense, Dense
 from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
-from surgrad.neurons import surrogate
 from surgrad.neurons.lif import LIF, AdaptiveLIF
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C++ compiler on this machine")
@@ -50,8 +49,7 @@ def spikes_for(network, nb_steps=40, batch=5, density=0.15, seed=1):
 
 def run(network, x, kernel, **options):
     network.zero_grad()
-    ids = torch.arange(x.shape[1] if isinstance(x, torch.Tensor) else len(x))
-    out = kernel(network, x, NoiseKey(3), ids, record=True, **options)
+    out = network(x, seed=3, record=True, kernel=kernel, **options)
     parts = [out.readout, *out.counts]
     generator = torch.Generator().manual_seed(0)
     sum((p * torch.randn(p.shape, generator=generator).to(p.dtype)).sum() for p in parts).backward()
@@ -84,26 +82,26 @@ def assert_same(expected, got, tolerance=2e-4):
 def test_equals_the_specification(adapts, delayed, delay, sizes, recurrent, density, seed):
     network = random_network(seed, adapts, delayed, delay, sizes, recurrent)
     x = spikes_for(network, density=density, seed=seed)
-    assert_same(run(network, x, reference.run), run(network, x, layerwise.run))
+    assert_same(run(network, x, "reference"), run(network, x, "cpu"))
 
 
 @pytest.mark.parametrize("delayed", [(True, True, False), (False, False, False)])
 def test_events_and_dense_spikes_are_the_same_input(delayed):
     network = random_network(delayed=delayed)
     x = spikes_for(network)
-    assert_same(run(network, x, layerwise.run), run(network, EventBatch.from_dense(x), layerwise.run), 1e-5)
+    assert_same(run(network, x, "cpu"), run(network, EventBatch.from_dense(x), "cpu"), 1e-5)
 
 
-@pytest.mark.parametrize("kernel", [reference.run, layerwise.run], ids=["reference", "layerwise"])
+@pytest.mark.parametrize("kernel", ["reference", "cpu"])
 @pytest.mark.parametrize("cut", [3, 21])
 def test_two_halves_are_one_whole(kernel, cut):
     """Spikes that are on their way at the cut, and the adaptation currents, are part of the state."""
-    network, ids = random_network(), torch.arange(5)
+    network = random_network()
     x = spikes_for(network)
     with torch.no_grad():
-        whole = kernel(network, x, NoiseKey(0), ids, record=True)
-        first = kernel(network, x[:cut], NoiseKey(0), ids, record=True, return_state=True)
-        second = kernel(network, EventBatch.from_dense(x[cut:]), NoiseKey(0), ids, record=True, state=first.state)
+        whole = network(x, record=True, kernel=kernel)
+        first = network(x[:cut], record=True, return_state=True, kernel=kernel)
+        second = network(EventBatch.from_dense(x[cut:]), record=True, state=first.state, kernel=kernel)
     for a, b, c in zip(first.spikes, second.spikes, whole.spikes, strict=True):
         assert torch.equal(torch.cat([a, b]), c)
     torch.testing.assert_close(torch.cat([first.readout, second.readout]), whole.readout)
@@ -112,10 +110,10 @@ def test_two_halves_are_one_whole(kernel, cut):
 def test_truncated_gradients_equal_the_specification():
     network = random_network()
     x = spikes_for(network)
-    expected = run(network, x, reference.run, truncate=8)
-    assert_same(expected, run(network, x, layerwise.run, truncate=8))
+    expected = run(network, x, "reference", truncate=8)
+    assert_same(expected, run(network, x, "cpu", truncate=8))
     name = "layers.0.recurrent.weight"
-    whole = run(network, x, reference.run)[1][name]
+    whole = run(network, x, "reference")[1][name]
     assert (whole - expected[1][name]).abs().max() > 1e-3 * whole.abs().max()
 
 
@@ -126,7 +124,7 @@ def test_the_threads_do_not_change_the_gradients_beyond_rounding():
     try:
         for n in (1, 3):
             torch.set_num_threads(n)
-            found.append(run(network, x, layerwise.run))
+            found.append(run(network, x, "cpu"))
     finally:
         torch.set_num_threads(threads)
     assert_same(*found, 1e-5)
@@ -139,50 +137,46 @@ def test_convolutions_of_adaptive_neurons_run_too():
         if isinstance(module, Dense | Conv):
             nn.init.normal_(module.weight, 0.2, 1.0, generator=torch.Generator().manual_seed(4))
     x = spikes_for(network, density=0.3)
-    expected = run(network, x, reference.run)
+    expected = run(network, x, "reference")
     assert expected[0].spikes[0].sum() > 100
-    assert_same(expected, run(network, EventBatch.from_dense(x), layerwise.run))
+    assert_same(expected, run(network, EventBatch.from_dense(x), "cpu"))
 
 
 # ---------------------------------------------------------------- which kernel runs
+def choice(kernel, network):
+    return dispatch.choose(kernel, network.spec()).run
+
+
 def test_the_compiled_layers_run_where_they_can():
     network = random_network(adapts=False)
-    assert dispatch.select("auto", network, None) is layerwise.run
-    assert dispatch.select("cpu", network, None) is layerwise.run
-    assert dispatch.select("reference", network, None) is reference.run
-    assert dispatch.select("auto", random_network(adapts=False, delayed=(False,) * 3), None) is not layerwise.run
-    assert dispatch.select("auto", random_network().double(), None) is reference.run
-    with pytest.raises(UserError, match="knows neither adaptive neurons nor learned delays; use kernel=auto"):
-        dispatch.select("cuda", network, None)
+    assert choice("auto", network) is layerwise.run
+    assert choice("cpu", network) is layerwise.run
+    assert choice("reference", network) is reference.run
+    assert choice("auto", random_network(adapts=False, delayed=(False,) * 3)) is cpu.run
+    assert choice("auto", random_network().double()) is reference.run
+    with pytest.raises(UserError, match=r"cuda.*use kernel=auto"):
+        choice("cuda", network)
     with pytest.raises(UserError, match="float32"):
-        dispatch.select("cpu", random_network().double(), None)
-
-
-def test_an_unknown_surrogate_is_left_to_the_specification():
-    class Own(surrogate.SuperSpike):
-        pass
-
-    layer = SpikingLayer(Dense(4, 5), AdaptiveLIF(Own()), 20e-3, 10e-3)
-    assert dispatch.select("auto", Network([layer], None, DT), None) is reference.run
+        choice("cpu", random_network().double())
 
 
 def test_without_a_compiler_the_specification_runs_and_says_so_once(monkeypatch, caplog):
-    caches = (build.compiled, adaptive.library, delays.library, layerwise._not_compiled)
+    caches = (build.compiled, adaptive.library, delays.library, build.library, dispatch._not_compiled)
     monkeypatch.setattr(build, "_load", lambda source: None)
     for function in caches:
         function.cache_clear()
     try:
         network = random_network()
-        assert dispatch.select("auto", network, None) is reference.run
-        assert dispatch.select("auto", network, None) is reference.run
+        assert choice("auto", network) is reference.run
+        assert choice("auto", network) is reference.run
         assert [record.levelname for record in caplog.records] == ["WARNING"]
-        assert "install g++" in caplog.text
-        with pytest.raises(UserError, match="install g"):
-            dispatch.select("cpu", network, None)
+        assert "Install g++" in caplog.text
+        with pytest.raises(UserError, match="could not be built"):
+            choice("cpu", network)
     finally:
         for function in caches:
             function.cache_clear()
 
 
 def test_descriptor_has_the_size_the_compiler_gave_it():
-    assert ctypes.sizeof(delays._Synapses) == delays.library().synapses_size()
+    assert ctypes.sizeof(delays.SynapsesDesc) == delays.library().synapses_size()

@@ -11,6 +11,7 @@ import torch
 
 from surgrad.runs import __main__ as run_tools
 from surgrad.runs import tables
+from surgrad.runs.find import load_run
 from surgrad.runs.folder import open_run
 from surgrad.runs.record import RunRecord, load_runs
 from surgrad.runs.wandb import WandbConfig
@@ -124,10 +125,11 @@ def test_show_holds_configuration_numbers_and_the_traceback(study, capsys):
 
 
 def test_a_run_is_found_by_its_id(study, monkeypatch, capsys):
-    monkeypatch.setattr(run_tools, "suites", lambda: [study])
+    monkeypatch.setattr("surgrad.runs.find.all_runs_folders", lambda: [study])
     assert said(capsys, "show", "aaaaaaaa")[0] == "Runs/superspike/seed=3-aaaaaaaa"
     assert "deadbeef: no run of this id below Runs" in refused(capsys, "show", "deadbeef")
     assert "6 runs; give one of" in refused(capsys, "show", study)
+    assert load_run("superspike/seed=3-aaaaaaaa").folder == load_run("aaaaaaaa").folder
 
 
 # ---------------------------------------------------------------- compare

@@ -1,6 +1,8 @@
-"""The converter: recordings in, SHD-format HDF5 out; killed or not, one process or two."""
+"""The converter: recordings in, compact event files out; killed or not, one process or two."""
 
+import contextlib
 import csv
+import hashlib
 import importlib.util
 import os
 import signal
@@ -9,13 +11,14 @@ import sys
 import time
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import scipy.io.wavfile
 
-from surgrad.datasets.encoding.audio import read_wav
+from surgrad.datasets.binning import time_to_step
+from surgrad.datasets.encoding.audio import HIGHEST_RATE, CommandFolder, read_wav
 from surgrad.datasets.encoding.cochlea import Cochlea
+from surgrad.datasets.sources.hdf5 import read_shd
 from surgrad.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -49,28 +52,30 @@ def folder(tmp_path):
 
 
 def rows(path):
-    with h5py.File(path) as file:
-        return {
-            "times": [np.asarray(row) for row in file["spikes/times"]],
-            "units": [np.asarray(row) for row in file["spikes/units"]],
-            "labels": file["labels"][:].tolist(),
-            "speaker": file["extra/speaker"][:].tolist() if "extra/speaker" in file else None,
-            "keys": [key.decode() for key in file["extra/keys"]],
-        }
+    dataset = read_shd(path)
+    cuts = dataset.offsets[1:-1]
+    return {
+        "times": np.split(dataset.times, cuts),
+        "units": np.split(dataset.units, cuts),
+        "labels": dataset.labels.tolist(),
+        "speaker": None if dataset.speakers is None else dataset.speakers.tolist(),
+        "keys": list(dataset.class_names),
+    }
 
 
-def test_file_has_the_published_format_and_the_cochlea_s_spikes(convert, folder):
+def test_files_hold_the_cochlea_s_spikes_at_the_resolution(convert, folder):
     convert(folder, folder.parent / "out", "--train-speakers", "ann", "eve", "--test-speakers", "bob")
     train, test = (rows(folder.parent / "out" / f"{name}.h5") for name in ("train", "test"))
     assert train["labels"] == [0, 0, 1, 1, 0, 0, 1, 1]
     assert train["speaker"] == [0, 2, 0, 2, 0, 2, 0, 2]
     assert set(test["speaker"]) == {1}
     assert train["keys"] == test["keys"] == ["0", "1"]
-    assert train["times"][0].dtype == np.float16
-    assert train["units"][0].dtype == np.uint16
     audio, rate = read_wav(folder / "0_ann_0.wav")
-    counts = [len(Cochlea(12)(audio, rate, seed)[0]) for seed in range(20)]
-    assert min(counts) - 10 <= len(train["times"][0]) <= max(counts) + 10
+    times, units = Cochlea(12)(audio, rate, int.from_bytes(hashlib.sha256(b"0/0_ann_0").digest()[:8], "little"))
+    step = time_to_step(times, 0.5e-3).astype(int)
+    order = np.lexsort((step, units))
+    np.testing.assert_array_equal(time_to_step(train["times"][0], 0.5e-3).astype(int), step[order])
+    np.testing.assert_array_equal(train["units"][0], units[order])
     assert not (folder.parent / "out" / ".parts").exists()
 
 
@@ -116,6 +121,63 @@ def test_an_archive_gives_the_spikes_of_its_wav_files(convert, folder):
     convert(folder.parent / "digits.npz", folder.parent / "b")
     a, b = (folder.parent / name / "spikes.h5" for name in "ab")
     assert a.read_bytes() == b.read_bytes()
+
+
+@pytest.fixture
+def words(tmp_path):
+    """Two words by three speakers, two takes each, end to end in a FLAC file per word."""
+    soundfile = pytest.importorskip("soundfile")
+    folder, table = tmp_path / "words", []
+    folder.mkdir()
+    for k, word in enumerate(("yes", "no")):
+        clips = []
+        for speaker, part in ((2, "val"), (10, "train"), (11, "test")):
+            for take in (1, 2):
+                t = np.arange(1600) / 16000
+                table.append([word, 1600 * len(clips), 1600, speaker, take, part])
+                clips.append((8000 * np.sin(2 * np.pi * (400 + 90 * speaker + 300 * k) * t)).astype(np.int16))
+        soundfile.write(folder / f"{word}.flac", np.concatenate(clips), 16000)
+    with open(folder / "index.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["word", "start", "samples", "speaker", "take", "split"], *table])
+    return folder
+
+
+def test_words_keep_their_published_partition_and_speakers(convert, words):
+    convert(words, words.parent / "out", "--limit", 1)
+    for part, speaker in (("train", 10), ("val", 2), ("test", 11)):
+        converted = rows(words.parent / "out" / f"{part}.h5")
+        assert converted["keys"] == ["no", "yes"]
+        assert converted["labels"] == [0, 1]
+        assert converted["speaker"] == [speaker] * 2
+
+
+def test_a_clip_is_cut_out_of_its_file(words):
+    source = CommandFolder(words)
+    assert [r.name for r in source.recordings[:3]] == ["no/2/1", "yes/2/1", "no/10/1"]
+    audio, rate = source.audio(source.recordings[4])
+    t = np.arange(1600) / 16000
+    assert (source.recordings[4].name, rate) == ("no/11/1", 16000)
+    np.testing.assert_allclose(audio, 8000 * np.sin(2 * np.pi * (400 + 90 * 11 + 300) * t), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("yes,1600,", "yes,15000,", "expected .1600,."),
+        ("yes,1600,", "yes,-5,", "line 3: listed twice, empty or out of range"),
+        ("yes,1600,", "yes,soon,", "line 3: a number is missing"),
+        ("yes,1600,1600,2,2", "yes,1600,1600,2,1", "line 3: listed twice"),
+        ("start,", "begin,", "columns are .* expected word,start"),
+        ("yes,", "maybe,", "maybe.flac: cannot be read as FLAC"),
+    ],
+)
+def test_a_wrong_table_of_words_is_named(words, old, new, message):
+    table = words / "index.csv"
+    table.write_text(table.read_text().replace(old, new))
+    with pytest.raises(UserError, match=message):  # noqa: PT012
+        source = CommandFolder(words)
+        for recording in source.recordings:
+            source.audio(recording)
 
 
 def command(*arguments):
@@ -205,6 +267,41 @@ def test_every_sample_format_is_read(tmp_path, kind):
     assert rate == 8000
     np.testing.assert_allclose(mono, wave.astype(float) - offset)
     np.testing.assert_array_equal(read_wav(tmp_path / "stereo.wav")[0], mono)
+
+
+def wav_file(path):
+    scipy.io.wavfile.write(path, 8000, (1000 * np.sin(np.arange(800) / 3)).astype(np.int16))
+
+
+@pytest.mark.parametrize("nb_bytes", [0, 1, 11, 12, 20, 43, 44, 45, 100, 1000, 1643])
+def test_a_truncated_wav_is_refused(tmp_path, nb_bytes):
+    wav_file(tmp_path / "a.wav")
+    whole = (tmp_path / "a.wav").read_bytes()
+    assert len(whole) == 1644
+    (tmp_path / "a.wav").write_bytes(whole[:nb_bytes])
+    with pytest.raises(UserError, match=r"a.wav: (not a readable wav file|0 samples)"):
+        read_wav(tmp_path / "a.wav")
+
+
+def test_every_flipped_bit_of_a_wav_header_is_read_or_refused(tmp_path):
+    path = tmp_path / "a.wav"
+    wav_file(path)
+    whole = path.read_bytes()
+    for bit in range(8 * 44):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+        with contextlib.suppress(UserError):  # anything else is a fault
+            samples, rate = read_wav(path)
+            assert len(samples) > 0
+            assert 0 < rate <= HIGHEST_RATE
+
+
+@pytest.mark.parametrize("rate", [1, 999, 2_000_000])
+def test_rates_that_no_recording_has_are_refused(tmp_path, rate):
+    scipy.io.wavfile.write(tmp_path / "a.wav", rate, np.ones(800, np.int16))
+    with pytest.raises(UserError, match=f"800 samples at {rate} Hz; need some, at 1000 to 1000000 Hz"):
+        read_wav(tmp_path / "a.wav")
 
 
 def test_embedded_digits_are_balanced_and_keep_their_speakers_apart():

@@ -113,7 +113,7 @@ def names(folder):
 def test_fetches_unpacks_and_is_idempotent(shd, server):
     folder, run = shd
     assert run() == 0
-    assert names(folder) == ["shd_test.h5", "shd_train.h5"]
+    assert names(folder) == ["SHA256SUMS", "shd_test.h5", "shd_train.h5"]
     assert len(read_shd(folder / "shd_train.h5")) == 2
     asked = len(server.requests)
     assert run() == 0
@@ -134,7 +134,7 @@ def test_resumes_a_broken_download(shd, server, capsys):
     server.requests.clear()
     assert run() == 0
     assert server.requests[0][1] == f"bytes={len(kept)}-"
-    assert names(folder) == ["shd_test.h5", "shd_train.h5"]
+    assert names(folder) == ["SHA256SUMS", "shd_test.h5", "shd_train.h5"]
 
 
 def test_a_complete_part_is_not_fetched_again(shd, server):
@@ -218,6 +218,29 @@ def test_damaged_file_by_hand_is_named(shd, name, capsys):
     assert names(folder) == [name]
 
 
+@pytest.mark.parametrize("fetched", [True, False])
+def test_an_unpacked_file_that_has_changed_since_is_found(shd, server, fetched, capsys):
+    folder, run = shd
+    if not fetched:
+        folder.mkdir()
+        for body in server.files.values():
+            zipfile.ZipFile(io.BytesIO(body)).extractall(folder)
+    assert run() == 0
+    said = capsys.readouterr().out
+    assert ("nobody publishes its checksum" in said) != fetched
+    path = folder / "shd_test.h5"
+    assert f"{hashlib.sha256(path.read_bytes()).hexdigest()}  shd_test.h5" in (folder / "SHA256SUMS").read_text()
+    assert run() == 0
+    assert "is there, unchanged" in capsys.readouterr().out
+    write_shd(path, EventDataset([0.1], [0], [0, 1], [0], 700, 20))
+    assert run() == 1
+    assert f"{path}: sha256 is" in capsys.readouterr().err
+
+
+def test_every_address_is_encrypted(script):
+    assert all(data_set.url.startswith("https://") for data_set in script.DATA_SETS.values())
+
+
 def test_idx_files_over_a_file_address(script, tmp_path, monkeypatch):
     mirror, folder = tmp_path / "mirror", tmp_path / "data"
     mirror.mkdir()
@@ -230,7 +253,7 @@ def test_idx_files_over_a_file_address(script, tmp_path, monkeypatch):
     monkeypatch.setitem(script.DATA_SETS, "mnist", replace(entry, archives=tuple(archives)))
     command = ["mnist", "--dest", str(folder), "--url", mirror.as_uri()]
     assert script.main(command) == 0
-    assert names(folder) == sorted(a.content for a in archives)
+    assert names(folder) == sorted(["SHA256SUMS", *(a.content for a in archives)])
     (folder / archives[0].content).write_bytes(b"changed")
     assert script.main(command) == 1
 

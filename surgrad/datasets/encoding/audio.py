@@ -1,10 +1,11 @@
-"""Recordings on disk: wav files and the archive of the Free Spoken Digit Dataset."""
+"""Recordings on disk: wav files, FLAC files of many recordings, and the archive of the Free Spoken Digit Dataset."""
 
 from __future__ import annotations
 
 import csv
 import re
 import struct
+import warnings
 from dataclasses import dataclass, field
 from math import gcd
 from pathlib import Path
@@ -17,6 +18,10 @@ import scipy.signal
 from surgrad.errors import UserError
 
 _FILE_NAME = re.compile(r"(?P<label>[^_]+)_(?P<speaker>[^_]+)_(?P<index>\d+)")
+LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # Hz
+# What scipy was seen to raise on wav files with flipped bytes or a missing end.
+_WAV_ERRORS = (OSError, EOFError, ValueError, LookupError, ArithmeticError, TypeError, MemoryError, UnboundLocalError)
+_WAV_ERRORS += (struct.error, scipy.io.wavfile.WavFileWarning)
 _ARCHIVE_KEYS = {"audio", "offsets", "label", "speaker", "index", "speakers", "rate"}
 
 
@@ -28,6 +33,7 @@ class Recording:
     label: str
     speaker: str | None
     position: int
+    split: str | None = None  # of the published partition, where there is one
 
 
 @dataclass
@@ -35,7 +41,9 @@ class WavFolder:
     """Folder of wav files, labelled by their names `{label}_{speaker}_{index}.wav` or by a table.
 
     The table is a CSV with the columns file, label and, optionally, speaker; files are relative to the folder.
-    Raises: FileNotFoundError, UserError naming the file that is missing, unlabelled or unreadable.
+
+    Raises:
+        FileNotFoundError: UserError naming the file that is missing, unlabelled or unreadable.
     """
 
     folder: Path
@@ -134,22 +142,116 @@ class DigitArchive:
         return self._samples[start:stop].astype(np.float64), self._rate
 
 
+@dataclass
+class CommandFolder:
+    """Folder of `{word}.flac` files and `index.csv`, which says where each recording lies in them.
+
+    The table has the columns word, start, samples (both in samples), speaker, take, split. Recordings are ordered by
+    take, speaker and word, so that a limit keeps the same takes of everybody. FLAC is read by the package soundfile.
+
+    Raises:
+        UserError: naming the row or file that is missing, wrong or unreadable.
+    """
+
+    folder: Path
+    recordings: list[Recording] = field(init=False)
+
+    def __post_init__(self):
+        self._rows = sorted(self._read_table(), key=lambda row: (row["take"], row["speaker"], row["word"]))
+        self.recordings = [
+            Recording(f"{r['word']}/{r['speaker']}/{r['take']}", r["word"], str(r["speaker"]), position, r["split"])
+            for position, r in enumerate(self._rows)
+        ]
+
+    def audio(self, recording: Recording) -> tuple[np.ndarray, int]:
+        """Samples (n,) and rate (Hz) of one recording."""
+        try:
+            import soundfile
+        except ImportError:
+            raise UserError("FLAC files are read by the package soundfile: pip install 'surgrad[audio]'") from None
+        row = self._rows[recording.position]
+        path = self.folder / f"{row['word']}.flac"
+        try:
+            audio, rate = soundfile.read(path, frames=row["samples"], start=row["start"], dtype="int16")
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{path}: cannot be read as FLAC ({error})") from None
+        if audio.shape != (row["samples"],):
+            raise UserError(f"{path}: {recording.name} has shape {audio.shape} there, expected ({row['samples']},)")
+        return audio.astype(np.float64), int(rate)
+
+    def _read_table(self) -> list[dict]:
+        table, columns = self.folder / "index.csv", ("word", "start", "samples", "speaker", "take", "split")
+        if not table.is_file():
+            raise UserError(f"{table}: no such file; expected a table of the columns {','.join(columns)}")
+        rows, seen = [], set()
+        with open(table, newline="", encoding="utf-8") as lines:
+            reader = csv.DictReader(lines)
+            if not set(columns) <= set(reader.fieldnames or []):
+                raise UserError(f"{table}: columns are {reader.fieldnames}; expected {','.join(columns)}")
+            for row in reader:
+                try:
+                    row |= {key: int(row[key]) for key in ("start", "samples", "speaker", "take")}
+                except (TypeError, ValueError):
+                    raise UserError(f"{table}, line {reader.line_num}: a number is missing in {row}") from None
+                key = row["word"], row["speaker"], row["take"]
+                if key in seen or row["start"] < 0 or row["samples"] < 1 or not (row["word"] and row["split"]):
+                    raise UserError(f"{table}, line {reader.line_num}: listed twice, empty or out of range: {row}")
+                seen.add(key)
+                rows.append(row)
+        return rows
+
+
 def read_wav(path: Path) -> tuple[np.ndarray, int]:
     """Samples (n,), channels averaged, and rate (Hz) of a wav file of any sample format.
 
-    Raises: UserError for a file that is not a readable wav.
+    Raises:
+        UserError: for a file that is not a readable wav, or that is shorter than its header says.
     """
     try:
-        rate, samples = scipy.io.wavfile.read(path)
-    except (OSError, EOFError, ValueError, UnboundLocalError, struct.error) as error:
-        raise UserError(f"{path}: not a readable wav file ({error})") from None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Reached EOF prematurely")
+            warnings.filterwarnings("ignore", message="Chunk .non-data. not understood")
+            _require_whole(path)
+            rate, samples = scipy.io.wavfile.read(path)
+    except _WAV_ERRORS as error:
+        raise UserError(f"{path}: not a readable wav file ({error or type(error).__name__})") from None
+    if not len(samples) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise UserError(
+            f"{path}: {len(samples)} samples at {rate} Hz; need some, at {LOWEST_RATE} to {HIGHEST_RATE} Hz"
+        )
     samples = samples.astype(np.float64) - (128.0 if samples.dtype == np.uint8 else 0.0)
     return (samples.mean(axis=1) if samples.ndim == 2 else samples), int(rate)
 
 
+def _require_whole(path: Path) -> None:
+    """Raises ValueError if a chunk of the file is longer than the file: scipy would return what is there."""
+    size, order = path.stat().st_size, {b"RIFF": "<", b"RIFX": ">", b"RF64": "<"}
+    with open(path, "rb") as file:
+        head = file.read(12)
+        if len(head) < 12 or head[:4] not in order or head[8:] != b"WAVE":
+            raise ValueError("no RIFF header")
+        found, start = set(), 12
+        while start + 8 <= size:
+            file.seek(start)
+            name, length = struct.unpack(f"{order[head[:4]]}4sI", file.read(8))
+            if head[:4] == b"RF64" and name == b"data":
+                return  # longer than 4 GiB: its length stands elsewhere
+            if start + 8 + length > size:
+                raise ValueError(f"truncated: {name.decode('latin-1')!r} ends at byte {start + 8 + length} of {size}")
+            found.add(name)
+            start += 8 + length + length % 2
+    missing = {b"fmt ", b"data"} - found
+    if missing:
+        raise ValueError(f"no chunk {sorted(missing)[0].decode()!r}")
+
+
 def resample(audio: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
-    """Samples (n,) at `rate` brought to `new_rate` (Hz) by a polyphase filter."""
-    if rate <= 0 or int(rate) != rate:
-        raise UserError(f"rate={rate} Hz: a positive whole number is expected")
+    """Samples (n,) at `rate` brought to `new_rate` (Hz) by a polyphase filter.
+
+    Raises:
+        UserError: for a rate outside of `LOWEST_RATE` to `HIGHEST_RATE`, which would take hours.
+    """
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE or int(rate) != rate:
+        raise UserError(f"rate={rate} Hz: a whole number from {LOWEST_RATE} to {HIGHEST_RATE} is expected")
     common = gcd(int(rate), new_rate)
     return scipy.signal.resample_poly(audio, new_rate // common, int(rate) // common)

@@ -10,18 +10,19 @@ own counter-based stream, so that a seed gives the same spikes on any number of 
 
 from __future__ import annotations
 
+import ctypes
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
 from functools import cached_property
 
-import numba
 import numpy as np
 import scipy.fft
 import scipy.special
-from numba import float64, uint64
 
 from surgrad.datasets.encoding.audio import resample
 from surgrad.errors import UserError
+from surgrad.kernels.cpu.build import compiled
 
 _CHANNELS_AT_ONCE = 32  # membrane channels held in memory together
 _SHORTEST = 0.02  # s, of a clip
@@ -103,20 +104,21 @@ class BasilarMembrane:
         The inverse transform of half a spectrum halves the rate: nb_steps = n//2 + 1 at sample_rate / 2. It is
         circular over the clip, as published; the clip's window makes the ends meet.
 
-        Args: audio (n,) at `sample_rate`.
+        Args:
+            audio: (n,) at `sample_rate`.
+
         Yields: (first channel, velocity (channels, nb_steps)) of consecutive blocks of channels.
         """
         nb_steps = len(audio) // 2 + 1
         half = scipy.fft.rfft(audio)
         log_omega = np.log(2 * np.pi * np.linspace(1.0, self.sample_rate / 2, nb_steps))
-        cell, weights = _cubic_weights(log_omega, self._log_omega_grid)
-        mirror = -np.arange(nb_steps // 2 + 1) % nb_steps
+        cells, offset = _cells(log_omega, self._log_omega_grid)
         for first in range(0, self.nb_channels, _CHANNELS_AT_ONCE):
             table = self._log_transfer_table[first : first + _CHANNELS_AT_ONCE]
-            response = _filter(table, cell, weights, half)
-            # the real part of a sequence is the transform of the Hermitian part of its spectrum: half the work
-            hermitian = (response[:, : len(mirror)] + response[:, mirror].conj()) / 2
-            yield first, scipy.fft.irfft(hermitian, n=nb_steps, axis=1)
+            # two real sequences are the two parts of one complex transform: half the work
+            pairs = scipy.fft.ifft(_filter(table, cells, offset, half), axis=1, overwrite_x=True)
+            velocity = pairs.view(np.float64).reshape(len(pairs), nb_steps, 2).transpose(0, 2, 1)
+            yield first, velocity.reshape(-1, nb_steps)[: len(table)]
 
     @property
     def _damping_base(self) -> float:
@@ -135,33 +137,24 @@ class BasilarMembrane:
         return table
 
 
-def _cubic_weights(x: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Four-point Lagrange interpolation on an even grid: index (n,) of the first point and weights (n, 4)."""
+def _cells(x: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Four-point interpolation on an even grid at increasing x (n,).
+
+    Returns:
+        first (len(grid) - 2,), the points of x in cell k are first[k]:first[k+1] and see grid[k:k+4]; and the place
+        (n,) of every point in grid steps from the middle of its four.
+    """
     position = (x - grid[0]) / (grid[1] - grid[0])
-    first = np.clip(np.floor(position).astype(np.int64) - 1, 0, len(grid) - 4)
-    t = position - first
-    weights = np.stack(
-        [
-            -(t - 1) * (t - 2) * (t - 3) / 6,
-            t * (t - 2) * (t - 3) / 2,
-            -t * (t - 1) * (t - 3) / 2,
-            t * (t - 1) * (t - 2) / 6,
-        ],
-        axis=1,
-    )
-    return first, weights
+    cell = np.clip(np.floor(position).astype(np.int64) - 1, 0, len(grid) - 4)
+    return np.searchsorted(cell, np.arange(len(grid) - 2)), position - cell - 1.5
 
 
-@numba.njit(cache=True, nogil=True)
-def _filter(table, cell, weights, spectrum):
-    """exp(table interpolated at every bin) * spectrum, (channels, bins)."""
-    nb_channels, nb_bins = table.shape[0], len(spectrum)
-    out = np.zeros((nb_channels, nb_bins), np.complex128)
-    for k in range(nb_channels):
-        for j in range(nb_bins):
-            row, w = table[k, cell[j] : cell[j] + 4], weights[j]
-            log_gain = w[0] * row[0] + w[1] * row[1] + w[2] * row[2] + w[3] * row[3]
-            out[k, j] = np.exp(log_gain) * spectrum[j]
+def _filter(table: np.ndarray, cells: np.ndarray, offset: np.ndarray, spectrum: np.ndarray) -> np.ndarray:
+    """exp(table interpolated at every bin) * spectrum, as spectra of pairs of channels, (pairs, bins)."""
+    nb_channels, nb_points = table.shape
+    out = np.zeros(((nb_channels + 1) // 2, len(spectrum)), np.complex128)
+    buffer, nb_bins = np.empty((2, len(spectrum))), len(spectrum)
+    _call("filter", table, nb_points, cells, offset, spectrum, nb_channels, nb_bins, buffer, out)
     return out
 
 
@@ -205,123 +198,87 @@ class BushyCell:
     threshold: float = 1.0
 
 
-@numba.njit(cache=True, nogil=True)
-def hair_cell(x, dt, rest, a, b, g, y, l, r, x_r, m, h):  # noqa: E741
-    """Release probability per step of each site, h c dt (Euler), for the velocity x (n,) of one channel.
+def hair_cell(velocity: np.ndarray, dt: float, cell: HairCell) -> np.ndarray:
+    """Release probability per step of each site, h c dt (Euler), (channels, steps), for the velocity x of each channel.
 
     k = g (x+a)/(x+a+b) where x+a > 0, else 0;
     dq/dt = y (m-q)^+ - k q + x_r w;   dc/dt = k q - (l+r) c;   dw/dt = r c - x_r w.
     """
-    q, c, w = rest
-    probability = np.empty(len(x))
-    for t in range(len(x)):
-        drive = x[t] + a
-        k = g * drive / (drive + b) if drive > 0 else 0.0
-        eject = k * q
-        dq = y * max(m - q, 0.0) - eject + x_r * w
-        dc = eject - (l + r) * c
-        dw = r * c - x_r * w
-        q += dt * dq
-        c += dt * dc
-        w += dt * dw
-        probability[t] = min(max(h * c * dt, 0.0), 1.0)
+    velocity = _rows(velocity, np.float64)
+    probability = np.empty_like(velocity)
+    _call("hair_cell", velocity, *velocity.shape, dt, np.array(cell.rest()), np.array(astuple(cell)), probability)
     return probability
 
 
-@numba.njit(cache=True, nogil=True)
-def releases(probability, key, nb_sites, silent_steps):
-    """Releases per step (n,) of `nb_sites` independent sites; a site may release again `silent_steps` later.
+def releases(
+    probability: np.ndarray, seed: int, sites: ReleaseSites, silent_steps: int, first_channel: int = 0
+) -> np.ndarray:
+    """Releases per step (channels, steps) of independent sites; a site may release again `silent_steps` later.
 
     Sites are alike, so counting those that may release and drawing from a binomial is the same as following each.
-    The draw inverts P(K >= j) with the uniform number of (key, step); a step's bound P(K >= 1) <= available * p
-    settles most steps without a power.
+    The draw inverts P(K >= j) with the `uniform` number of the seed, channel and step.
     """
-    count = np.zeros(len(probability), np.int64)
-    available = nb_sites
-    for t in range(len(probability)):
-        if t >= silent_steps:
-            available += count[t - silent_steps]
-        p, u = probability[t], _uniform(key, t)
-        if u < available * p:
-            count[t] = _binomial_upper(u, available, p)
-            available -= count[t]
+    probability = _rows(probability, np.float64)
+    count = np.empty(probability.shape, np.int32)
+    _call("releases", probability, *count.shape, seed, first_channel, sites.nb_sites, silent_steps, count)
     return count
 
 
-@numba.njit(cache=True, nogil=True)
-def bushy_cell(count, dt, tau_mem, tau_syn, refractory_steps, weight, threshold):
-    """Steps at which the cell spikes.
+def uniform(seed: int, channel: int, nb_steps: int) -> np.ndarray:
+    """Numbers in [0, 1) of a channel's steps (nb_steps,), addressed by (seed, channel, step)."""
+    numbers = np.empty(nb_steps)
+    _call("uniform", seed, channel, nb_steps, numbers)
+    return numbers
+
+
+def bushy_cell(count: np.ndarray, dt: float, cell: BushyCell) -> np.ndarray:
+    """Where the cell of each channel spikes, (channels, steps), for the releases per step.
 
     dI/dt = -I/tau_syn + weight sum_k delta(t - t_k);   dU/dt = -U/tau_mem + I, each with its exact decay per step;
-    U >= threshold: spike, and U stays 0 until the step `refractory_steps` later.
+    U >= threshold: spike, and U stays 0 until the step `refractory` / dt later.
     """
-    decay_syn, decay_mem = np.exp(-dt / tau_syn), np.exp(-dt / tau_mem)
-    current, u, ready = 0.0, 0.0, 0
-    steps = np.empty(len(count), np.int64)
-    nb_spikes = 0
-    for t in range(len(count)):
-        current = decay_syn * current + weight * count[t]
-        if t < ready:
-            continue
-        u = decay_mem * u + dt * current
-        if u >= threshold:
-            steps[nb_spikes] = t
-            nb_spikes += 1
-            u, ready = 0.0, t + refractory_steps
-    return steps[:nb_spikes]
+    count = _rows(count, np.int32)
+    spikes = np.empty(count.shape, np.bool_)
+    silent_steps = round(cell.refractory / dt)
+    constants = (cell.tau_mem, cell.tau_syn, silent_steps, cell.weight, cell.threshold)
+    _call("bushy_cell", count, *count.shape, dt, *constants, spikes)
+    return spikes
 
 
-@numba.njit(inline="always")
-def _mix(z):
-    """SplitMix64's finaliser (Steele, Lea & Flood 2014): a bijection of 64 bits that scatters neighbours."""
-    z = (z ^ (z >> uint64(30))) * uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> uint64(27))) * uint64(0x94D049BB133111EB)
-    return z ^ (z >> uint64(31))
+@functools.cache
+def _library() -> ctypes.CDLL:
+    library, pointer, integer, number = compiled("cochlea"), ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+    seed = ctypes.c_uint64
+    for name, arguments in {
+        "filter": [pointer, integer, *[pointer] * 3, integer, integer, pointer, pointer],
+        "hair_cell": [pointer, integer, integer, number, *[pointer] * 3],
+        "uniform": [seed, integer, integer, pointer],
+        "releases": [pointer, integer, integer, seed, *[integer] * 3, pointer],
+        "bushy_cell": [pointer, integer, integer, number, number, number, integer, number, number, pointer],
+    }.items():
+        function = getattr(library, f"cochlea_{name}")
+        function.argtypes, function.restype = arguments, None
+    return library
 
 
-@numba.njit(inline="always")
-def _uniform(key, counter):
-    """Number in [0, 1) addressed by (key, counter), 53 bits."""
-    bits = _mix(key + uint64(counter + 1) * uint64(0x9E3779B97F4A7C15))
-    return float64(bits >> uint64(11)) * (1.0 / 9007199254740992.0)
+def _rows(values: np.ndarray, dtype: type) -> np.ndarray:
+    """(channels, steps) as compiled code reads it."""
+    if np.ndim(values) != 2:
+        raise ValueError(f"expected an array (channels, steps), found shape {np.shape(values)}")
+    return np.ascontiguousarray(values, dtype)
 
 
-@numba.njit(cache=True, nogil=True)
-def _binomial_upper(u, n, p):
-    """Largest j with u < P(K >= j), K ~ Binomial(n, p)."""
-    if p >= 1.0:
-        return n
-    term = (1.0 - p) ** n
-    odds, above, j = p / (1.0 - p), 1.0 - term, 0
-    while j < n and u < above:
-        j += 1
-        term *= odds * (n - j + 1) / j
-        above -= term
-    return j
-
-
-@numba.njit(cache=True, nogil=True)
-def _channel_key(seed, channel):
-    """Start of a channel's stream of random numbers."""
-    return _mix(_mix(seed) + uint64(channel + 1) * uint64(0xD1342543DE82EF95))
-
-
-@numba.njit(cache=True, nogil=True)
-def _spikes(velocity, first_channel, seed, dt, rest, hair, sites, bushy):
-    """Stages after the membrane for a block of channels: steps and channels of the spikes, channel by channel."""
-    nb_sites, silent_steps = sites
-    steps = [np.empty(0, np.int64) for _ in range(len(velocity))]
-    for k in range(len(velocity)):
-        key = _channel_key(seed, first_channel + k)
-        count = releases(hair_cell(velocity[k], dt, rest, *hair), key, nb_sites, silent_steps)
-        steps[k] = bushy_cell(count, dt, *bushy)
-    return steps
+def _call(name: str, *arguments: np.ndarray | float) -> None:
+    """Calls a compiled stage; arrays are C-contiguous and of the type that it expects."""
+    pointers = [a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments]
+    getattr(_library(), f"cochlea_{name}")(*pointers)
 
 
 def prepare(audio: np.ndarray, rate: int, sample_rate: int = 48000, rms: float = 0.3) -> np.ndarray:
     """Clip at `sample_rate`, scaled to a root mean square of `rms`, under a Hann window.
 
-    Raises: UserError for a clip that is not one-dimensional, too short, not finite or silent.
+    Raises:
+        UserError: for a clip that is not one-dimensional, too short, not finite or silent.
     """
     audio = np.asarray(audio, dtype=np.float64)
     if audio.ndim != 1:
@@ -344,7 +301,8 @@ class Cochlea:
     Calling it: `Cochlea()(audio, rate, seed)` with audio (n,) in any unit at `rate` (Hz) returns times (s, float32)
     and units (uint16, 0 = base, high frequencies), sorted by time. The same seed gives the same spikes.
 
-    Raises: UserError for a sampling rate at which the hair cell's Euler step is unstable, or an unusable clip.
+    Raises:
+        UserError: for a sampling rate at which the hair cell's Euler step is unstable, or an unusable clip.
     """
 
     nb_channels: int = 700
@@ -370,15 +328,15 @@ class Cochlea:
         if not 0 <= seed < 2**64:
             raise UserError(f"seed={seed}: allowed are 0 to 2**64 - 1")
         dt = 2.0 / self.sample_rate
-        hair, rest = astuple(self.hair_cell), self.hair_cell.rest()
-        sites = (self.sites.nb_sites, round(self.sites.silence / dt))
-        cell = self.bushy_cell
-        bushy = (cell.tau_mem, cell.tau_syn, round(cell.refractory / dt), cell.weight, cell.threshold)
-        trains = []
+        silent_steps = round(self.sites.silence / dt)
+        steps, units = [], []
         for first, velocity in blocks:
-            trains += _spikes(velocity, first, np.uint64(seed), dt, rest, hair, sites, bushy)
-        steps = np.concatenate(trains)
-        units = np.repeat(np.arange(len(trains), dtype=np.uint16), [len(train) for train in trains])
+            probability = hair_cell(velocity, dt, self.hair_cell)
+            count = releases(probability, seed, self.sites, silent_steps, first)
+            channel, step = np.nonzero(bushy_cell(count, dt, self.bushy_cell))
+            steps.append(step)
+            units.append((channel + first).astype(np.uint16))
+        steps, units = np.concatenate(steps), np.concatenate(units)
         order = np.argsort(steps, kind="stable")
         return (steps[order] * dt).astype(np.float32), units[order]
 

@@ -14,8 +14,12 @@ from surgrad.errors import UserError
 class BrightFirst:
     """T(x) = late (1 - x), the brighter the earlier; x up to the threshold stay silent (Wunderlich & Pehle 2021).
 
-    Args: late in s; threshold in units of x, by default the darkest byte but one.
-    Raises: UserError unless late is positive and the threshold in 0..1.
+    Args:
+        late: in s.
+        threshold: in units of x, by default the darkest byte but one.
+
+    Raises:
+        UserError: unless late is positive and the threshold in 0..1.
     """
 
     late: float = 20e-3
@@ -37,8 +41,12 @@ class ChargingLatency:
 
     Currents up to the threshold never reach it: T = inf (Neftci, Mostafa & Zenke 2019, tutorials 2 and 3).
 
-    Args: tau in s; threshold in units of x.
-    Raises: UserError unless both are positive.
+    Args:
+        tau: in s.
+        threshold: in units of x.
+
+    Raises:
+        UserError: unless both are positive.
     """
 
     tau: float = 20e-3
@@ -60,7 +68,11 @@ def image_events(
 ) -> EventDataset:
     """One spike per pixel, at the time that ``code`` gives to its brightness x / 255; infinite times are silence.
 
-    Args: images; code, numbers in 0..1 to times (s); name; class_names.
+    Args:
+        images: the images.
+        code: numbers in 0..1 to times (s).
+        name: the name.
+        class_names: the class names.
     """
     time_of = code(np.arange(256) / 255)  # a byte has 256 values: everything else is looking up
     fires = np.isfinite(time_of)[pixels := images.pixels.reshape(len(images.pixels), -1)]

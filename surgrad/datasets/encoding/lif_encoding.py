@@ -18,9 +18,15 @@ class LIFEncoding:
     with g and b_j from N(0, 1), drawn once: the spiking encoder of tutorial 5 of Neftci et al. (2019), there trained
     along with the network.
 
-    Args: copies, neurons for each channel; tau_mem in s; dt between samples (s); hold, steps for which each sample is
-        presented, of dt / hold; seed of gains and biases.
-    Raises: UserError unless copies, tau_mem, dt and hold are positive.
+    Args:
+        dt: time between samples, s.
+        copies: neurons for each channel.
+        tau_mem: membrane time constant, s.
+        hold: steps of dt / hold for which each sample is presented.
+        seed: of gains and biases.
+
+    Raises:
+        UserError: unless copies, tau_mem, dt and hold are positive.
     """
 
     dt: float

@@ -23,8 +23,12 @@ class ThresholdCrossing:
     The signal is linear between its samples; a reference starts at the first sample and follows by one threshold with
     every spike, so that reference and signal never differ by more than a threshold: x is known from its spikes.
 
-    Args: threshold in units of the signal; dt between samples (s).
-    Raises: UserError unless both are positive.
+    Args:
+        threshold: in units of the signal.
+        dt: between samples (s).
+
+    Raises:
+        UserError: unless both are positive.
     """
 
     threshold: float

@@ -46,8 +46,12 @@ class Braille:
 def read_braille(path: str | Path, taxels: tuple[int, ...] = MOVING) -> Braille:
     """The recordings in ``braille.npz``: taxel values 255 (no pressure) to 0, as 1 - value / 255.
 
-    Args: path; taxels to keep, 0..11.
-    Raises: UserError naming the file if it is missing or damaged.
+    Args:
+        path: the path.
+        taxels: to keep, 0..11.
+
+    Raises:
+        UserError: naming the file if it is missing or damaged.
     """
     path = Path(path)
     arrays = _arrays(path)

@@ -1,33 +1,32 @@
-"""Reads and writes the HDF5 format of the Heidelberg spiking data sets (Cramer et al. 2020)."""
+"""Reads and writes spike data sets in HDF5: the format of the Heidelberg sets (Cramer et al. 2020), the compact one."""
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from surgrad.datasets.events import EventDataset
+from surgrad.datasets.sources.compact import MAX_EVENTS, RESOLUTION, read_gaps, write_gaps
+from surgrad.datasets.sources.hdf5_file import created, integers, names, number_attribute, open_hdf5, require
 from surgrad.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+MAX_UNITS, MAX_CLASSES = 1 << 24, 1 << 20
 _SAMPLES_AT_ONCE = 512  # rows read in one go: bounds the memory of variable-length rows
 _PUBLISHED = ("shd", "ssc")
-# What h5py was seen to raise on files with flipped bytes or a missing end.
-_HDF5_ERRORS = (OSError, RuntimeError, LookupError, TypeError, ValueError, MemoryError)
 
 
 def read_shd(path: str | Path, *, nb_units: int | None = None, nb_classes: int | None = None) -> EventDataset:
-    """Reads a file in the format of SHD and SSC into memory; the file is closed on return.
+    """Reads a file in the format of SHD and SSC, or in the compact one, into memory; it is closed on return.
 
-    Groups: ``spikes/times`` (one row of seconds per sample, any float type; float16 in the published
+    Groups of SHD: ``spikes/times`` (one row of seconds per sample, any float type; float16 in the published
     files, cast to float32 before anything is computed), ``spikes/units`` (one row of integers per
-    sample), ``labels``; optional ``extra/speaker`` and ``extra/keys`` (names of the classes).
+    sample), ``labels``; optional ``extra/speaker`` and ``extra/keys`` (names of the classes). The compact format
+    (`surgrad.datasets.sources.compact`) has ``events`` in place of ``spikes``.
     Source: Cramer, Stradmann, Schemmel & Zenke, IEEE TNNLS 2020; https://zenkelab.org/datasets.
 
     Args:
@@ -36,23 +35,28 @@ def read_shd(path: str | Path, *, nb_units: int | None = None, nb_classes: int |
         nb_classes: number of classes; default: the number of ``extra/keys``, else largest label + 1.
 
     Raises:
-        UserError: the file is missing, damaged or not in this format; the line names the file and what.
+        UserError: the file is missing, damaged, not in this format or larger than what it can hold; the line names
+            the file and what.
     """
     path = Path(path)
-    with _open(path) as file:
-        times, lengths = _read_rows(_require(file, path, "spikes/times"), path, "f")
-        units, unit_lengths = _read_rows(_require(file, path, "spikes/units"), path, "iu")
-        labels = _read_integers(_require(file, path, "labels"), path)
-        speakers = _read_integers(file["extra/speaker"], path) if "extra/speaker" in file else None
-        class_names = _read_names(file["extra/keys"]) if "extra/keys" in file else None
+    with open_hdf5(path, _hint(path)) as file:
         if nb_units is None:
-            nb_units = file.attrs.get("nb_units")
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    _check_lengths(path, lengths, {"spikes/units": unit_lengths}, {"labels": labels, "extra/speaker": speakers})
-    _check_empty(path, lengths)
+            nb_units = _size(number_attribute(file, path, "nb_units"), "nb_units", path)
+        labels = integers(require(file, path, "labels"), path, MAX_CLASSES - 1)
+        speakers = class_names = None
+        if "extra/speaker" in file:
+            speakers = integers(require(file, path, "extra/speaker"), path, 2**31)
+        if "extra/keys" in file:
+            class_names = names(require(file, path, "extra/keys", "OSU"), path)
+        key = "events/counts" if "events" in file else "spikes/times"
+        read = _read_compact if "events" in file else _read_rows
+        times, units, offsets = read(file, path, nb_units)
+    for name, column in {"labels": labels, "extra/speaker": speakers}.items():
+        if column is not None and len(column) != len(offsets) - 1:
+            raise UserError(f"{path}: {name} holds {len(column)} samples, {key} {len(offsets) - 1}")
+    _check_empty(path, np.diff(offsets))
     _check_times(path, times, offsets)
-    if nb_units is None:
-        nb_units = int(units.max()) + 1
+    nb_units = int(units.max()) + 1 if nb_units is None else nb_units
     if nb_classes is None:
         nb_classes = len(class_names) if class_names else int(labels.max()) + 1
     _check_range(path, "unit", units, int(nb_units), lambda event: _owner(offsets, event))
@@ -79,47 +83,38 @@ def write_shd(path: str | Path, dataset: EventDataset, *, time_dtype: type[np.fl
         time_dtype: type of the stored times (s). The published files hold float16, which is half as large
             and resolves 0.5 ms at 1 s; float32 keeps every event in its bin.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".tmp")
-    try:
-        with h5py.File(part, "w") as file:
-            file.attrs["nb_units"] = dataset.nb_units
-            unit_dtype = np.uint16 if dataset.nb_units <= 1 << 16 else np.uint32
-            _write_rows(file, "spikes/times", dataset.times.astype(time_dtype), dataset.offsets)
-            file["spikes/times"].attrs["units"] = "s"
-            _write_rows(file, "spikes/units", dataset.units.astype(unit_dtype), dataset.offsets)
-            file["labels"] = dataset.labels.astype(np.uint16 if dataset.nb_classes <= 1 << 16 else np.int64)
-            if dataset.speakers is not None:
-                file["extra/speaker"] = dataset.speakers
-            if dataset.class_names is not None:
-                file["extra/keys"] = [name.encode() for name in dataset.class_names]
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with created(Path(path)) as file:
+        unit_dtype = np.uint16 if dataset.nb_units <= 1 << 16 else np.uint32
+        _write_rows(file, "spikes/times", dataset.times.astype(time_dtype), dataset.offsets)
+        file["spikes/times"].attrs["units"] = "s"
+        _write_rows(file, "spikes/units", dataset.units.astype(unit_dtype), dataset.offsets)
+        _write_columns(file, dataset)
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[h5py.File]:
-    """The open file; whatever HDF5 raises while it is read becomes one line."""
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder, not an HDF5 file")
-    if not path.exists():
-        raise UserError(f"{path}: no such file{_hint(path)}")
-    if not os.access(path, os.R_OK):
-        raise UserError(f"{path}: no permission to read the file")
-    if not h5py.is_hdf5(path):
-        kind = "empty" if path.stat().st_size == 0 else "not an HDF5 file"
-        raise UserError(f"{path}: {kind}{_hint(path)}")
-    try:
-        # Reading takes no lock: files are only ever replaced whole, and network folders often cannot lock.
-        with h5py.File(path, "r", locking=False) as file:
-            yield file
-    except UserError:
-        raise
-    except _HDF5_ERRORS as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: damaged or truncated HDF5 file ({reason}){_hint(path)}") from error
+def write_compact(path: str | Path, dataset: EventDataset, *, resolution: float = RESOLUTION) -> None:
+    """Writes a data set in the compact format; the file appears complete or not at all.
+
+    Args:
+        path: the file; its folder is made if need be, an older file is replaced.
+        dataset: what to write; times become floor(time / resolution) steps, and lie at their step's beginning when
+            they are read again. Grids whose step is a multiple of the resolution do not see the difference.
+        resolution: s.
+
+    Raises:
+        UserError: for a resolution that is not positive or too fine for 32 bits.
+    """
+    with created(Path(path)) as file:
+        write_gaps(file, dataset, resolution)
+        _write_columns(file, dataset)
+
+
+def _write_columns(file: h5py.File, dataset: EventDataset) -> None:
+    file.attrs["nb_units"] = dataset.nb_units
+    file["labels"] = dataset.labels.astype(np.uint16 if dataset.nb_classes <= 1 << 16 else np.int64)
+    if dataset.speakers is not None:
+        file["extra/speaker"] = dataset.speakers
+    if dataset.class_names is not None:
+        file["extra/keys"] = [name.encode() for name in dataset.class_names]
 
 
 def _hint(path: Path) -> str:
@@ -129,40 +124,49 @@ def _hint(path: Path) -> str:
     return ""
 
 
-def _require(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
-    found = file.get(key)
-    if not isinstance(found, h5py.Dataset):
-        present: list[str] = []
-        file.visit(present.append)
-        raise UserError(f"{path}: has no data set {key!r}, only {', '.join(sorted(map(str, present))) or 'nothing'}")
-    if found.ndim != 1:
-        raise UserError(f"{path}: {key} has shape {found.shape}, need one entry per sample")
-    return found
+def _size(value: int | None, key: str, path: Path) -> int | None:
+    if value is not None and not 1 <= value <= MAX_UNITS:
+        raise UserError(f"{path}: attribute {key} is {value}, allowed are 1..{MAX_UNITS}")
+    return value
 
 
-def _read_rows(rows: h5py.Dataset, path: Path, kinds: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_compact(file: h5py.File, path: Path, nb_units: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    written = number_attribute(file, path, "nb_units")
+    if written is None:
+        raise UserError(f"{path}: lacks the attribute nb_units")
+    return read_gaps(file, path, _size(written, "nb_units", path))
+
+
+def _read_rows(file: h5py.File, path: Path, nb_units: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Times (float32), units and offsets of all rows."""
+    times, lengths = _read_row_by_row(require(file, path, "spikes/times", "f", rows=True), path)
+    units, unit_lengths = _read_row_by_row(require(file, path, "spikes/units", "iu", rows=True), path)
+    if len(unit_lengths) != len(lengths):
+        raise UserError(f"{path}: spikes/units holds {len(unit_lengths)} samples, spikes/times {len(lengths)}")
+    if not np.array_equal(unit_lengths, lengths):
+        sample = int(np.flatnonzero(unit_lengths != lengths)[0])
+        raise UserError(
+            f"{path}: sample {sample} has {lengths[sample]} spikes/times but {unit_lengths[sample]} spikes/units"
+        )
+    if nb_units is None and len(units) and units.max() >= MAX_UNITS:
+        raise UserError(f"{path}: has unit {units.max()}, allowed are 0..{MAX_UNITS - 1}")
+    return times, units, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _read_row_by_row(rows: h5py.Dataset, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """All rows one after the other, and their lengths; floats as float32."""
-    dtype = h5py.check_vlen_dtype(rows.dtype)
-    if dtype is None or np.dtype(dtype).kind not in kinds:
-        wanted = "floating-point times" if "f" in kinds else "integer units"
-        raise UserError(f"{path}: {rows.name[1:]} has type {dtype or rows.dtype}, need a row of {wanted} each")
-    dtype = np.dtype(np.float32) if np.dtype(dtype).kind == "f" else np.dtype(dtype)
-    lengths, pieces = [np.zeros(0, np.int64)], [np.zeros(0, dtype)]
+    stored = np.dtype(h5py.check_vlen_dtype(rows.dtype))
+    dtype = np.dtype(np.float32) if stored.kind == "f" else stored
+    room = min(path.stat().st_size // stored.itemsize, MAX_EVENTS)
+    lengths, pieces, total = [np.zeros(0, np.int64)], [np.zeros(0, dtype)], 0
     for first in range(0, len(rows), _SAMPLES_AT_ONCE):
         part = rows[first : first + _SAMPLES_AT_ONCE]
         lengths.append(np.fromiter(map(len, part), np.int64, len(part)))
+        total += int(lengths[-1].sum())
+        if total > room:  # rows that share their bytes
+            raise UserError(f"{path}: {rows.name[1:]} holds more events than a file of its size can")
         pieces.append(np.concatenate(part).astype(dtype))
     return np.concatenate(pieces), np.concatenate(lengths)
-
-
-def _read_integers(column: h5py.Dataset, path: Path) -> np.ndarray:
-    if column.dtype.kind not in "iu":
-        raise UserError(f"{path}: {column.name[1:]} has type {column.dtype}, need integers")
-    return column[:].astype(np.int64)
-
-
-def _read_names(column: h5py.Dataset) -> tuple[str, ...]:
-    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in column[:])
 
 
 def _write_rows(file: h5py.File, key: str, values: np.ndarray, offsets: np.ndarray) -> None:
@@ -174,18 +178,6 @@ def _write_rows(file: h5py.File, key: str, values: np.ndarray, offsets: np.ndarr
 def _owner(offsets: np.ndarray, event: int) -> int:
     """The sample that owns an event."""
     return int(np.searchsorted(offsets, event, side="right")) - 1
-
-
-def _check_lengths(
-    path: Path, lengths: np.ndarray, rows: dict[str, np.ndarray], columns: dict[str, np.ndarray | None]
-) -> None:
-    for key, other in {**rows, **columns}.items():
-        if other is not None and len(other) != len(lengths):
-            raise UserError(f"{path}: {key} holds {len(other)} samples, spikes/times {len(lengths)}")
-    for key, other in rows.items():
-        if not np.array_equal(other, lengths):
-            sample = int(np.flatnonzero(other != lengths)[0])
-            raise UserError(f"{path}: sample {sample} has {lengths[sample]} spikes/times but {other[sample]} {key}")
 
 
 def _check_empty(path: Path, lengths: np.ndarray) -> None:

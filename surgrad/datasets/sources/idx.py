@@ -58,8 +58,12 @@ class Images(NamedTuple):
 def read_idx(path: str | Path, *, sha256: str | None = None) -> np.ndarray:
     """The array in an idx file, plain or gzipped: magic number 0 0 type dims, the sizes as int32, then the numbers.
 
-    Args: path; ``sha256`` of the uncompressed content, checked if given.
-    Raises: UserError naming the file if it is missing, damaged, not idx, or has another checksum.
+    Args:
+        path: the path.
+        sha256: of the uncompressed content, checked if given.
+
+    Raises:
+        UserError: naming the file if it is missing, damaged, not idx, or has another checksum.
     """
     path = Path(path)
     content = _content(path)
@@ -119,7 +123,8 @@ def read_images(folder: str | Path, name: str, *, subset: bool = False) -> tuple
         name: "mnist" or "fashion_mnist".
         subset: read the extract, else the published files, held to their checksums.
 
-    Raises: UserError for another name; naming the file, and the command that fetches it, where one is missing or wrong.
+    Raises:
+        UserError: for another name; naming the file, and the command that fetches it, where one is missing or wrong.
     """
     if name not in CHECKSUMS:
         raise UserError(f"name={name}: there are checksums of {', '.join(CHECKSUMS)} only")
@@ -131,7 +136,8 @@ def read_images(folder: str | Path, name: str, *, subset: bool = False) -> tuple
 def balanced(images: Images, per_class: int) -> Images:
     """The first ``per_class`` images of every class, in their order.
 
-    Raises: UserError if a class has fewer.
+    Raises:
+        UserError: if a class has fewer.
     """
     rank = np.empty(len(images.labels), np.int64)  # how many of its class come before each image
     for label in np.unique(images.labels):

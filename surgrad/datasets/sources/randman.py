@@ -26,7 +26,7 @@ class Manifold:
 
     f_e(x) = prod_d sum_{k=0}^{F-1} p0 s_k sin(2 pi (k x_d p1 + p2)), s_k = 1 / ((k+1)^alpha + 1),
     with p0, p1, p2 ~ U(0, 1) per unit, dimension and frequency, F = min(ceil(1e-3^(-1/alpha)), 1000).
-    The constant term k = 0 of the first dimension has p0 = 0. Source: Zenke & Vogels 2021, methods.
+    The constant term k = 0 of every dimension has p0 = 0. Source: Zenke & Vogels 2021, methods.
 
     Args:
         nb_units: embedding dimension.
@@ -49,7 +49,7 @@ class Manifold:
         """p0, p1, p2 as (nb_units, dim, 3, F)."""
         generator = torch.Generator().manual_seed(self.seed)
         parameters = torch.rand(self.nb_units, self.dim, 3, self.nb_frequencies, generator=generator)
-        parameters[:, 0, 0, 0] = 0
+        parameters[:, :, 0, 0] = 0
         return parameters
 
     def __call__(self, x: Tensor) -> Tensor:

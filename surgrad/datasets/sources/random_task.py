@@ -16,7 +16,9 @@ class RandomTask:
     weights; on other samples it is at chance.
 
     Args: number of samples, units, classes and steps; rate (Hz); dt (s); seed.
-    Raises: UserError for numbers below 1, or a rate that is not between 0 and 1 / dt.
+
+    Raises:
+        UserError: for numbers below 1, or a rate that is not between 0 and 1 / dt.
     """
 
     nb_samples: int = 256

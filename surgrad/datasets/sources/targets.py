@@ -1,6 +1,8 @@
 """Target spike trains from pictures and from event files: rows are neurons, columns are time steps."""
 
 import csv
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,10 @@ from surgrad.errors import UserError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 HDF5_SUFFIXES = (".h5", ".hdf5")
 POLARITIES = ("dark", "light")
+MAX_PIXELS = MAX_BINS = 1 << 26  # of a picture, of a target: bounds the memory before anything is decoded
+MAX_EVENTS = 1 << 26
+# What Pillow was seen to raise on pictures with flipped bytes or a missing end.
+_PICTURE_ERRORS = (OSError, ValueError, SyntaxError, LookupError, TypeError, EOFError, struct.error, zlib.error)
 _LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601
 
 
@@ -20,7 +26,10 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # Rec. 601
 class Target:
     """Spikes to be matched.
 
-    Args: spikes (T, N) uint8, 0/1; dt, step in s; name for messages.
+    Args:
+        spikes: (T, N) uint8, 0/1.
+        dt: step in s.
+        name: for messages.
     """
 
     spikes: Tensor
@@ -49,13 +58,16 @@ def load_target(
     Args:
         path: of the file.
         dt: simulation step in s.
-        nb_outputs, nb_steps: N and T; None takes them from the file, a number is checked against it.
-        out_prob, polarity: of a picture, see `image_target`.
+        nb_outputs: N and T.
+        nb_steps: None takes them from the file, a number is checked against it.
+        out_prob: of a picture, see `image_target`.
+        polarity: of a picture, see `image_target`.
         duration: s; if given, dt becomes duration / T.
         bin_dt: width in s of an event file's bins, one per step; dt if None (10 ms bins played at dt = 1 ms are
             spike trains ten times faster).
 
-    Raises: UserError for a missing or unreadable file, an empty or full target, or sizes that do not fit.
+    Raises:
+        UserError: for a missing or unreadable file, an empty or full target, or sizes that do not fit.
     """
     path = Path(path)
     if not path.is_file():
@@ -100,7 +112,9 @@ def image_target(path: str | Path, *, out_prob: float = 0.85, polarity: str = "d
         path: any picture that Matplotlib reads; colour is turned into luma, transparency is laid over white.
         out_prob: threshold on brightness, 0 black to 1 white.
         polarity: "dark" (a spike where brightness < out_prob, as published) or "light" (brightness > out_prob).
-    Returns: (T, N) uint8.
+
+    Returns:
+        (T, N) uint8.
     """
     if polarity not in POLARITIES:
         raise UserError(f"polarity={polarity!r} is unknown; allowed: {', '.join(POLARITIES)}")
@@ -112,12 +126,24 @@ def image_target(path: str | Path, *, out_prob: float = 0.85, polarity: str = "d
 
 
 def read_brightness(path: str | Path) -> np.ndarray:
-    """Brightness of a picture, (height, width) float64 in 0..1. Raises: UserError if it cannot be read."""
+    """Brightness of a picture, (height, width) float64 in 0..1.
+
+    Raises:
+        UserError: if it cannot be read or has more than ``MAX_PIXELS`` pixels.
+    """
     from matplotlib.image import imread  # only here: training from event files does without
+    from PIL import Image  # what Matplotlib reads pictures with
 
     try:
+        try:
+            with Image.open(path) as picture:
+                width, height = picture.size
+        except Image.DecompressionBombError as error:
+            raise UserError(f"{path} has too many pixels, at most {MAX_PIXELS} are read ({error})") from None
+        if width * height > MAX_PIXELS:
+            raise UserError(f"{path} has {width} x {height} pixels, at most {MAX_PIXELS} are read; make it smaller")
         pixels = np.asarray(imread(path))
-    except (OSError, ValueError, SyntaxError) as error:
+    except _PICTURE_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} cannot be read as a picture: {reason}") from error
     if pixels.dtype.kind in "ui":
@@ -141,18 +167,28 @@ def write_spike_image(path: str | Path, spikes: np.ndarray) -> None:
 def read_events(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Times (s) and units of one spike train, (E,) each.
 
-    Args: path of an HDF5 file with data sets ``times`` and ``units``, or of a CSV file with lines time,unit (a first
-    line that holds no numbers is a heading).
-    Raises: UserError naming the file and line or data set.
+    Args:
+        path: of an HDF5 file with data sets ``times`` and ``units``, or of a CSV file with lines time,unit (a first
+            line that holds no numbers is a heading).
+
+    Raises:
+        UserError: naming the file and line or data set.
     """
     path = Path(path)
     times, units = _read_csv(path) if path.suffix.lower() == ".csv" else _read_hdf5(path)
     if len(times) != len(units):
         raise UserError(f"{path}: {len(times)} times, but {len(units)} units")
-    if not np.isfinite(times).all() or (len(times) and times.min() < 0):
-        raise UserError(f"{path}: times must be finite and not negative, in seconds")
-    if len(units) and (units.min() < 0 or not (units == np.floor(units)).all()):
-        raise UserError(f"{path}: units must be integers from 0 on, found {units.min():g}")
+    for values, what, wrong in (
+        (times, "times must be finite and not negative, in seconds", ~np.isfinite(times) | (times < 0)),
+        (
+            units,
+            f"units must be integers in 0..{MAX_BINS - 1}",
+            ~((units >= 0) & (units < MAX_BINS) & (units % 1 == 0)),
+        ),
+    ):
+        if wrong.any():
+            event = int(np.argmax(wrong))
+            raise UserError(f"{path}: {what}; event {event} has {values[event]:g}")
     return times, units.astype(np.int64)
 
 
@@ -177,17 +213,13 @@ def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_hdf5(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    import h5py
+    from surgrad.datasets.sources.hdf5_file import open_hdf5, require
 
-    try:
-        with h5py.File(path, "r") as file:
-            missing = [name for name in ("times", "units") if not isinstance(file.get(name), h5py.Dataset)]
-            if missing:
-                raise UserError(f"{path} lacks the data set {missing[0]!r}; it holds: {', '.join(file) or 'nothing'}")
-            # cast before any arithmetic: float16 seconds overflow
-            return file["times"][()].astype(np.float64).ravel(), file["units"][()].astype(np.float64).ravel()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read as HDF5: {' '.join(str(error).split())}") from error
+    with open_hdf5(path) as file:
+        columns = [require(file, path, name, "iuf", most=MAX_EVENTS) for name in ("times", "units")]
+        # cast before any arithmetic: float16 seconds overflow
+        times, units = (column[:].astype(np.float64) for column in columns)
+    return times, units
 
 
 def bin_events(
@@ -201,10 +233,15 @@ def bin_events(
     """Events on a grid, step = floor(time / bin_dt), at most one spike per bin: (T, N) uint8.
 
     Args: times (E,) s; units (E,); bin_dt s; N and T, by default the smallest that hold all events.
-    Raises: UserError where events lie outside.
+
+    Raises:
+        UserError: where events lie outside, or where the grid has more than ``MAX_BINS`` bins.
     """
     if not bin_dt > 0:
         raise UserError(f"dataset.bin_dt={bin_dt} s must be positive")
+    last = times.max(initial=0.0)
+    if not last / bin_dt < MAX_BINS:
+        raise UserError(f"{name} lasts {last:g} s, at most {MAX_BINS} bins of {bin_dt:g} s are read{_in_seconds(last)}")
     steps = np.floor(times / bin_dt * (1 + 2.0**-22)).astype(np.int64)  # a rounded k bin_dt opens bin k
     largest_step, largest_unit = (int(v.max(initial=-1)) for v in (steps, units))
     if nb_outputs is not None and largest_unit >= nb_outputs:
@@ -214,9 +251,20 @@ def bin_events(
             f"{name} lasts {largest_step + 1} bins of {bin_dt:g} s, but nb_steps={nb_steps}; raise dataset.nb_steps "
             "or dataset.bin_dt"
         )
-    spikes = np.zeros((nb_steps or largest_step + 1, nb_outputs or largest_unit + 1), np.uint8)
+    shape = nb_steps or largest_step + 1, nb_outputs or largest_unit + 1
+    if shape[0] * shape[1] > MAX_BINS:
+        raise UserError(
+            f"{name} needs {shape[0]} steps of {shape[1]} units, at most {MAX_BINS} bins are read; "
+            f"raise dataset.bin_dt or check the largest time and unit{_in_seconds(last)}"
+        )
+    spikes = np.zeros(shape, np.uint8)
     spikes[steps, units] = 1
     return spikes
+
+
+def _in_seconds(last: float) -> str:
+    """A guess at the unit of times that are too large for seconds."""
+    return " (times are in seconds: are these ms or us?)" if last > 100 else ""
 
 
 def with_silent_steps(spikes: Tensor) -> Tensor:

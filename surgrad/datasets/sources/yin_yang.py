@@ -27,7 +27,8 @@ class YinYang:
     Args:
         size: number of samples.
         seed: of NumPy's legacy stream, in which the published arrays were drawn.
-        r_big, r_small: radii of the disc and of the two dots, in units of the features.
+        r_big: radii of the disc and of the two dots, in units of the features.
+        r_small: radii of the disc and of the two dots, in units of the features.
     """
 
     size: int

@@ -108,7 +108,9 @@ def tau_rows(run: RunRecord) -> list[Row]:
 def load(where: str | Path, dataset: str | None = None) -> tuple[list[Row], str]:
     """Rows of all finished runs of the sweep below a folder, else those published; and which of the two they are.
 
-    Args: folder; data set, by default the one that most runs used.
+    Args:
+        where: folder.
+        dataset: data set, by default the one that most runs used.
     """
     found, source = rows_of(where, SWEEPS, rows, PUBLISHED)
     return only_data_set(found, dataset), source
@@ -169,8 +171,11 @@ def stretch_curves(rows: Sequence[Row]) -> dict[str, dict[float, Point]]:
 def learned_fits(taus: Sequence[Row], name: str, low: float, high: float) -> Mapping[str, tuple[Fit, float]]:
     """Gamma and log-normal distributions of highest likelihood, and that likelihood (nats per neuron, tau in ms).
 
-    Args: rows of `load_taus`; "tau_mem" or "tau_syn"; values on the bounds (low, high) in s are left out: they were
-        moved there.
+    Args:
+        taus: rows of `load_taus`.
+        name: "tau_mem" or "tau_syn".
+        low: lower bound, s; values on it are left out: they were moved there.
+        high: upper bound, s; as ``low``.
     """
     values = inside(column(taus, name), low, high)
     fits = {label: fit(values) for label, fit in FITS.items()}

@@ -81,7 +81,9 @@ def rows(run: RunRecord) -> list[Row]:
 def load(where: str | Path, dataset: str | None = None) -> tuple[list[Row], str]:
     """Rows of all finished runs of the sweeps below a folder, else those published; and which of the two they are.
 
-    Args: folder; data set, by default for each sweep the one that most of its runs used.
+    Args:
+        where: folder.
+        dataset: data set, by default for each sweep the one that most of its runs used.
     """
     found, source = rows_of(where, VARIED, rows, PUBLISHED)
     if dataset is not None:

@@ -184,7 +184,8 @@ METHODS = {"EventProp": exact, "EventProp, grid": stepped, "surrogate": surrogat
 def trained(where: str | Path | Iterable[str | Path]) -> dict[str, list[RunRecord]]:
     """Finished runs of Yin-Yang with the loss that both methods have, by method; else those of `REFERENCE_RUNS`.
 
-    Args: where, as in `load_runs`.
+    Args:
+        where: as in `load_runs`.
     """
     found: dict[str, list[RunRecord]] = {"eventprop": [], "surrogate": []}
     try:

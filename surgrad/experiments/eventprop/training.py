@@ -30,8 +30,14 @@ log = logging.getLogger(__name__)
 class Recipe:
     """Epochs of Adam with a learning rate that falls by a factor per epoch.
 
-    Args: nb_epochs; batch_size; lr; lr_decay, per epoch; input_dropout, probability of losing an input spike; seed of
-        the order of the samples and of what is dropped; logging_freq, epochs per line of the log.
+    Args:
+        nb_epochs: the nb epochs.
+        batch_size: the batch size.
+        lr: the lr.
+        lr_decay: per epoch.
+        input_dropout: probability of losing an input spike.
+        seed: of the order of the samples and of what is dropped.
+        logging_freq: epochs per line of the log.
     """
 
     nb_epochs: int
@@ -70,7 +76,8 @@ class EventFit:
     def __call__(self) -> dict:
         """Train; returns epoch, accuracy and weights ("model") of the best validation epoch, the first of equal ones.
 
-        Raises: UserError if a gradient is not finite; the checkpoint then holds the last good epoch.
+        Raises:
+            UserError: if a gradient is not finite; the checkpoint then holds the last good epoch.
         """
         recipe, optimizer = self.recipe, self.recipe.optimizer(self.network)
         generator = torch.Generator().manual_seed(recipe.seed + 2**32)  # another stream than that of the weights

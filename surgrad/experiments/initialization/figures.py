@@ -196,7 +196,8 @@ def draw(name: str, run: RunRecord) -> Figure:
 def accuracy(rows: Sequence[Row]) -> Figure:
     """Test accuracy and rate of the top layer against the initial deviation; dots are runs, bars 95 % intervals.
 
-    Args: rows of `surgrad.experiments.initialization.study.sweep`.
+    Args:
+        rows: of `surgrad.experiments.initialization.study.sweep`.
     """
     with style():
         figure, ((acc, rate),) = panels(1, 2, (6.4, 2.3))

@@ -86,7 +86,8 @@ def effective_threshold(std: float, tau_mem: float, dt: float) -> float:
 def compensating_gain(std: float, tau_mem: float, dt: float) -> float:
     """1 / (1 - 0.5826 sigma_dt): with weights so scaled a neuron on a grid fires as it would in continuous time.
 
-    Raises: ValueError where the steps are so coarse that no factor does.
+    Raises:
+        ValueError: where the steps are so coarse that no factor does.
     """
     missed = effective_threshold(std, tau_mem, dt) - 1
     if missed >= 1:

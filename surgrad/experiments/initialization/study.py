@@ -206,7 +206,11 @@ class StackResult(NamedTuple):
 def measure_stack(network: Network, spikes: Tensor, labels: Tensor, transient: int = 0) -> StackResult:
     """Run a network of equally wide dense layers on ``spikes`` and differentiate its loss (maximum over time).
 
-    Args: network; spikes (T, B, inputs); labels (B,); steps that averages over time leave out.
+    Args:
+        network: the network.
+        spikes: (T, B, inputs).
+        labels: (B,).
+        transient: steps that averages over time leave out.
     """
     below, currents, columns, dt = spikes, [], [], network.dt
     for k, layer in enumerate(network.layers):
@@ -330,7 +334,13 @@ def stacks(
 ) -> dict[str, list[StackResult]]:
     """`measure_stack` for every initialiser and seed of the weights; without those that an initialiser refuses.
 
-    Args: initialisers by name; what makes a network; seeds; spikes (T, B, inputs); labels (B,); steps left out.
+    Args:
+        initializers: initialisers by name.
+        make: what makes a network.
+        seeds: the seeds.
+        spikes: (T, B, inputs).
+        labels: (B,).
+        transient: steps left out.
     """
     found: dict[str, list[StackResult]] = {name: [] for name in initializers}
     for (name, initialize), seed in product(initializers.items(), seeds):

@@ -102,7 +102,8 @@ def study(
 ) -> Study:
     """Measure every method on every problem; ``problems`` maps a value of the variable to its R networks.
 
-    Raises: UserError for an unknown method, a network too large to enumerate, or fewer samples than are averaged.
+    Raises:
+        UserError: for an unknown method, a network too large to enumerate, or fewer samples than are averaged.
     """
     require_methods(methods)
     nb_networks = len(next(iter(problems.values())))
@@ -145,7 +146,8 @@ def sample_curve(
 ) -> SampleCurve:
     """Cosine of averages over each of nb_samples (increasing), over ``repeats`` averages of the largest.
 
-    Raises: UserError for an unknown method or sample counts that do not increase from at least 1.
+    Raises:
+        UserError: for an unknown method or sample counts that do not increase from at least 1.
     """
     require_methods(methods)
     counts = list(nb_samples)

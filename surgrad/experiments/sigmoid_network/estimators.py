@@ -37,7 +37,9 @@ class BernoulliStack:
         weights: one (n_l, n_{l-1}) matrix per layer.
         biases: one (n_l,) vector per layer, minus the threshold; zeros if None.
         beta: slope of the escape probability.
-    Raises: UserError for a non-positive slope, no layers, or shapes that do not chain.
+
+    Raises:
+        UserError: for a non-positive slope, no layers, or shapes that do not chain.
     """
 
     weights: tuple[Tensor, ...]
@@ -237,10 +239,12 @@ def stochastic_ad(
 
     Args:
         factor: ``right_factor`` (flips 0 -> 1 only), ``left_factor`` (1 -> 0) or ``sigmoid_factor`` (both: the lowest
-        variance). pruned: replay one unit per sample, drawn with a probability proportional to its weight, and divide
-        by that
+            variance).
+        pruned: replay one unit per sample, drawn with a probability proportional to its weight, and divide by that
             probability: 2 runs of the network per sample instead of 1 + nb_units, unbiased still.
-    Returns: (nb_samples, P).
+
+    Returns:
+        (nb_samples, P).
     """
     noise = uniforms(stack, nb_samples, generator)
     draw = run(stack, x, noise)

@@ -67,13 +67,19 @@ def loop_study(
     """Loop integrals with controls, curl, landscapes and the convergence of the equal-weight rule.
 
     Args:
-        net, circle, x (n_0,): the network of slope beta, the loop, its input.
+        net: (n_0,) the network of slope beta, the loop, its input.
+        circle: (n_0,) the network of slope beta, the loop, its input.
+        x: (n_0,) the network of slope beta, the loop, its input.
         betas_sg: K surrogate slopes.
         nb_points: point counts of the equal-weight rule; published_points is added to them.
-        extent, nb_grid: half-width and points per side of the maps, around the origin of the plane.
+        extent: half-width and points per side of the maps, around the origin of the plane.
+        nb_grid: half-width and points per side of the maps, around the origin of the plane.
         nb_radii: radii of the rule that integrates the curl.
-        tolerance, max_evaluations: absolute, of every loop integral.
-    Raises: UserError for a plane of another dimension, an empty list of slopes, or a tolerance not reached.
+        tolerance: absolute, of every loop integral.
+        max_evaluations: absolute, of every loop integral.
+
+    Raises:
+        UserError: for a plane of another dimension, an empty list of slopes, or a tolerance not reached.
     """
     betas = tuple(float(b) for b in betas_sg)
     if not betas:

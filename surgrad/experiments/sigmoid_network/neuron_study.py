@@ -15,7 +15,8 @@ from surgrad.experiments.sigmoid_network.quadrature import Array
 def as_probability(noise: object) -> sn.EscapeProbability:
     """The callable p(x) of an escape noise: its method ``probability``, or the object itself.
 
-    Raises: UserError for an object that is neither.
+    Raises:
+        UserError: for an object that is neither.
     """
     probability = getattr(noise, "probability", noise)
     if not callable(probability):
@@ -52,7 +53,8 @@ def perceptron_study(
 ) -> dict[str, PerceptronCurve]:
     """Perceptrons whose inputs, each 1 with probability ``rate``, share one weight, for each escape noise.
 
-    Raises: UserError for too many inputs to enumerate.
+    Raises:
+        UserError: for too many inputs to enumerate.
     """
     patterns, probability = sn.binary_inputs(torch.full((nb_inputs,), rate, dtype=torch.float64))
     rates = torch.full((nb_inputs,), rate, dtype=torch.float64)
@@ -128,7 +130,9 @@ def lif_study(lif: sn.DrivenLIF, w: Tensor, *, nb_samples: int, seed: int = 0) -
     """Expected spikes of a LIF neuron with escape noise against every SG, step by step.
 
     Args: lif, with reset; w (n,) weights; nb_samples drawn for the estimates.
-    Raises: UserError for a reset other than multiplicative.
+
+    Raises:
+        UserError: for a reset other than multiplicative.
     """
     free = replace(lif, reset=False)
     through = replace(lif, neuron=replace(lif.neuron, diff_reset=True))

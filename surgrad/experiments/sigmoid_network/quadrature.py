@@ -91,8 +91,12 @@ def integrate(
         edges: (n+1,) increasing first guess of the intervals; put one at each known jump of f.
         tolerance: absolute error allowed on each of the K integrals.
         max_evaluations: points after which an unreached tolerance is an error.
-    Returns: LineIntegral.
-    Raises: UserError for edges that do not increase, a non-positive tolerance, or a tolerance not reached.
+
+    Returns:
+        LineIntegral.
+
+    Raises:
+        UserError: for edges that do not increase, a non-positive tolerance, or a tolerance not reached.
     """
     edges = np.asarray(edges, dtype=np.float64)
     if edges.ndim != 1 or len(edges) < 2 or not np.all(np.diff(edges) > 0):
@@ -150,9 +154,16 @@ def _assemble(left: Array, right: Array, values: Array, error: Array, nb_evaluat
 def periodic_rule(f: Integrand, period: float, nb_points: int) -> Array:
     """Equal-weight rule h sum_k f(k h), h = period / nb_points: spectral for smooth f, first order across jumps.
 
-    Args: f maps (M,) to (M,) or (M, K); period; nb_points >= 1.
-    Returns: (K,) the integral over one period.
-    Raises: UserError if nb_points < 1.
+    Args:
+        f: maps (M,) to (M,) or (M, K).
+        period: the period.
+        nb_points: >= 1.
+
+    Returns:
+        (K,) the integral over one period.
+
+    Raises:
+        UserError: if nb_points < 1.
     """
     if nb_points < 1:
         raise UserError(f"nb_points={nb_points} must be at least 1")

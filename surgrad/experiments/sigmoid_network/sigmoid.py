@@ -37,9 +37,10 @@ class SigmoidNet:
     Args:
         beta: slope of every sigmoid in the forward pass; 1e4 stands for a step.
         sizes: units per layer, input first; (1, 1, 2, 1) is the five-weight net [w, v1, v2, u1, u2] of Gygax & Zenke
-        (2025):
-            g = s(w x), h_k = s(v_k g), y = s(u1 h1 + u2 h2).
-    Raises: UserError for a non-positive slope, fewer than two layers, an empty layer or several outputs.
+            (2025): g = s(w x), h_k = s(v_k g), y = s(u1 h1 + u2 h2).
+
+    Raises:
+        UserError: for a non-positive slope, fewer than two layers, an empty layer or several outputs.
     """
 
     beta: float
@@ -60,7 +61,8 @@ class SigmoidNet:
     def matrices(self, weights: Tensor) -> list[Tensor]:
         """Flat weights (..., nb_weights) as one matrix (..., n_l, n_{l-1}) per layer.
 
-        Raises: UserError for a wrong number of weights.
+        Raises:
+            UserError: for a wrong number of weights.
         """
         if weights.shape[-1] != self.nb_weights:
             raise UserError(
@@ -87,8 +89,13 @@ class SigmoidNet:
     def surrogate_gradient(self, weights: Tensor, x: Tensor, beta_sg: float) -> Tensor:
         """dy/dW with every sigma' at slope beta_sg (Gygax & Zenke 2025); the true gradient for beta_sg = beta.
 
-        Args: weights (..., nb_weights); x (n_0,); beta_sg > 0.
-        Returns: (..., nb_weights).
+        Args:
+            weights: (..., nb_weights).
+            x: (n_0,).
+            beta_sg: > 0.
+
+        Returns:
+            (..., nb_weights).
         """
         require_slope("beta_sg", beta_sg)
         zs, matrices = self.potentials(weights, x), self.matrices(weights)
@@ -114,7 +121,8 @@ class SigmoidNet:
 class Plane:
     """An oriented plane through the origin of weight space, from ``first`` to ``second``, made orthonormal.
 
-    Raises: UserError for zero, parallel or non-orthogonal directions, or vectors of different shapes.
+    Raises:
+        UserError: for zero, parallel or non-orthogonal directions, or vectors of different shapes.
     """
 
     first: Array
@@ -151,7 +159,8 @@ class Plane:
 def random_plane(dimension: int, seed: int = 124, rows: tuple[int, int] = (1, 0)) -> Plane:
     """Two rows of a random orthogonal matrix (scipy.stats.ortho_group); rows (1, 0) orient it as the published loop.
 
-    Raises: UserError for equal rows or rows outside the matrix, or a dimension below 2.
+    Raises:
+        UserError: for equal rows or rows outside the matrix, or a dimension below 2.
     """
     if dimension < 2:
         raise UserError(f"a network of {dimension} weight has no plane of weights; it needs at least 2")
@@ -165,7 +174,8 @@ def random_plane(dimension: int, seed: int = 124, rows: tuple[int, int] = (1, 0)
 class Circle:
     """The loop center + radius (cos(angle) first + sin(angle) second), traversed from ``first`` toward ``second``.
 
-    Raises: UserError for a non-positive radius or a centre of the wrong length.
+    Raises:
+        UserError: for a non-positive radius or a centre of the wrong length.
     """
 
     plane: Plane
@@ -245,8 +255,12 @@ def loop_integral(
     """Closed-loop integrals of the SG at each beta_sg; zero for a gradient (Gygax & Zenke 2025).
 
     Args: net, circle, x (n_0,); betas_sg, K slopes; tolerance, absolute; max_evaluations, points.
-    Returns: LineIntegral with K columns over the angle from 0 to 2 pi.
-    Raises: UserError for a plane of the wrong dimension or a tolerance not reached.
+
+    Returns:
+        LineIntegral with K columns over the angle from 0 to 2 pi.
+
+    Raises:
+        UserError: for a plane of the wrong dimension or a tolerance not reached.
     """
     return integrate(
         work(net, circle, x, betas_sg),
@@ -260,7 +274,9 @@ def curl(net: SigmoidNet, weights: Tensor, x: Tensor, beta_sg: float, plane: Pla
     """Curl of the SG in the plane: second^T J first - first^T J second, the antisymmetric part of its Jacobian.
 
     Args: weights (..., nb_weights); x (n_0,); beta_sg; plane (its orientation gives the sign).
-    Returns: (...,). By Stokes' theorem its integral over a disc is the loop integral around it.
+
+    Returns:
+        (...,). By Stokes' theorem its integral over a disc is the loop integral around it.
     """
 
     def field(w: Tensor) -> Tensor:
@@ -283,8 +299,11 @@ def curl_in_disc(
 ) -> tuple[Array, Array]:
     """Integral of the curl over the disc within the circle: adaptive over the angle, Gauss-Legendre over the radius.
 
-    Returns: (K,) integrals, which Stokes' theorem equates to `loop_integral`; (K,) estimated error of the radial rule.
-    Raises: UserError for a tolerance not reached.
+    Returns:
+        (K,) integrals, which Stokes' theorem equates to `loop_integral`; (K,) estimated error of the radial rule.
+
+    Raises:
+        UserError: for a tolerance not reached.
     """
 
     def over_disc(nb: int) -> Array:

@@ -67,7 +67,8 @@ class Sweep:
 def sweep(net: SigmoidNet, weights: Array, index: int, grid: Array, x: Tensor, betas_sg: tuple[float, ...]) -> Sweep:
     """Sweep weight ``index`` of ``weights`` (nb_weights,) over ``grid`` (M,), increasing.
 
-    Raises: UserError for an index outside the weights or a grid that does not increase.
+    Raises:
+        UserError: for an index outside the weights or a grid that does not increase.
     """
     if not 0 <= index < net.nb_weights:
         raise UserError(f"index={index} must name a weight, 0 to {net.nb_weights - 1}")
@@ -95,8 +96,11 @@ class Window:
     Args:
         weights: (nb_weights,) the fixed values; those of the two axes are ignored.
         axes: indices of the weights on the two axes.
-        lower, upper: (2,) corners.
-    Raises: UserError for equal axes, axes that name no weight, or an empty rectangle.
+        lower: (2,) corners.
+        upper: (2,) corners.
+
+    Raises:
+        UserError: for equal axes, axes that name no weight, or an empty rectangle.
     """
 
     weights: tuple[float, ...]
@@ -263,7 +267,8 @@ def flow_study(
 ) -> FlowResult:
     """Descent along the SG at each slope (and along the true gradient) from the same grid of starts.
 
-    Raises: UserError for fewer than one start on an axis or a non-positive duration.
+    Raises:
+        UserError: for fewer than one start on an axis or a non-positive duration.
     """
     if min(nb_starts) < 1 or not duration > 0:
         raise UserError(f"nb_starts={list(nb_starts)} and duration={duration} must be positive")

@@ -47,7 +47,8 @@ def derivative(p: EscapeProbability, x: Tensor) -> Tensor:
 def binary_inputs(rates: Tensor) -> tuple[Tensor, Tensor]:
     """All patterns of independent Bernoulli inputs and their probabilities, (2^n, n) and (2^n,).
 
-    Raises: UserError for rates outside [0, 1] or too many inputs.
+    Raises:
+        UserError: for rates outside [0, 1] or too many inputs.
     """
     if len(rates) > MAX_BITS:
         raise UserError(
@@ -63,7 +64,9 @@ def perceptron_exact(w: Tensor, patterns: Tensor, weights: Tensor, p: EscapeProb
     """E[S] = sum_x P(x) p(w.x - 1) and dE[S]/dw, by enumeration.
 
     Args: w (n,); patterns (X, n) with probabilities weights (X,); p.
-    Returns: (), (n,).
+
+    Returns:
+        (), (n,).
     """
     w = w.detach().requires_grad_()
     value = (weights * p(patterns @ w - 1)).sum()
@@ -120,7 +123,9 @@ class DrivenLIF:
         p: escape probability as a function of u - 1.
         neuron: its reset (and diff_reset); its own escape noise and surrogate are not used.
         reset: False for a neuron that spikes without ever being reset.
-        dt, tau_mem, tau_syn: step and time constants, s.
+        dt: step and time constants, s.
+        tau_mem: step and time constants, s.
+        tau_syn: step and time constants, s.
     """
 
     inputs: Tensor
@@ -155,7 +160,8 @@ class DrivenLIF:
 def expected_by_enumeration(lif: DrivenLIF, w: Tensor) -> Tensor:
     """E[S[t]] (T,) summed over all 2^T spike histories, differentiable in w (n,); any reset.
 
-    Raises: UserError for more than MAX_HISTORY steps.
+    Raises:
+        UserError: for more than MAX_HISTORY steps.
     """
     nb_steps = len(lif.inputs)
     if nb_steps > MAX_HISTORY:
@@ -183,7 +189,9 @@ def renewal(lif: DrivenLIF, w: Tensor) -> Renewal:
 
     Holds because the multiplicative reset sets u to 0 whatever it was, and the synaptic current never depends on
     the neuron's own spikes. Without reset every column has the same hazard.
-    Raises: UserError for any other reset.
+
+    Raises:
+        UserError: for any other reset.
     """
     if lif.reset and lif.neuron.reset != "multiplicative":
         raise UserError(

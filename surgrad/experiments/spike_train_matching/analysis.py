@@ -29,8 +29,12 @@ def runs_by_method(
 ) -> dict[str, list[RunRecord]]:
     """Finished runs by method, deterministic first.
 
-    Args: pattern, see `surgrad.runs.record.load_runs`; name of the data set, or None for all of them.
-    Raises: FileNotFoundError that names the command which makes such runs.
+    Args:
+        pattern: see `surgrad.runs.record.load_runs`.
+        dataset: name of the data set, or None for all of them.
+
+    Raises:
+        FileNotFoundError: that names the command which makes such runs.
     """
     try:
         runs = load_runs(pattern)
@@ -47,7 +51,8 @@ def runs_by_method(
 def published_curves(variant: str = "adjoint") -> dict[str, dict[str, np.ndarray]]:
     """Loss curves of the published code, seed 17: method -> column as in metrics.csv -> values by epoch.
 
-    Args: variant, "adjoint" (all methods; the published update computed by its adjoint) or "published" (superspike).
+    Args:
+        variant: "adjoint" (all methods; the published update computed by its adjoint) or "published" (superspike).
     """
     with PUBLISHED_CURVES.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

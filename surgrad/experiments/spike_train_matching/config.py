@@ -161,7 +161,8 @@ class SpikeTrainMatchingConfig(CommonConfig):
     def build(self, device: torch.device) -> tuple[Task, Weights, Training]:
         """Task, initial weights and training on a device; all random numbers follow from the seed.
 
-        Raises: UserError for targets that cannot be read or do not fit, and for values out of range.
+        Raises:
+            UserError: for targets that cannot be read or do not fit, and for values out of range.
         """
         data = self.dataset
         targets = [

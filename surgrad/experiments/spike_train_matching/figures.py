@@ -101,7 +101,10 @@ def over_epochs(
 ) -> Figure:
     """Rates or Fano factors over epochs, one panel each; undefined epochs are left out.
 
-    Args: method -> columns of each run; column -> label; column -> value to compare with, drawn as a line.
+    Args:
+        curves: method -> columns of each run.
+        quantities: column -> label.
+        lines: column -> value to compare with, drawn as a line.
     """
     with style():
         figure, axes = plt.subplots(1, len(quantities), figsize=(0.3 + 2.4 * len(quantities), 2.0), squeeze=False)
@@ -132,7 +135,10 @@ def distributions(
 
     The last bin also holds what lies beyond it, at most 0.5 % of every group.
 
-    Args: label of the quantity -> name -> values; name -> colour; number of bins.
+    Args:
+        panels: label of the quantity -> name -> values.
+        colors: name -> colour.
+        nb_bins: number of bins.
     """
     with style():
         figure, axes = plt.subplots(1, len(panels), figsize=(0.3 + 2.2 * len(panels), 2.0), squeeze=False)

@@ -30,7 +30,8 @@ class LeakyFilter:
     """y = gain k * x along the first axis, differentiable, for tensors (T, ...) of any length.
 
     Args:
-        a, b: decay per step, exp(-dt / tau), of the two integrators.
+        a: decay per step, exp(-dt / tau), of the two integrators.
+        b: decay per step, exp(-dt / tau), of the two integrators.
         gain: factor on the output.
         like: tensor whose dtype and device the filter works in.
     """

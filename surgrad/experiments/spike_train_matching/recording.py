@@ -37,7 +37,10 @@ class Settings(Protocol):
 class Recorder:
     """Writes epochs into a run folder.
 
-    Args: run, an open run folder; task; settings.
+    Args:
+        run: an open run folder.
+        task: the task.
+        settings: the settings.
     """
 
     def __init__(self, run: Run, task: Task, settings: Settings):

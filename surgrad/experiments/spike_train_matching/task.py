@@ -60,9 +60,12 @@ class Neurons:
     """Constants of both layers and of the rule.
 
     Args:
-        dt, tau_mem, tau_syn: s.
+        dt: s.
+        tau_mem: s.
+        tau_syn: s.
         theta: firing threshold, in the units of the membrane.
-        eps0, delta_uo: scale of the kernel eps, and of the output error.
+        eps0: scale of the kernel eps, and of the output error.
+        delta_uo: scale of the kernel eps, and of the output error.
         reset: "multiplicative_leak" (published reset_mode False) or "multiplicative" (True).
     """
 

@@ -22,7 +22,8 @@ class Training:
     Args:
         surrogate: g_h. mode: spikes while learning. other: the swapped mode, to evaluate with; None to skip it.
         update: "three_factor", "autograd" or "full".
-        lr_h, lr_o: learning rates.
+        lr_h: learning rates.
+        lr_o: learning rates.
         nb_trials: K, averaged in every update.
         batch_size: pairs per update. seed: of the noise.
     """

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from surgrad.errors import UserError
-from surgrad.kernels.cpu.superspike import Layer, Rule, library
+from surgrad.kernels.checks import count_of
+from surgrad.kernels.cpu.superspike import Layer, Rule, binary_rows, library, require_buffer
 
 FEEDBACKS = ("symmetric", "random", "uniform")
 RESETS = ("subtractive", "multiplicative_leak")
@@ -30,10 +31,14 @@ class SuperSpikeRule:
     """Constants of neurons and rule.
 
     Args:
-        dt, tau_mem, tau_syn: s.
-        tau_decay, tau_rise: of the kernel alpha, s.
+        dt: s.
+        tau_mem: s.
+        tau_syn: s.
+        tau_decay: of the kernel alpha, s.
+        tau_rise: of the kernel alpha, s.
         beta: slope of the surrogate h(x) = 1 / (beta |x| + 1)^2.
-        rate_hidden, rate_output: size of an update of a synapse whose gradient is as large as ever.
+        rate_hidden: size of an update of a synapse whose gradient is as large as ever.
+        rate_output: size of an update of a synapse whose gradient is as large as ever.
         gamma: decay per update of the largest squared gradient.
         period: steps between updates.
         reset: "subtractive" or "multiplicative_leak".
@@ -90,7 +95,10 @@ class LayerTraces:
 
     def describe(self, rule: SuperSpikeRule, rate: float) -> Layer:
         names = ("weight", "i", "u", "q", "p", "r", "l", "g", "v")
-        post, pre = self.weight.shape
+        post, pre = self.r.shape
+        sizes = ((post, pre), (post,), (post,), (pre,), (pre,), *[(post, pre)] * 4)
+        for name, size in zip(names, sizes, strict=True):
+            require_buffer(name, getattr(self, name), size)
         return Layer(
             pre,
             post,
@@ -106,7 +114,9 @@ class SuperSpikeNetwork:
     """A network with a hidden layer that learns to fire at given times, online.
 
     Args: hidden (N_hid, N_in) and output (N_out, N_hid) weights; rule; generator of random feedback; threads.
-    Raises: UserError if the weights do not fit or are not finite.
+
+    Raises:
+        UserError: if the weights do not fit or are not finite.
     """
 
     def __init__(
@@ -121,7 +131,7 @@ class SuperSpikeNetwork:
             raise UserError(f"weights {tuple(hidden.shape)} and {tuple(output.shape)} do not make a network")
         if not bool(hidden.isfinite().all() and output.isfinite().all()):
             raise UserError("weights must be finite")
-        self.rule, self.threads = rule, threads
+        self.rule, self.threads = rule, count_of("threads", threads, lowest=1)
         self.hidden, self.output = LayerTraces(hidden), LayerTraces(output)
         shape = (hidden.shape[0], output.shape[0])
         feedbacks = {
@@ -154,15 +164,19 @@ class SuperSpikeNetwork:
         """Go on for T steps.
 
         Args: input spikes x (T, N_in) and target (T, N_out), 0/1 of any dtype; learning or only running; record spikes.
-        Returns: 1/2 sum e^2 over these steps and outputs; spikes of the hidden and output layer, (T, N) uint8, or None.
-        Raises: UserError if shapes do not fit; or if weights are no longer finite.
+
+        Returns:
+            1/2 sum e^2 over these steps and outputs; spikes of the hidden and output layer, (T, N) uint8, or None.
+
+        Raises:
+            UserError: if shapes do not fit; or if weights are no longer finite.
         """
-        x, target = (y.to(torch.uint8).contiguous() for y in (x, target))
         sizes = (self.hidden.weight.shape[1], self.output.weight.shape[0])
-        if len(x) != len(target) or (x.shape[1], target.shape[1]) != sizes:
+        if x.dim() != 2 or target.dim() != 2 or len(x) != len(target) or (x.shape[1], target.shape[1]) != sizes:
             raise UserError(
                 f"input {tuple(x.shape)} and target {tuple(target.shape)}: wanted (T, {sizes[0]}), (T, {sizes[1]})"
             )
+        x, target = (binary_rows(name, y) for name, y in (("input", x), ("target", target)))
         shapes = ((len(x), len(self.hidden.u)), (len(x), len(self.output.u)))
         spikes = [torch.empty(shape, dtype=torch.uint8) if record else None for shape in shapes]
         rule = self._describe(learning)
@@ -175,6 +189,10 @@ class SuperSpikeNetwork:
 
     def _describe(self, learning: bool) -> Rule:
         rule = self.rule
+        for name in ("error_r", "error"):
+            require_buffer(name, getattr(self, name), self.output.u.shape)
+        if self.feedback is not None:
+            require_buffer("feedback", self.feedback, (len(self.hidden.u), len(self.output.u)))
         return Rule(
             self.hidden.describe(rule, rule.rate_hidden),
             self.output.describe(rule, rule.rate_output),

@@ -18,7 +18,9 @@ from surgrad.neurons.surrogate import Surrogate
 def surrogates(shapes: Mapping[str, Surrogate], reach: float = 0.5) -> Figure:
     """The step a neuron takes at threshold, and what stands for its derivative.
 
-    Args: surrogates by name; how far from the threshold to look.
+    Args:
+        shapes: surrogates by name.
+        reach: how far from the threshold to look.
     """
     x = torch.linspace(-reach, reach, 1001, dtype=torch.float64)
     s = (x > 0).double()
@@ -36,7 +38,9 @@ def surrogates(shapes: Mapping[str, Surrogate], reach: float = 0.5) -> Figure:
 def learning(conditions: Mapping[str, Mapping[str, np.ndarray]], *, chance: float | None = None) -> Figure:
     """Loss and accuracy over epochs under several conditions: training as lines, test, if there, dashed.
 
-    Args: for each condition the columns of `surgrad.experiments.tutorials.learn.learn`; accuracy expected by chance.
+    Args:
+        conditions: for each condition the columns of `surgrad.experiments.tutorials.learn.learn`.
+        chance: accuracy expected by chance.
     """
     with style():
         figure, (axes,) = panels(1, 2, (6.8, 2.0))
@@ -59,7 +63,9 @@ def learning(conditions: Mapping[str, Mapping[str, np.ndarray]], *, chance: floa
 def charging(code: ChargingLatency, currents: Sequence[float] = (0.15, 0.25, 0.4, 1.0)) -> Figure:
     """Where the latency code comes from: charging membranes, and the time of their first spike.
 
-    Args: code; brightnesses whose membranes are drawn.
+    Args:
+        code: the code.
+        currents: brightnesses whose membranes are drawn.
     """
     time, x = np.linspace(0, 100e-3, 401), np.linspace(0, 1, 1001)
     with style():
@@ -84,7 +90,11 @@ def charging(code: ChargingLatency, currents: Sequence[float] = (0.15, 0.25, 0.4
 def images(pixels: np.ndarray, code: ChargingLatency, names: Sequence[str], duration: float = 100e-3) -> Figure:
     """Pictures, the latencies of their pixels, and the spikes that a network gets.
 
-    Args: pixels (N, height, width) uint8; code; names of the pictures; simulated time (s).
+    Args:
+        pixels: (N, height, width) uint8.
+        code: the code.
+        names: of the pictures.
+        duration: simulated time (s).
     """
     times = code(pixels / 255)
     colors = mpl.colormaps["viridis_r"].with_extremes(bad="white")
@@ -112,7 +122,10 @@ def images(pixels: np.ndarray, code: ChargingLatency, names: Sequence[str], dura
 def trade_off(spikes: Sequence[float], accuracy: Sequence[float], strength: Sequence[float]) -> Figure:
     """Accuracy against activity, one point for each price of a spike.
 
-    Args: spikes per sample; accuracy; price, as a multiple of the published one.
+    Args:
+        spikes: per sample.
+        accuracy: the accuracy.
+        strength: price, as a multiple of the published one.
     """
     with style():
         figure, ((ax,),) = panels(1, 1, (3.0, 2.1))
@@ -126,7 +139,11 @@ def trade_off(spikes: Sequence[float], accuracy: Sequence[float], strength: Sequ
 def tactile(signal: np.ndarray, dt: float, encodings: Mapping[str, Events], names: Sequence[str]) -> Figure:
     """A recording and the spikes that encodings make of it.
 
-    Args: signal (T, C); dt between its samples (s); spikes of this one signal by encoding; names of its channels.
+    Args:
+        signal: (T, C).
+        dt: between its samples (s).
+        encodings: spikes of this one signal by encoding.
+        names: of its channels.
     """
     with style():
         figure, axes = panels(1 + len(encodings), 1, (4.6, 1.5 + 1.1 * len(encodings)), sharex=True)

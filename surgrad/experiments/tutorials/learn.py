@@ -24,10 +24,19 @@ def learn(
 ) -> dict[str, np.ndarray]:
     """Trains the network as `surgrad.training.fit.Fit` does, keeping nothing but the weights and what it returns.
 
-    Args: network; train; test, scored after every epoch, for a look that no choice depends on; how events become
-        batches; loss and penalties; optimizer of the network's weights; number of passes; seed of order and noise.
-    Returns: columns over epochs: epoch, train_loss, train_acc, spikes (of all hidden neurons per training sample), and
-        with ``test`` test_loss and test_acc.
+    Args:
+        network: the network.
+        train: the train.
+        test: scored after every epoch, for a look that no choice depends on.
+        grid: how events become batches.
+        objective: loss and penalties.
+        optimizer: of the network's weights.
+        nb_epochs: number of passes.
+        seed: of order and noise.
+
+    Returns:
+        columns over epochs: epoch, train_loss, train_acc, spikes (of all hidden neurons per training sample), and with
+        ``test`` test_loss and test_acc.
     """
     generator = torch.Generator().manual_seed(seed)
     sizes = [int(np.prod(layer.unit_shape)) for layer in network.layers]

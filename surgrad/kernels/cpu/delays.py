@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from surgrad.datasets.events import EventBatch
+from surgrad.kernels.contract import ConnectionSpec
 from surgrad.kernels.cpu.build import compiled
 from surgrad.kernels.cpu.layout import LANES
 from surgrad.kernels.cpu.memory import empty
-from surgrad.network.connections import DelayedDense, Dense
+from surgrad.kernels.events import Events
 
 _int, _pointer = ctypes.c_int64, ctypes.c_void_p
 
 
-class _Synapses(ctypes.Structure):
+class SynapsesDesc(ctypes.Structure):
     _fields_ = (
         [("nb_in", _int), ("nb_out", _int), ("w", _pointer), ("place", _pointer)]
         + [(name, _int) for name in ("B", "T", "length", "stride", "shift", "threads")]
@@ -51,7 +51,7 @@ class _Arrivals(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx,
-        events: EventBatch,
+        events: Events,
         length: int,
         shift: int,
         spikes: Tensor | None,
@@ -67,8 +67,8 @@ class _Arrivals(torch.autograd.Function):
             w = _by_input(torch.stack([weight * (1 - late), weight * late], -1).detach())
             place = _by_input(k).int()
             place += stride * torch.arange(place.shape[1], dtype=torch.int32)
-        times = [x.contiguous() for x in (events.steps.int(), events.units.int(), events.offsets)]
-        desc = _Synapses(
+        times = [events.steps, events.units, events.offsets]
+        desc = SynapsesDesc(
             nb_in=events.nb_units,
             nb_out=w.shape[1],
             w=w.data_ptr(),
@@ -103,18 +103,14 @@ class _Arrivals(torch.autograd.Function):
         return None, None, None, g_spikes, torch.lerp(first, second, late), weight * (second - first)
 
 
-def currents(connection: Dense, below: Tensor | EventBatch, dt: float, shift: int) -> Tensor:
+def currents(connection: ConnectionSpec, below: Tensor | Events, shift: int) -> Tensor:
     """Currents of all steps that spikes of ``below`` reach, ``shift`` steps later: (length, B, nb_units).
 
     Args:
-        connection: `Dense`, or `DelayedDense`; float32.
-        below: spikes (T, B, *in_shape), or their events; gradients flow to spikes through a `DelayedDense` only.
-        dt: s.
+        connection: dense or delayed; float32.
+        below: spikes (T, B, *in_shape) of 0 and 1, or their events; gradients flow to spikes of a delayed one only.
     """
-    events = below if isinstance(below, EventBatch) else EventBatch.from_dense(below.detach())
-    spikes, delay, nb_taps = None, None, 1
-    if isinstance(connection, DelayedDense):
-        delay, nb_taps = connection.delay() / dt, connection.nb_taps(dt)
-        spikes = None if isinstance(below, EventBatch) else below.flatten(2)
-    length = events.nb_steps + shift + nb_taps - 1
-    return _Arrivals.apply(events, length, shift, spikes, connection.weight, delay)
+    events = below.without_repeats() if isinstance(below, Events) else Events.of(below)
+    spikes = below.flatten(2) if connection.kind == "delayed" and isinstance(below, Tensor) else None
+    length = events.nb_steps + shift + connection.nb_taps - 1
+    return _Arrivals.apply(events, length, shift, spikes, connection.weight, connection.delays)

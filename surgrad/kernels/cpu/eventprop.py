@@ -1,6 +1,7 @@
 """Calls into the compiled event-based layers (`eventprop.cpp`) as differentiable functions of times and weights."""
 
 import ctypes
+import math
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -8,7 +9,9 @@ import torch
 from torch import Tensor
 
 from surgrad.errors import UserError
+from surgrad.kernels import spike_trains
 from surgrad.kernels.cpu.build import compiled
+from surgrad.kernels.spike_trains import SpikeTrains
 
 SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 _pointer, _int, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
@@ -35,11 +38,17 @@ class Constants(NamedTuple):
     duration: float
     max_spikes: int = 0
 
+    def checked(self) -> "Constants":
+        """Raises: UserError unless all are positive and finite; the end may be 0."""
+        for name in ("tau_mem", "tau_syn", "duration"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < math.inf or (name != "duration" and not value):
+                raise UserError(f"{name}={value!r} s must be a positive finite number")
+        return self
+
 
 @cache
 def _function(name: str, dtype: torch.dtype) -> Any:
-    if dtype not in SUFFIX:
-        raise UserError(f"event-based layers compute in float32 or float64, not {dtype}")
     function = getattr(compiled("eventprop"), f"eventprop_{name}_{SUFFIX[dtype]}")
     function.argtypes, function.restype = _SIGNATURES[name]
     return function
@@ -50,14 +59,7 @@ def address(x: Tensor | None) -> int | None:
 
 
 def _layer(c: Constants, times: Tensor, units: Tensor, offsets: Tensor, weight: Tensor) -> tuple:
-    """What every call begins with: times (E,), units (E,) int32, offsets (B+1,) int64, weight (N_in, N)."""
-    for x in (times, units, offsets, weight):
-        if x.device.type != "cpu":
-            raise UserError(f"event-based layers run on the CPU, but a tensor is on {x.device}; take device=cpu")
-        if not x.is_contiguous():
-            raise ValueError("event-based layers take contiguous tensors")
-    if times.dtype != weight.dtype:
-        raise UserError(f"times are {times.dtype}, weights {weight.dtype}: make them the same")
+    """What every call begins with; arguments as `surgrad.kernels.spike_trains` gives them, weight (N_in, N)."""
     sizes = (len(offsets) - 1, weight.shape[1])
     return (c.tau_mem, c.tau_syn, c.duration, *sizes, *map(address, (times, units, offsets, weight)))
 
@@ -77,7 +79,7 @@ class _Spikes:
         _function("free", self.dtype)(self.handle)
 
 
-class SpikingLayer(torch.autograd.Function):
+class _Spiking(torch.autograd.Function):
     """times (E,), W (N_in, N), R (N, N) or None -> times (E',), units, offsets of the layer's spikes."""
 
     @staticmethod
@@ -114,7 +116,7 @@ class SpikingLayer(torch.autograd.Function):
         return d_times, d_weight, d_recurrent, None, None, None
 
 
-class Peaks(torch.autograd.Function):
+class _Peaks(torch.autograd.Function):
     """times (E,), W (N_in, N) -> the largest voltage of a leaky readout and its time, (B, N) each."""
 
     @staticmethod
@@ -141,7 +143,7 @@ class Peaks(torch.autograd.Function):
         return d_times, d_weight, None, None, None
 
 
-class Voltages(torch.autograd.Function):
+class _Voltages(torch.autograd.Function):
     """times (E,), W (N_in, N), nondecreasing sampling times (S,) -> voltages of a leaky readout, (B, S, N)."""
 
     @staticmethod
@@ -163,3 +165,38 @@ class Voltages(torch.autograd.Function):
         addresses = map(address, (at, grad, d_weight, d_times))
         _function("voltages_backward", weight.dtype)(*layer, len(at), *addresses, torch.get_num_threads())
         return d_times, d_weight, None, None, None, None
+
+
+def spiking_layer(
+    times: Tensor, units: Tensor, offsets: Tensor, weight: Tensor, recurrent: Tensor | None, constants: Constants
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Times, units and offsets of a layer's spikes, differentiable by times (E,), W (N_in, N) and R (N, N).
+
+    Raises:
+        UserError: for arguments that do not fit, and for a sample that makes more spikes than allowed.
+    """
+    constants.checked()
+    weight, recurrent = spike_trains.weights(times, weight, recurrent)
+    trains = _trains(times, units, offsets, weight, constants.duration)
+    return _Spiking.apply(trains.times, weight, recurrent, trains.units, trains.offsets, constants)
+
+
+def peaks(times: Tensor, units: Tensor, offsets: Tensor, weight: Tensor, constants: Constants) -> tuple[Tensor, Tensor]:
+    """The largest voltage of a leaky readout and its time, (B, N) each. Raises: UserError, as `spiking_layer`."""
+    constants.checked()
+    weight, _ = spike_trains.weights(times, weight)
+    trains = _trains(times, units, offsets, weight, constants.duration)
+    return _Peaks.apply(trains.times, weight, trains.units, trains.offsets, constants)
+
+
+def voltages(times: Tensor, units: Tensor, offsets: Tensor, weight: Tensor, at: Tensor, constants: Constants) -> Tensor:
+    """Voltages of a leaky readout at the times ``at`` (S,), (B, S, N). Raises: UserError, as `spiking_layer`."""
+    constants.checked()
+    weight, _ = spike_trains.weights(times, weight)
+    at = spike_trains.sampling_times(at, weight)
+    trains = _trains(times, units, offsets, weight, math.inf)
+    return _Voltages.apply(trains.times, weight, trains.units, trains.offsets, at, constants)
+
+
+def _trains(times: Tensor, units: Tensor, offsets: Tensor, weight: Tensor, end: float) -> SpikeTrains:
+    return spike_trains.spike_trains(times, units, offsets, nb_units=len(weight), end=end)

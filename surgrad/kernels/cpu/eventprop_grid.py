@@ -30,9 +30,7 @@ def _function(name: str, dtype: torch.dtype) -> Any:
 
 
 def _scan(grid: Any, s_in: Tensor, weight: Tensor, recurrent: Tensor | None = None) -> tuple:
-    """What every call begins with; ``grid`` has a, b, tau_mem and tau_syn (`surgrad.eventprop.grid.Grid`)."""
-    if not (s_in.is_contiguous() and weight.is_contiguous() and (recurrent is None or recurrent.is_contiguous())):
-        raise ValueError("the compiled scan takes contiguous tensors")
+    """What every call begins with: the constants of a `surgrad.eventprop.grid.Grid`, sizes, contiguous tensors."""
     constants = (grid.a, grid.b, grid.tau_mem, grid.tau_syn)
     return *constants, *s_in.shape, weight.shape[1], *map(address, (s_in, weight, recurrent))
 

@@ -1,102 +1,80 @@
-"""A network on the CPU, one compiled call per layer: for adaptive neurons and learned delays.
+"""A network on the CPU layer by layer: for adaptive neurons, learned delays, and parts that only the reference knows.
 
 `network.py` takes plain networks through all layers in one call; here currents and spikes of every layer are
-whole arrays between the calls. The walk through the layers is that of `surgrad.kernels.reference`.
+whole arrays between the calls. Each layer is scanned by the fastest code that knows it: compiled, or the reference.
+The walk through the layers is that of `surgrad.kernels.reference`.
 """
 
-import logging
-from functools import cache, partial
-from typing import TYPE_CHECKING
+from functools import partial
 
-import torch
 from torch import Tensor
 
-from surgrad.datasets.events import EventBatch
-from surgrad.errors import UserError
 from surgrad.kernels import reference
+from surgrad.kernels.call import Address
+from surgrad.kernels.contract import ConnectionSpec, LayerSpec, NetworkSpec
 from surgrad.kernels.cpu import adaptive, delays
 from surgrad.kernels.cpu import network as cpu
+from surgrad.kernels.events import Events
 from surgrad.kernels.state import AdaptiveLayerState, LayerState
-from surgrad.network.connections import Conv, DelayedDense, Dense
-from surgrad.network.layers import SpikingLayer
-from surgrad.neurons.lif import AdaptiveLIF, AdaptiveState, LIFState
-
-if TYPE_CHECKING:
-    from surgrad.network.network import Network
-
-logger = logging.getLogger(__name__)
 
 
-def needed(network: "Network") -> bool:
+def needed(network: NetworkSpec) -> bool:
     """Whether a network has adaptive neurons or learned delays."""
-    stack = [*network.layers, *([network.readout] if network.readout is not None else [])]
-    delayed = any(isinstance(layer.feedforward, DelayedDense) for layer in stack)
-    return delayed or any(isinstance(layer.neuron, AdaptiveLIF) for layer in network.layers)
+    return any(layer.feedforward.kind == "delayed" for layer in network.stack) or any(
+        layer.adaptation is not None for layer in network.layers
+    )
 
 
-def obstacle(network: "Network", dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why the compiled code cannot run this network, or None."""
-    if device.type != "cpu":
-        return f"the data is on {device}"
-    if dtype != torch.float32:
-        return f"it computes in float32, not {dtype}"
-    for layer in network.layers:
-        if not (adaptive if layer.adaptation is not None else cpu).supports(layer.neuron):
-            return f"it does not know {layer.neuron.surrogate} with {layer.neuron.escape_noise}"
-    return _not_compiled()
+def unknown(layer: LayerSpec) -> str | None:
+    """Why a layer is scanned by the reference, or None."""
+    if layer.recurrent is not None and layer.recurrent.own:
+        return f"{layer.recurrent.name} ({layer.recurrent.own})"
+    return (cpu if layer.adaptation is None else adaptive).unknown_neuron(layer)
 
 
-@cache
-def _not_compiled() -> str | None:
-    """Why there is no compiled code, with one warning; or None."""
-    try:
-        adaptive.library(), delays.library()
-    except UserError as error:
-        logger.warning("the slow reference kernel runs: %s", error)
-        return str(error)
-    return None
+def obstacle(network: NetworkSpec) -> str | None:
+    """What of a network only the reference knows, or None."""
+    own = (f"{c.name} ({c.own})" for c in (layer.feedforward for layer in network.stack) if c.own)
+    return next((reason for reason in (*own, *map(unknown, network.layers)) if reason), None)
+
+
+def _is_binary(x: Tensor) -> bool:
+    return bool(((x == 0) | (x == 1)).all())
 
 
 def _drive(
-    connection: Dense | Conv,
-    below: Tensor | EventBatch,
-    dt: float,
+    connection: ConnectionSpec,
+    below: Tensor | Events,
     delay: int,
     before: Tensor | None = None,
     pending: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """As `reference.drive`; events are not turned into dense spikes where the sum over them is faster."""
-    if isinstance(connection, DelayedDense):
-        nb_steps = below.nb_steps if isinstance(below, EventBatch) else len(below)
-        return reference.deliver(delays.currents(connection, below, dt, delay), nb_steps, pending)
-    if isinstance(below, EventBatch) and type(connection) is Dense:
-        current = delays.currents(connection, below, dt, delay)
-        first = connection(before)[None] if delay and before is not None else None
-        return reference.deliver(current, below.nb_steps, first)[0], None
-    below = below.dense() if isinstance(below, EventBatch) else below
-    return reference.drive(connection, below, dt, delay, before)
+    if connection.own or connection.kind == "conv":
+        return reference.drive(connection, below, delay, before, pending)
+    if connection.kind == "delayed" and (isinstance(below, Events) or _is_binary(below)):
+        nb_steps = below.nb_steps if isinstance(below, Events) else len(below)
+        return reference.deliver(delays.currents(connection, below, delay), nb_steps, pending)
+    if isinstance(below, Events) and connection.kind == "dense":
+        first = connection.function(before)[None] if delay and before is not None else None
+        return reference.deliver(delays.currents(connection, below, delay), below.nb_steps, first)[0], None
+    return reference.drive(connection, below, delay, before, pending)
 
 
 def _scan(
-    layer: SpikingLayer,
+    layer: LayerSpec,
     current: Tensor,
-    dt: float,
     old: LayerState | AdaptiveLayerState | None,
-    *,
-    memory: str,
-    **options,
-) -> tuple[Tensor, LayerState | AdaptiveLayerState]:
+    address: Address,
+    memory: str = "full",
+    return_membrane: bool = False,
+) -> tuple[Tensor, Tensor | None, LayerState | AdaptiveLayerState]:
     """As `reference.scan`."""
-    a, b = layer.decays(dt)
-    options |= {"recurrence": layer.recurrent, "previous": old.s if old else None}
-    if layer.adaptation is None:
-        state = LIFState(old.i, old.u) if old else None
-        spikes, _, new = cpu.lif(current, a, b, layer.neuron, state=state, **options)
-        return spikes, LayerState(*new, spikes[-1])
-    state = AdaptiveState(old.i, old.u, old.w) if old else None
-    values = layer.adaptation.values(dt)
-    spikes, new = adaptive.scan(current, a, b, values, layer.neuron, state=state, memory=memory, **options)
-    return spikes, AdaptiveLayerState(new.i, new.u, spikes[-1], new.w)
+    if unknown(layer) is None:
+        scan = (cpu if layer.adaptation is None else adaptive).scan
+    else:
+        scan = reference.scan
+    return scan(layer, current, old, address, memory, return_membrane)
 
 
-run = partial(reference.run, rooms=reference.Rooms(_drive, _scan, cpu.readout, takes_events=True))
+run = partial(reference.run, parts=reference.Parts(_drive, _scan, cpu.integrate, takes_events=True))

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from surgrad.datasets.events import EventBatch
-from surgrad.errors import UserError
+from surgrad.kernels.contract import ConnectionSpec
 from surgrad.kernels.cpu.build import library
 from surgrad.kernels.cpu.memory import empty
-from surgrad.network.connections import Conv, Dense
+from surgrad.kernels.events import Events
 
 LANES = 16  # floats of a vector in simd.h
 
@@ -70,18 +69,18 @@ class Layout:
         return unit % self.positions * self.stride + unit // self.positions
 
 
-def pack_weight(connection: Dense | Conv, below: Layout, out: Layout) -> Tensor:
+def pack_weight(connection: ConnectionSpec, below: Layout, out: Layout) -> Tensor:
     """Weights as (kernel_h, kernel_w, in_stride, stride): a dense connection is a kernel that covers its input."""
-    shape = below.unit_shape[1:] if isinstance(connection, Dense) else connection.kernel_size
+    shape = below.unit_shape[1:] if connection.kind == "dense" else connection.kernel_size
     kernel = (1,) * (2 - len(shape)) + tuple(shape)
-    w = connection.weight.view(out.channels, below.channels, *kernel).permute(2, 3, 1, 0)
+    w = connection.weight.reshape(out.channels, below.channels, *kernel).permute(2, 3, 1, 0)
     return F.pad(w, (0, out.stride - out.channels, 0, below.stride - below.channels)).contiguous()
 
 
-def geometry(connection: Dense | Conv, below: Layout, out: Layout) -> dict[str, int]:
+def geometry(connection: ConnectionSpec, below: Layout, out: Layout) -> dict[str, int]:
     """What `ConnectionDesc` in connection.h says of a connection, apart from its weights."""
     height, width = below.grid
-    if isinstance(connection, Dense):
+    if connection.kind == "dense":
         kernel, step, pad, grid = (height, width), (1, 1), (0, 0), (1, 1)
     else:
         missing = 2 - len(connection.kernel_size)
@@ -115,28 +114,23 @@ def adjoint_weight(packed: Tensor, step_w: int) -> Tensor:
     return packed.detach()[:, order].transpose(2, 3).contiguous()
 
 
-def pack(x: Tensor, layout: Layout) -> Tensor:
-    """0/1 spikes (T, B, *unit_shape) as bits (B, T, words).
-
-    Raises: UserError if an entry is neither 0 nor 1.
-    """
+def pack(x: Tensor, layout: Layout) -> Tensor | None:
+    """Spikes (T, B, *unit_shape) as bits (B, T, words); None if an entry is neither 0 nor 1."""
     bits = empty(x.shape[1], x.shape[0], layout.words, dtype=torch.int64)
-    x = x.float().contiguous()
+    x = x.detach().float().contiguous()
     place = layout.place_of_unit()
     nb_units = math.prod(layout.unit_shape)
     sizes = (x.shape[1], x.shape[0], nb_units, layout.words)
-    if not library().surgrad_pack_dense(x.data_ptr(), place.data_ptr(), *sizes, bits.data_ptr()):
-        raise UserError("spikes must be 0 or 1; drive the first layer with a current instead")
-    return bits
+    binary = library().surgrad_pack_dense(x.data_ptr(), place.data_ptr(), *sizes, bits.data_ptr())
+    return bits if binary else None
 
 
-def pack_events(batch: EventBatch, layout: Layout) -> Tensor:
-    """An `EventBatch` as bits (B, T, words)."""
-    bits = empty(len(batch.labels), batch.nb_steps, layout.words, dtype=torch.int64)
+def pack_events(events: Events, layout: Layout) -> Tensor:
+    """Events as bits (B, T, words)."""
+    bits = empty(len(events), events.nb_steps, layout.words, dtype=torch.int64)
     place = layout.place_of_unit()
-    steps, units = batch.steps.int().contiguous(), batch.units.int().contiguous()
-    pointers = (steps.data_ptr(), units.data_ptr(), batch.offsets.contiguous().data_ptr(), place.data_ptr())
-    library().surgrad_pack_events(*pointers, len(batch.labels), batch.nb_steps, layout.words, bits.data_ptr())
+    pointers = (x.data_ptr() for x in (events.steps, events.units, events.offsets, place))
+    library().surgrad_pack_events(*pointers, len(events), events.nb_steps, layout.words, bits.data_ptr())
     return bits
 
 

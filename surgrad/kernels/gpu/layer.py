@@ -13,10 +13,10 @@ import torch
 import triton
 from torch import Tensor
 
+from surgrad.kernels.contract import ConnectionSpec
 from surgrad.kernels.gpu import products
 from surgrad.kernels.gpu.neurons import NOISES, RESETS, SURROGATES, function_of
 from surgrad.kernels.gpu.scan import scan, scan_adjoint
-from surgrad.network.connections import Conv, Dense
 from surgrad.neurons.escape_noise import Step
 from surgrad.neurons.lif import LIF
 from surgrad.neurons.surrogate import TrueGradient
@@ -62,7 +62,7 @@ class Population:
 
     unit_shape: tuple[int, ...]
     neuron: LIF | None
-    recurrent: Dense | Conv | None
+    recurrent: ConnectionSpec | None
     index: int
     nb_samples: int
     precision: str
@@ -79,7 +79,7 @@ class Population:
     @cached_property
     def persistent_tile(self) -> Tile | None:
         """The tile that holds all units of some samples, if there is recurrence and they fit."""
-        if self.recurrent is None or set(getattr(self.recurrent, "stride", (1,))) != {1}:
+        if self.recurrent is None or set(self.recurrent.stride or (1,)) != {1}:
             return None
         rows = max(16, triton.next_power_of_2(self.channels))
         samples = max(1, min(16 // self.positions, self.nb_samples))
@@ -147,7 +147,7 @@ class Population:
 
     def _constants(self, device: torch.device, per_unit: bool) -> dict:
         tile, persistent = self.tile, self.persistent_tile is not None
-        convolution = persistent and isinstance(self.recurrent, Conv)
+        convolution = persistent and self.recurrent.kind == "conv"
         kernel = self.recurrent.kernel_size if convolution else (1,)
         padding = self.recurrent.padding if convolution else (0,)
         return {

@@ -14,24 +14,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
+from surgrad.kernels import finite
+from surgrad.kernels.call import Address, Options
+from surgrad.kernels.contract import LayerSpec, NetworkSpec, ReadoutSpec
+from surgrad.kernels.events import Events
 from surgrad.kernels.philox import NoiseKey
 from surgrad.kernels.reference import delayed
 from surgrad.kernels.state import LayerState, NetworkOutput, NetworkState
-from surgrad.network.connections import Conv, Dense
-from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.neurons.lif import LIF, LIFState
 
 if TYPE_CHECKING:
-    from surgrad.kernels.gpu.layer import Population
     from surgrad.kernels.gpu.scan_network import LayerTensors, Plan, Stage
-    from surgrad.network.network import Network
 
 _MASK = 0xFFFFFFFF
 # The most images that all of cuDNN's algorithms take at once; a step of a sample is an image.
 _MOST_IMAGES = 65535
-PRECISIONS = ("float32", "bf16")
 
 
 def interpreted() -> bool:
@@ -44,162 +42,126 @@ def available() -> bool:
     return importlib.util.find_spec("triton") is not None and (interpreted() or torch.cuda.is_available())
 
 
-def obstacle(neurons: Sequence[LIF], dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why this kernel cannot run these neurons in ``dtype`` on ``device``, or None."""
-    if device.type != "cuda" and not (device.type == "cpu" and interpreted()):
-        return f"the data is on {device}"
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed; pip install triton"
-    if dtype != torch.float32:
-        return f"it computes in float32, not {dtype}"
-    from surgrad.kernels.gpu.neurons import NOISES, SURROGATES
-
-    for neuron in neurons:
-        if type(neuron) is not LIF:
-            return f"it does not know {type(neuron).__name__}"
-        if type(neuron.surrogate) not in SURROGATES or type(neuron.escape_noise) not in NOISES:
-            return f"it does not know {neuron.surrogate} with {neuron.escape_noise}"
+def obstacle(network: NetworkSpec) -> str | None:
+    """What of a network these kernels do not know, or None."""
+    for layer in network.stack:
+        for connection in (layer.feedforward, getattr(layer, "recurrent", None)):
+            if connection is not None and (connection.own or connection.kind == "delayed"):
+                return f"{connection.name} ({connection.own or 'learned delays'})"
+        if isinstance(layer, LayerSpec) and unknown_neuron(layer) is not None:
+            return unknown_neuron(layer)
     return None
 
 
-def run(
-    network: "Network",
-    x: Tensor | EventBatch,
-    noise: NoiseKey,
-    ids: Tensor,
-    *,
-    state: NetworkState | None = None,
-    record: bool = False,
-    return_state: bool = False,
-    truncate: int = 0,
-    memory: str = "full",
-    precision: str = "float32",
-    chunk_bytes: int = 1 << 28,
-) -> NetworkOutput:
-    """Run a whole network (arguments as in `surgrad.network.network.Network.forward`).
+def unknown_neuron(layer: LayerSpec) -> str | None:
+    """Why these kernels do not know the neuron of a layer, or None."""
+    from surgrad.kernels.gpu.neurons import NOISES, SURROGATES
 
-    Args:
-        noise: its ``draw`` may be a 0-d int64 tensor on the device, so that a captured step draws anew at each replay.
-        memory: "full" keeps the input currents for the backward pass, 4 bytes per neuron and step; "recompute"
-            computes them again. Spikes take one byte, states are kept at about sqrt(T) steps, either way.
-        precision: "float32", or "bf16": weights and gradients inside products; state is always float32.
-        chunk_bytes: size at which arrays over time are cut into chunks of time.
+    neuron = layer.neuron
+    if type(neuron) is not LIF:
+        return f"{layer.name} ({type(neuron).__name__} neurons)"
+    if type(neuron.surrogate) not in SURROGATES or type(neuron.escape_noise) not in NOISES:
+        return f"{layer.name} ({neuron.surrogate} with {neuron.escape_noise})"
+    return None
 
-    Raises: UserError if this kernel cannot run the network where its input lies, or an argument is unknown.
+
+def run(network: NetworkSpec, x: Tensor | Events, options: Options, chunk_bytes: int = 1 << 28) -> NetworkOutput:
+    """Run a whole network.
+
+    ``memory`` "full" keeps the input currents for the backward pass, 4 bytes per neuron and step; "recompute" computes
+    them again. Spikes take one byte, states are kept at about sqrt(T) steps, either way. ``precision`` "bf16" is of
+    weights and gradients inside products; state is always float32.
+
+    Args: chunk_bytes: size at which arrays over time are cut into chunks of time.
     """
-    if precision not in PRECISIONS:
-        raise UserError(f"precision={precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
-    x = x.dense(torch.uint8) if isinstance(x, EventBatch) else x
-    weight = next(network.parameters())
-    reason = obstacle([layer.neuron for layer in network.layers], weight.dtype, x.device)
-    if reason is not None:
-        raise UserError(f"kernel='cuda' cannot run this network: {reason}; use kernel=auto")
     # Triton is loaded on first use: a run on the CPU never pays for it.
     from surgrad.kernels.gpu.scan_network import NetworkScan, Plan, chunks
 
+    state, address = options.state, options.address
+    if isinstance(x, Events):
+        x = x.dense(torch.uint8)
+    if state is not None:  # whose last input need not be binary
+        x = x.to(network.dtype)
     tensors: list[Tensor | None] = []
     stages = []
     nb_samples = x.shape[1]
-    for index, layer in enumerate(_stack(network)):
-        stage, layer_tensors = _stage(network, index, layer, nb_samples, x.device, state, precision)
+    states = None if state is None else [*state.layers, *([state.readout] if state.readout is not None else [])]
+    for k, layer in enumerate(network.stack):
+        stage, layer_tensors = _stage(layer, nb_samples, x.device, states and states[k], options.precision)
         stages.append(stage)
         tensors += layer_tensors
-    first_step = state.step if state else 0
     widest = max(x[0].numel(), *(nb_samples * math.prod(stage.population.unit_shape) for stage in stages))
     longest = chunk_bytes // (4 * widest)
-    if any(isinstance(stage.feedforward, Conv) for stage in stages):
+    if any(stage.feedforward.kind == "conv" for stage in stages):
         longest = min(longest, _MOST_IMAGES // nb_samples)
+    inputs = delayed(x, network.delay, state.last_input if state is not None else None).contiguous()
     plan = Plan(
         stages=stages,
         delay=network.delay,
-        key=_key(noise, x.device),
-        ids=ids.to(x.device, torch.int64).contiguous(),
-        first_step=first_step,
-        chunks=chunks(len(x), max(longest, 1), truncate),
-        keep_currents=memory == "full",
-        differentiable=torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *tensors)),
+        key=_key(address.noise, x.device),
+        ids=address.ids,
+        first_step=address.first_step,
+        chunks=chunks(len(x), max(longest, 1), options.truncate),
+        keep_currents=options.memory == "full",
+        differentiable=torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (inputs, *tensors)),
+        return_spikes=options.record,
     )
-    inputs = delayed(x, network.delay, state.last_input if state else None).contiguous()
     results = NetworkScan.apply(plan, inputs, *tensors)
     nb_layers = len(network.layers)
     counts, y = list(results[:nb_layers]), results[nb_layers] if network.readout is not None else None
-    spikes = [stage.spikes[1:].to(weight.dtype) for stage in stages[:nb_layers]] if record else None
-    end = _end_state(results[len(stages) :], nb_layers, x[-1], first_step + len(x)) if return_state else None
-    return NetworkOutput(y, counts, spikes, end)
+    ends = results[len(stages) :]
+    spikes = list(ends[len(ends) - nb_layers :]) if options.record else None
+    end = _end_state(ends, nb_layers, x[-1].clone(), address.first_step + len(x), network.readout is not None)
+    currents = [s.i for s in (*end.layers, end.readout) if s is not None]
+    output = NetworkOutput(y, counts, spikes, end if options.return_state else None)
+    return finite.confirmed(output, network, currents, x)
 
 
-def lif(
+def scan(
+    layer: LayerSpec,
     current: Tensor,
-    a: Tensor,
-    b: Tensor,
-    neuron: LIF,
-    *,
-    recurrence: Dense | Conv | None = None,
-    state: LIFState | None = None,
-    previous: Tensor | None = None,
-    noise: NoiseKey | None = None,
-    ids: Tensor | None = None,
-    first_step: int = 0,
+    old: LayerState | None,
+    address: Address,
     memory: str = "full",
     return_membrane: bool = False,
-) -> tuple[Tensor, Tensor | None, LIFState]:
-    """One layer driven by a current, as `surgrad.kernels.reference.lif`; membranes only if asked for."""
-    from surgrad.kernels.gpu.layer import Population
-    from surgrad.kernels.gpu.scan_network import LayerTensors, NetworkScan
+) -> tuple[Tensor, Tensor | None, LayerState]:
+    """One layer driven by a current, as `surgrad.kernels.reference.scan`; its states are kept at every step."""
+    from surgrad.kernels.gpu.scan_network import NetworkScan
 
-    noise, device = noise or NoiseKey(), current.device
-    shape = current.shape[1:]
-    population = Population(tuple(shape[1:]), neuron, recurrence, noise.layer, shape[0], "float32", neuron.unit_gain)
-    zeros = torch.zeros(shape, device=device)
-    i, u = state or (zeros, zeros)
-    before = zeros if previous is None else previous
-    weight = recurrence.weight if recurrence is not None else None
-    tensors = LayerTensors(None, weight, *_flat_decays(a, b, population.unit_shape), i, u, before)
-    ids = torch.arange(shape[0], device=device) if ids is None else ids
-    plan = _driven(population, current, tensors, _key(noise, device), ids, first_step, keep_states=return_membrane)
+    stage, tensors = _stage(layer, current.shape[1], current.device, old, "float32", driven=True)
+    plan = _driven(stage, current, tensors, address, keep_states=return_membrane)
     _, i, u, _, spikes = NetworkScan.apply(plan, current.contiguous(), *tensors)
-    return spikes, plan.stages[0].saved[0].u if return_membrane else None, LIFState(i, u)
+    return spikes, stage.saved[0].u if return_membrane else None, LayerState(i, u, spikes[-1])
 
 
-def readout(
-    current: Tensor, a: Tensor, b: Tensor, *, unit_gain: bool = True, state: LIFState | None = None, u0: float = 0.0
-) -> tuple[Tensor, LIFState]:
-    """A leaky integrator driven by a current (T, B, C), as `surgrad.kernels.reference.readout`."""
-    from surgrad.kernels.gpu.layer import Population
-    from surgrad.kernels.gpu.scan_network import LayerTensors, NetworkScan
+def integrate(layer: ReadoutSpec, current: Tensor, state: LIFState | None = None) -> tuple[Tensor, LIFState]:
+    """A leaky integrator driven by a current (T, B, C), as `surgrad.kernels.reference.integrate`."""
+    from surgrad.kernels.gpu.scan_network import NetworkScan
 
-    shape, device = current.shape[1:], current.device
-    population = Population(tuple(shape[1:]), None, None, 0, shape[0], "float32", unit_gain)
-    i, u = state or (torch.zeros(shape, device=device), torch.full(shape, u0, device=device))
-    tensors = LayerTensors(None, None, *_flat_decays(a, b, population.unit_shape), i, u, None)
-    plan = _driven(population, current, tensors, _key(NoiseKey(), device), torch.arange(shape[0], device=device))
+    stage, tensors = _stage(layer, current.shape[1], current.device, state, "float32", driven=True)
+    ids = torch.arange(current.shape[1], device=current.device)
+    plan = _driven(stage, current, tensors, Address(NoiseKey(), ids))
     y, i, u = NetworkScan.apply(plan, current.contiguous(), *tensors)
     return y, LIFState(i, u)
 
 
 def _driven(
-    population: "Population",
-    current: Tensor,
-    tensors: "LayerTensors",
-    key: Tensor,
-    ids: Tensor,
-    first_step: int = 0,
-    keep_states: bool = False,
+    stage: "Stage", current: Tensor, tensors: "LayerTensors", address: Address, keep_states: bool = False
 ) -> "Plan":
     """The plan of one layer that is driven by a current."""
-    from surgrad.kernels.gpu.scan_network import Chunk, Plan, Stage
+    from surgrad.kernels.gpu.scan_network import Chunk, Plan
 
     return Plan(
-        stages=[Stage(population, None)],
+        stages=[stage],
         delay=0,
-        key=key,
-        ids=ids.to(current.device, torch.int64).contiguous(),
-        first_step=first_step,
+        key=_key(address.noise, current.device),
+        ids=address.ids,
+        first_step=address.first_step,
         chunks=[Chunk(0, len(current), cut=True)],
         keep_currents=False,
         differentiable=torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (current, *tensors)),
         keep_states=keep_states,
-        return_spikes=population.neuron is not None,
+        return_spikes=stage.population.neuron is not None,
     )
 
 
@@ -210,45 +172,38 @@ def _flat_decays(a: Tensor, b: Tensor, unit_shape: Sequence[int]) -> tuple[Tenso
     return a.reshape(-1).contiguous(), b.reshape(-1).contiguous()
 
 
-def _stack(network: "Network") -> list[SpikingLayer | Readout]:
-    return [*network.layers, *([network.readout] if network.readout is not None else [])]
-
-
 def _stage(
-    network: "Network",
-    index: int,
-    layer: SpikingLayer | Readout,
+    layer: LayerSpec | ReadoutSpec,
     nb_samples: int,
     device: torch.device,
-    state: NetworkState | None,
+    state: LayerState | LIFState | None,
     precision: str,
+    driven: bool = False,
 ) -> "tuple[Stage, LayerTensors]":
-    """One layer as the scan wants it: what it is, and its tensors."""
+    """One layer as the scan wants it: what it is, and its tensors; ``driven`` by a current."""
     from surgrad.kernels.gpu.layer import Population
     from surgrad.kernels.gpu.scan_network import LayerTensors, Stage
 
-    spiking = isinstance(layer, SpikingLayer)
+    spiking = isinstance(layer, LayerSpec)
     shape = (nb_samples, *layer.unit_shape)
     zeros = torch.zeros(shape, device=device)
     i, u, before = zeros, zeros if spiking else torch.full(shape, layer.u0, device=device), zeros
     if state is not None:
-        i, u, *before = state.layers[index] if spiking else state.readout
-        before = before[0] if spiking else None
-    a, b = _flat_decays(*layer.decays(network.dt), layer.unit_shape)
+        i, u, *rest = state
+        before = rest[0] if rest else None
     recurrent = layer.recurrent if spiking else None
     tensors = LayerTensors(
-        weight=layer.feedforward.weight,
-        recurrent=recurrent.weight if recurrent is not None else None,
-        a=a,
-        b=b,
-        i=i.contiguous(),
-        u=u.contiguous(),
-        before=before if spiking else None,
+        None if driven else layer.feedforward.weight.contiguous(),
+        recurrent.weight.contiguous() if recurrent is not None else None,
+        *_flat_decays(layer.a, layer.b, layer.unit_shape),
+        i.contiguous(),
+        u.contiguous(),
+        before if spiking else None,
     )
-    neuron = layer.neuron if spiking else None
+    neuron, index = (layer.neuron, layer.index) if spiking else (None, 0)
     unit_gain = neuron.unit_gain if spiking else layer.unit_gain
     population = Population(layer.unit_shape, neuron, recurrent, index, nb_samples, precision, unit_gain)
-    return Stage(population, layer.feedforward), tensors
+    return Stage(population, None if driven else layer.feedforward), tensors
 
 
 def _key(noise: NoiseKey, device: torch.device) -> Tensor:
@@ -260,10 +215,12 @@ def _key(noise: NoiseKey, device: torch.device) -> Tensor:
     return torch.full((1,), word - (1 << 64) if word >= 1 << 63 else word, dtype=torch.int64, device=device)
 
 
-def _end_state(ends: Sequence[Tensor], nb_layers: int, last_input: Tensor, step: int) -> NetworkState:
+def _end_state(
+    ends: Sequence[Tensor], nb_layers: int, last_input: Tensor, step: int, has_readout: bool
+) -> NetworkState:
     layers = tuple(LayerState(*ends[3 * k : 3 * k + 3]) for k in range(nb_layers))
-    rest = ends[3 * nb_layers :]
-    return NetworkState(layers, LIFState(*rest) if rest else None, last_input, step)
+    readout = LIFState(*ends[3 * nb_layers : 3 * nb_layers + 2]) if has_readout else None
+    return NetworkState(layers, readout, last_input, step)
 
 
 class GraphedStep:

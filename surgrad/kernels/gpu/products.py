@@ -6,36 +6,12 @@ Spikes are 0 or 1, exact in any format. ``precision`` says what becomes of weigh
 
 import contextlib
 from collections.abc import Iterator
-from functools import singledispatch
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from surgrad.errors import UserError
-from surgrad.network.connections import Conv, Dense
-
-
-def _unknown(connection: nn.Module) -> UserError:
-    return UserError(f"connection {type(connection).__name__} is unknown to kernel='cuda'; use kernel='reference'")
-
-
-@singledispatch
-def current(connection: nn.Module, weight: Tensor, s: Tensor, precision: str) -> Tensor:
-    """I = W s for ``s`` (T, B, *in_shape) of any dtype: (T, B, *out_shape) float32."""
-    raise _unknown(connection)
-
-
-@singledispatch
-def input_gradient(connection: nn.Module, weight: Tensor, g: Tensor, precision: str) -> Tensor:
-    """dL/ds = W^T dL/dI for ``g`` (T, B, *out_shape): (T, B, *in_shape) float32."""
-    raise _unknown(connection)
-
-
-@singledispatch
-def weight_gradient(connection: nn.Module, weight: Tensor, s: Tensor, g: Tensor, precision: str) -> Tensor:
-    """dL/dW = sum over time and samples of dL/dI s^T, in the shape of ``weight``, float32."""
-    raise _unknown(connection)
+from surgrad.kernels.contract import ConnectionSpec
 
 
 def _rounded(x: Tensor, precision: str) -> Tensor:
@@ -50,18 +26,29 @@ def _matmul(x: Tensor, y: Tensor, precision: str) -> Tensor:
     return torch.mm(x.float(), y.float())
 
 
-@current.register
-def _(connection: Dense, weight: Tensor, s: Tensor, precision: str) -> Tensor:
+def current(connection: ConnectionSpec, weight: Tensor, s: Tensor, precision: str) -> Tensor:
+    """I = W s for ``s`` (T, B, *in_shape) of any dtype: (T, B, *out_shape) float32."""
+    if connection.kind == "conv":
+        return _convolved(connection, weight, s, precision)
     return _matmul(s.reshape(-1, weight.shape[1]), weight.t(), precision).view(*s.shape[:2], -1)
 
 
-@input_gradient.register
-def _(connection: Dense, weight: Tensor, g: Tensor, precision: str) -> Tensor:
+def input_gradient(connection: ConnectionSpec, weight: Tensor, g: Tensor, precision: str) -> Tensor:
+    """dL/ds = W^T dL/dI for ``g`` (T, B, *out_shape): (T, B, *in_shape) float32."""
+    if connection.kind == "conv":
+        # Only the shape of the input matters here: one number stands for all of it.
+        shape = (g.shape[0] * g.shape[1], *connection.in_shape)
+        images = weight.new_empty(1).expand(shape)
+        gradient, _, _ = _convolution_backward(connection, weight, images, g, precision, (True, False, False))
+        return gradient.contiguous().view(*g.shape[:2], *connection.in_shape)
     return _matmul(g.reshape(-1, weight.shape[0]), weight, precision).view(*g.shape[:2], *connection.in_shape)
 
 
-@weight_gradient.register
-def _(connection: Dense, weight: Tensor, s: Tensor, g: Tensor, precision: str) -> Tensor:
+def weight_gradient(connection: ConnectionSpec, weight: Tensor, s: Tensor, g: Tensor, precision: str) -> Tensor:
+    """dL/dW = sum over time and samples of dL/dI s^T, in the shape of ``weight``, float32."""
+    if connection.kind == "conv":
+        images = s.reshape(-1, *connection.in_shape).float()
+        return _convolution_backward(connection, weight, images, g, precision, (False, True, False))[1]
     return _matmul(g.reshape(-1, weight.shape[0]).t(), s.reshape(-1, weight.shape[1]), precision)
 
 
@@ -77,8 +64,7 @@ def _convolution_precision(precision: str) -> Iterator[None]:
         settings.fp32_precision = before
 
 
-@current.register
-def _(connection: Conv, weight: Tensor, s: Tensor, precision: str) -> Tensor:
+def _convolved(connection: ConnectionSpec, weight: Tensor, s: Tensor, precision: str) -> Tensor:
     convolve = F.conv1d if len(connection.kernel_size) == 1 else F.conv2d
     weight = _rounded(weight, precision).float()
     with _convolution_precision(precision):
@@ -89,7 +75,7 @@ def _(connection: Conv, weight: Tensor, s: Tensor, precision: str) -> Tensor:
 
 
 def _convolution_backward(
-    connection: Conv, weight: Tensor, s: Tensor, g: Tensor, precision: str, wanted: tuple[bool, bool, bool]
+    connection: ConnectionSpec, weight: Tensor, s: Tensor, g: Tensor, precision: str, wanted: tuple[bool, bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     nb_axes = len(connection.kernel_size)
     weight, g = (_rounded(value, precision).float() for value in (weight, g))
@@ -100,32 +86,8 @@ def _convolution_backward(
         )  # fmt: skip
 
 
-@input_gradient.register
-def _(connection: Conv, weight: Tensor, g: Tensor, precision: str) -> Tensor:
-    # Only the shape of the input matters here: one number stands for all of it.
-    shape = (g.shape[0] * g.shape[1], *connection.in_shape)
-    images = weight.new_empty(1).expand(shape)
-    gradient, _, _ = _convolution_backward(connection, weight, images, g, precision, (True, False, False))
-    return gradient.contiguous().view(*g.shape[:2], *connection.in_shape)
-
-
-@weight_gradient.register
-def _(connection: Conv, weight: Tensor, s: Tensor, g: Tensor, precision: str) -> Tensor:
-    images = s.reshape(-1, *connection.in_shape).float()
-    return _convolution_backward(connection, weight, images, g, precision, (False, True, False))[1]
-
-
-@singledispatch
-def taps(connection: nn.Module, weight: Tensor) -> Tensor:
+def taps(connection: ConnectionSpec, weight: Tensor) -> Tensor:
     """Weights of a recurrent connection as (kernel positions, channels out, channels in), contiguous."""
-    raise _unknown(connection)
-
-
-@taps.register
-def _(connection: Dense, weight: Tensor) -> Tensor:
+    if connection.kind == "conv":
+        return weight.flatten(2).permute(2, 0, 1).contiguous()
     return weight[None].contiguous()
-
-
-@taps.register
-def _(connection: Conv, weight: Tensor) -> Tensor:
-    return weight.flatten(2).permute(2, 0, 1).contiguous()

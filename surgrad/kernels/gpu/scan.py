@@ -109,11 +109,15 @@ def scan(current, out, i_state, u_state, counts, i_saved, u_saved, a_decay, b_de
         current: (T, B, N) input current, without the recurrent part.
         out: spiking, (T + 1, B, N) uint8 whose row 0 holds the spikes before the first step and row t + 1 gets s[t];
             otherwise (T, B, N) float32 that gets u[t+1].
-        i_state, u_state, counts: (B, N), read at the start and written at the end.
-        i_saved, u_saved: (T / segment, B, N), state before every step that is a multiple of ``segment``.
-        a_decay, b_decay: (N) if PER_UNIT, else (1).
+        i_state: (B, N), read at the start and written at the end.
+        u_state: (B, N), read at the start and written at the end.
+        counts: (B, N), read at the start and written at the end.
+        i_saved: (T / segment, B, N), state before every step that is a multiple of ``segment``.
+        u_saved: (T / segment, B, N), state before every step that is a multiple of ``segment``.
+        a_decay: (N) if PER_UNIT, else (1).
+        b_decay: (N) if PER_UNIT, else (1).
         taps: recurrent weights (kernel, channels, channels).
-        key: one int64, seed | draw << 32; ids: (B) int64; first_step, layer: rest of the address of the noise.
+        key: one int64, seed | draw << 32; with ids, (B) int64, first_step and layer the address of the noise.
     """
     sample, position, first, channel, inside = _place(nb_samples, CHANNELS, POSITIONS, ROWS, COLUMNS, USED)
     unit = channel * POSITIONS + position
@@ -186,9 +190,14 @@ def scan_adjoint(current, spikes, upstream, count_gradient, drive_gradient, i_gr
         upstream: (T, B, N), dL/ds[t] from above, or dL/dy[t] of a readout.
         count_gradient: (B, N), added to dL/ds at every step.
         drive_gradient: (T + 1, B, N) gets dL/dI; row T holds the one of the step after the last.
-        i_gradient, u_gradient: (B, N) dL/di and dL/du after the last step; get those before the first.
-        a_gradient, b_gradient: (B, N), to which those of the decays are added.
-        i_saved, u_saved: as `scan` wrote them; i_scratch, u_scratch: (segment, B, N).
+        i_gradient: (B, N) dL/di after the last step; gets the one before the first.
+        u_gradient: (B, N) dL/du after the last step; gets the one before the first.
+        a_gradient: (B, N), to which dL/da is added.
+        b_gradient: (B, N), to which dL/db is added.
+        i_saved: as `scan` wrote it.
+        u_saved: as `scan` wrote it.
+        i_scratch: (segment, B, N).
+        u_scratch: (segment, B, N).
         taps: recurrent weights transposed, (kernel, channels in, channels out).
     """
     STATES: tl.constexpr = SPIKING or DECAYS

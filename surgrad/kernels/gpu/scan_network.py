@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from surgrad.kernels.contract import ConnectionSpec
 from surgrad.kernels.gpu import products
 from surgrad.kernels.gpu.layer import Population, Saved
-from surgrad.network.connections import Conv, Dense
 
 
 class LayerTensors(NamedTuple):
@@ -51,7 +51,7 @@ class Stage:
     """
 
     population: Population
-    feedforward: Dense | Conv | None
+    feedforward: ConnectionSpec | None
     spikes: Tensor | None = None  # (T + 1, B, *units) uint8, row 0 is the step before the first
     saved: list[Saved | None] = field(default_factory=list)
     currents: list[Tensor | None] = field(default_factory=list)
@@ -61,8 +61,8 @@ class Stage:
 class Plan:
     """Everything about one call that is not a differentiable tensor.
 
-    ``keep_states``: of all steps, so that the caller finds the membranes. ``return_spikes``: of the topmost layer, as a
-    differentiable output.
+    ``keep_states``: of all steps, so that the caller finds the membranes. ``return_spikes``: of every spiking layer, as
+    differentiable outputs.
     """
 
     stages: list[Stage]
@@ -113,7 +113,7 @@ class NetworkScan(torch.autograd.Function):
 
     Inputs: the plan; inputs (T, B, *in_shape), already delayed; the `LayerTensors` of each stage, one after another.
     Outputs: per stage counts (B, *units), or y (T, B, classes) of a readout; then per stage i, u and, unless it is a
-    readout, its last spikes; then, if the plan says so, all spikes (T, B, *units) of the topmost layer.
+    readout, its last spikes; then, if the plan says so, all spikes (T, B, *units) of every spiking layer.
     """
 
     @staticmethod
@@ -141,7 +141,7 @@ class NetworkScan(torch.autograd.Function):
             if stage.spikes is not None:
                 ends.append(stage.spikes[-1].float())
         if plan.return_spikes:
-            ends.append(plan.stages[-1].spikes[1:].float())
+            ends += [stage.spikes[1:].float() for stage in plan.stages if stage.spikes is not None]
         return *results, *ends
 
     @staticmethod
@@ -206,14 +206,13 @@ class _Adjoint:
         ends = iter(gradients[nb_stages:])
         self.state, self.last_spikes, self.later, self.decays = [], [], [], []
         for stage, p, want in zip(plan.stages, layers, wanted, strict=True):
-            self.state.append(
-                tuple(torch.zeros_like(p.u) if g is None else g.clone() for g in (next(ends), next(ends)))
-            )
+            self.state.append(tuple(_own(g, p.u) for g in (next(ends), next(ends))))
             self.last_spikes.append(next(ends) if stage.population.neuron is not None else None)
             self.later.append(torch.zeros_like(p.u))  # dL/dI of the step after the chunk
             needs_decays = want.a or want.b
             self.decays.append((torch.zeros_like(p.u), torch.zeros_like(p.u)) if needs_decays else None)
-        self.spikes = next(ends) if plan.return_spikes else None
+        spiking = [plan.return_spikes and stage.population.neuron is not None for stage in plan.stages]
+        self.spikes = [next(ends) if has_spikes else None for has_spikes in spiking]
         self.weights: list[list[Tensor | None]] = [[None, None] for _ in layers]
         self.input_gradient = torch.empty_like(inputs, dtype=torch.float32) if wants_input else None
         touched = [k for k, want in enumerate(wanted) if any(want)]
@@ -226,7 +225,7 @@ class _Adjoint:
         if chunk.cut and not is_last:
             for carried in (*(g for pair in self.state for g in pair), *self.later):
                 carried.zero_()
-        from_above = None if self.spikes is None else self.spikes[chunk.start : chunk.stop].contiguous()
+        from_above = None
         for k in range(len(self.layers) - 1, self.lowest - 1, -1):
             stage, p = plan.stages[k], self.layers[k]
             upstream = self._upstream(k, chunk, is_last, from_above)
@@ -247,11 +246,11 @@ class _Adjoint:
         """dL/ds (or dL/dy of a readout) at the steps of a chunk."""
         if self.plan.stages[k].population.neuron is None:
             return None if self.results[k] is None else self.results[k][chunk.start : chunk.stop]
+        if self.spikes[k] is not None:
+            recorded = self.spikes[k][chunk.start : chunk.stop]
+            from_above = recorded.contiguous() if from_above is None else from_above + recorded
         if is_last and self.last_spikes[k] is not None:
-            if from_above is None:
-                from_above = self.layers[k].u.new_zeros(chunk.stop - chunk.start, *self.layers[k].u.shape)
-            elif self.spikes is not None:
-                from_above = from_above.clone()  # not ours
+            from_above = _own(from_above, self.layers[k].u.expand(chunk.stop - chunk.start, *self.layers[k].u.shape))
             from_above[-1] += self.last_spikes[k]
         return from_above
 

@@ -9,6 +9,8 @@ extern "C" struct AdaptiveDesc {
     const float *decay, *a, *b;  // of the adaptation current (places)
     const float* w_first;        // (B, places) or null
     float* w_last;               // (B, places) or null
+    const float* g_w_last;       // (B, places) or null
+    float* g_w_first;            // (B, places) or null
     float *g_decay, *g_a, *g_b;  // (threads, places), zeroed
 };
 
@@ -155,7 +157,10 @@ struct Group {  // samples [b0, b0 + nb) of a layer
         float *h = scratch.take(S * row), *gs = scratch.take(S * row), *dI = scratch.take((S + 1) * row), *I = scratch.take(P);
         float* halo = scratch.take(run.halo);
         int32_t* events = (int32_t*)scratch.take(run.events + 64);
-        for (float* zero : {l.i, l.u, l.w, dI}) std::memset(zero, 0, row * sizeof(float));
+        std::memset(dI, 0, row * sizeof(float));
+        last_gradient(d.g_i_last, b0 * P, l.i, nb * P);
+        last_gradient(d.g_u_last, b0 * P, l.u, nb * P);
+        last_gradient(desc.g_w_last, b0 * P, l.w, nb * P);
         const auto adjoint = adaptive_adjoints[d.reset][d.diff_reset != 0];
         for (int64_t block = (net.T - 1) / S; block >= 0; block--) {
             const int64_t t0 = block * S, t1 = std::min(t0 + S, net.T);
@@ -192,6 +197,9 @@ struct Group {  // samples [b0, b0 + nb) of a layer
                 }
             }
         }
+        first_gradient(d.g_i_first, b0 * P, l.i, nb * P);
+        first_gradient(d.g_u_first, b0 * P, l.u, nb * P);
+        first_gradient(desc.g_w_first, b0 * P, l.w, nb * P);
     }
 };
 

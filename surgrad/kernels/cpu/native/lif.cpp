@@ -140,11 +140,12 @@ struct Backward {
         for (float** p : {&I, &h, &keep_u, &keep_i, &gs, &g_in}) *p = scratch.take(S * row);
         dI = scratch.take((S + 1) * row);
         i = scratch.take(row), u = scratch.take(row), halo = scratch.take(run.halo);
-        for (const Layer& y : run.layers)
-            for (auto* v : {&lu, &li, &carry}) {
-                v->push_back(scratch.take(G * y.places));
-                std::memset(v->back(), 0, G * y.places * sizeof(float));
-            }
+        for (const Layer& y : run.layers) {
+            for (auto* v : {&lu, &li, &carry}) v->push_back(scratch.take(G * y.places));
+            std::memset(carry.back(), 0, G * y.places * sizeof(float));
+            last_gradient(y.d.g_u_last, b0 * y.places, lu.back(), nb * y.places);
+            last_gradient(y.d.g_i_last, b0 * y.places, li.back(), nb * y.places);
+        }
     }
     void go() {
         int64_t L = run.layers.size();
@@ -169,6 +170,12 @@ struct Backward {
                 std::memcpy(carry[l], dI, row * sizeof(float));
             }
         }
+        for (int64_t l = 0; l < L; l++) {
+            const Layer& y = run.layers[l];
+            first_gradient(y.d.g_u_first, b0 * y.places, lu[l], nb * y.places);
+            first_gradient(y.d.g_i_first, b0 * y.places, li[l], nb * y.places);
+            first_gradient(y.d.g_first, b0 * y.places, carry[l], nb * y.places);
+        }
     }
     // gs[t] = what reaches s[t] (or y[t]) from above and from the loss
     void incoming(int64_t l, int64_t t0, int64_t t1, bool top) {
@@ -184,8 +191,9 @@ struct Backward {
                 else if (loss)
                     for (int64_t x = 0; x < y.d.positions; x++)
                         for (int64_t c = 0; c < y.d.channels; c++) to[x * y.d.stride + c] += loss[x * y.d.channels + c];
-                if (y.d.g_counts) {
-                    const float* from = y.d.g_counts + (b0 + g) * y.places;
+                for (const float* all : {y.d.g_counts, t == net.T - 1 ? y.d.g_s_last : nullptr}) {
+                    if (!all) continue;
+                    const float* from = all + (b0 + g) * y.places;
                     for (int64_t n = 0; n < y.places; n += LANES) store(to + n, load(to + n) + load(from + n));
                 }
             }

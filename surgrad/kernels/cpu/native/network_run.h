@@ -36,6 +36,8 @@ struct LayerDesc {
     const uint64_t* bits_before;     // (B, words) spikes of the step before, or null
     float *i_last, *u_last;          // (B, places) or null
     const float *g_counts, *g_out;   // gradients of counts (B, places) and out (T, B, n), or null
+    const float *g_i_last, *g_u_last, *g_s_last;  // gradients of the state after the last step, (B, places) or null
+    float *g_i_first, *g_u_first, *g_first;       // of the state before the first step and of I[0], (B, places) or null
     int64_t g_out_t, g_out_b;        // strides of g_out in floats; 0 where it is the same for every step or sample
     float* g_current;                // (T, B, n) or null
     float *g_feedforward, *g_recurrent;  // (threads, weights), zeroed
@@ -218,6 +220,14 @@ void initial_state(const Layer& y, int64_t b0, int64_t nb, float* i, float* u) {
         if (y.d.u_first) std::memcpy(u + g * y.places, y.d.u_first + (b0 + g) * y.places, size);
         else std::fill_n(u + g * y.places, y.places, y.d.is_readout ? y.d.u0 : 0.0f);
     }
+}
+// Adjoint of n neurons of sample b: what the state after the last step brings, and what reaches the one before the first
+void last_gradient(const float* all, int64_t at, float* to, int64_t n) {
+    if (all) std::memcpy(to, all + at, n * sizeof(float));
+    else std::memset(to, 0, n * sizeof(float));
+}
+void first_gradient(float* all, int64_t at, const float* from, int64_t n) {
+    if (all) std::memcpy(all + at, from, n * sizeof(float));
 }
 void keep_checkpoint(const Layer& y, const NetworkDesc& net, int64_t block, int64_t b0, int64_t nb, const float* i, const float* u) {
     if (!y.d.checkpoints) return;

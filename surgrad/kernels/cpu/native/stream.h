@@ -19,7 +19,7 @@ struct Stream {
 
     static bool fits(const Run& run) {
         const Layer& y = run.layers[0];
-        return run.layers.size() == 1 && y.d.current && !y.d.is_readout && !y.rec.exists && !y.padded() && !(y.d.g_counts && y.d.g_out);
+        return run.layers.size() == 1 && y.d.current && !y.d.is_readout && !y.rec.exists && !y.padded() && !(y.d.g_counts && y.d.g_out) && !y.d.g_s_last;
     }
     std::vector<Tile> tiles() const {
         std::vector<Tile> all;
@@ -107,8 +107,11 @@ struct Stream {
         Scratch scratch((S * (states ? 3 : 1) + 5) * (size + PADDING));
         float *h = scratch.take(S * size), *keep_u = states ? scratch.take(S * size) : h, *keep_i = states ? scratch.take(S * size) : nullptr;
         float *i = scratch.take(size), *u = scratch.take(size), *lu = scratch.take(size), *li = scratch.take(size), *dI = scratch.take(n);
-        std::memset(lu, 0, size * sizeof(float));
-        std::memset(li, 0, size * sizeof(float));
+        for (int64_t g = 0; g < tile.nb; g++) {
+            const int64_t here = (tile.b0 + g) * y.places + tile.n0;
+            last_gradient(d.g_u_last, here, lu + g * n, n);
+            last_gradient(d.g_i_last, here, li + g * n, n);
+        }
         const Row constants = row(tile);
         const bool past_cache = large(d.g_current);
         const auto adjoint = adjoint_rows[d.reset][d.diff_reset != 0][d.trained_tau != 0];
@@ -141,6 +144,11 @@ struct Stream {
                                         d.unit_gain ? -1.0f : 0.0f});
                     if (d.g_current && past_cache) write(n, d.g_current + at(t, b, tile), [&](int64_t k) { return load(dI + k); });
                 }
+        }
+        for (int64_t g = 0; g < tile.nb; g++) {
+            const int64_t here = (tile.b0 + g) * y.places + tile.n0;
+            first_gradient(d.g_u_first, here, lu + g * n, n);
+            first_gradient(d.g_i_first, here, li + g * n, n);
         }
     }
 };

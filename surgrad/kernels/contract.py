@@ -1,0 +1,230 @@
+"""What a kernel is given: frozen specifications of a network, checked where they are made.
+
+A kernel takes these and the `Options` of one call (`surgrad.kernels.call`), nothing else, and does not look again at
+dtype, device, rank, shape, length or range. What does not fit is refused here, in the same words for every kernel.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgrad.errors import UserError
+from surgrad.kernels.checks import require_alike, require_shape
+from surgrad.neurons.lif import LIF, AdaptationValues
+
+
+@dataclass(frozen=True, eq=False)
+class ConnectionSpec:
+    """How spikes of one population become currents of another.
+
+    Args:
+        name: where it stands in its network, for messages.
+        kind: "dense", "conv", "delayed" (a delay for each synapse), or "module", of which only ``function`` is known.
+        out_shape: of the units.
+        in_shape: in_shape is None where it is not known.
+        function: (..., *in_shape) -> (..., *out_shape), with hooks and all; a delayed one as `DelayedDense.forward`.
+        weight: (out, in), or (filters, channels, *kernel_size).
+        kernel_size: of a convolution, one number for each spatial axis.
+        stride: of a convolution, one number for each spatial axis.
+        padding: of a convolution, one number for each spatial axis.
+        delays: of a delayed one: in steps, shaped as ``weight``.
+        nb_taps: steps that one spike reaches.
+        own: why only ``function`` may be used ("Biased defines forward"), or "".
+        others: the parameters of a connection of which only ``function`` is known.
+    """
+
+    name: str
+    kind: str
+    out_shape: tuple[int, ...]
+    function: Callable[..., Tensor]
+    in_shape: tuple[int, ...] | None = None
+    weight: Tensor | None = None
+    kernel_size: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    delays: Tensor | None = None
+    nb_taps: int = 1
+    own: str = ""
+    others: tuple[tuple[str, Tensor], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.own or self.weight is None or self.in_shape is None:
+            return
+        if self.kind == "conv":
+            expected: tuple[int, ...] = (self.out_shape[0], self.in_shape[0], *self.kernel_size)
+        else:
+            expected = (math.prod(self.out_shape), math.prod(self.in_shape))
+        for name, x in self.tensors():
+            require_shape(name, x, expected, f"the shape of {self.in_shape} -> {self.out_shape}")
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter with its name."""
+        for name, x in (("weight", self.weight), ("delays", self.delays)):
+            if x is not None:
+                yield f"{self.name}.{name}", x
+        for name, x in self.others:
+            yield f"{self.name}.{name}", x
+
+
+def connection_spec(part: Any, name: str, dt: float | None = None) -> ConnectionSpec | None:
+    """The specification of a connection: its own account of itself, else that of any function of spikes.
+
+    Args:
+        part: a connection, module, function, specification or None.
+        name: for messages.
+        dt: time step in s for delays.
+    """
+    if part is None or isinstance(part, ConnectionSpec):
+        return part
+    if hasattr(part, "spec"):
+        return part.spec(name, dt)
+    shape = (part.out_features,) if isinstance(part, nn.Linear) else tuple(getattr(part, "out_shape", ()))
+    known_input = (part.in_features,) if isinstance(part, nn.Linear) else getattr(part, "in_shape", None)
+    parameters = tuple(part.named_parameters()) if isinstance(part, nn.Module) else ()
+    return ConnectionSpec(
+        name,
+        "module",
+        shape,
+        part,
+        in_shape=None if known_input is None else tuple(known_input),
+        own=f"{getattr(part, '__name__', type(part).__name__)} is not a connection of this library",
+        others=parameters,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class LayerSpec:
+    """A population of spiking neurons with its connections.
+
+    Args:
+        name: where it stands, for messages. ``index``: its number, part of the address of its random numbers.
+        neuron: surrogate, escape noise and reset. ``unit_shape``: (N,) or (channels, *spatial).
+        a: decays of synapse and membrane over a step, broadcastable to the units.
+        b: decays of synapse and membrane over a step, broadcastable to the units.
+        feedforward: None where the layer is driven by a current. ``recurrent``: from the layer to itself, or None.
+        adaptation: constants of adaptive neurons, else None.
+    """
+
+    name: str
+    neuron: LIF
+    unit_shape: tuple[int, ...]
+    a: Tensor
+    b: Tensor
+    feedforward: ConnectionSpec | None = None
+    recurrent: ConnectionSpec | None = None
+    adaptation: AdaptationValues | None = None
+    index: int = 0
+
+    def __post_init__(self) -> None:
+        for name, x in self.constants():
+            _require_broadcast(name, x, self.unit_shape)
+        _require_units(self.feedforward, None, self.unit_shape)
+        _require_units(self.recurrent, self.unit_shape, self.unit_shape)
+
+    def constants(self) -> Iterator[tuple[str, Tensor]]:
+        yield f"{self.name}: decay a of tau_syn", self.a
+        yield f"{self.name}: decay b of tau_mem", self.b
+        for field, x in zip(AdaptationValues._fields, self.adaptation or (), strict=False):
+            yield f"{self.name}.adaptation {field}", x
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter with its name."""
+        yield from self.constants()
+        for connection in (self.feedforward, self.recurrent):
+            if connection is not None:
+                yield from connection.tensors()
+
+
+@dataclass(frozen=True, eq=False)
+class ReadoutSpec:
+    """Leaky integrators without spikes: as `LayerSpec`, with their first membrane potential and gain."""
+
+    name: str
+    unit_shape: tuple[int, ...]
+    a: Tensor
+    b: Tensor
+    feedforward: ConnectionSpec | None = None
+    u0: float = 0.0
+    unit_gain: bool = True
+
+    def __post_init__(self) -> None:
+        for name, x in self.constants():
+            _require_broadcast(name, x, self.unit_shape)
+        _require_units(self.feedforward, None, self.unit_shape)
+
+    def constants(self) -> Iterator[tuple[str, Tensor]]:
+        yield f"{self.name}: decay a of tau_syn", self.a
+        yield f"{self.name}: decay b of tau_mem", self.b
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter with its name."""
+        yield from self.constants()
+        if self.feedforward is not None:
+            yield from self.feedforward.tensors()
+
+
+def _require_units(connection: ConnectionSpec | None, below: tuple[int, ...] | None, above: tuple[int, ...]) -> None:
+    if connection is None:
+        return
+    for what, found, wanted in (("takes", connection.in_shape, below), ("gives", connection.out_shape, above)):
+        if found and wanted and tuple(found) != tuple(wanted):
+            raise UserError(f"{connection.name} {what} units {tuple(found)}, but its neurons are {tuple(wanted)}")
+
+
+def _require_broadcast(name: str, x: Tensor, unit_shape: Sequence[int]) -> None:
+    lined_up = zip(reversed(x.shape), reversed(unit_shape), strict=False)
+    if x.dim() > len(unit_shape) or any(size not in (1, units) for size, units in lined_up):
+        raise UserError(
+            f"{name} has shape {tuple(x.shape)}, but the layer has units {tuple(unit_shape)}; "
+            "give one value for the layer or one for each neuron"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkSpec:
+    """A stack of layers and a readout (or None), ``delay`` steps (0 or 1) between a spike and its arrival above.
+
+    Raises:
+        UserError: for parameters of different dtypes or devices, or that are not finite.
+    """
+
+    layers: tuple[LayerSpec, ...]
+    readout: ReadoutSpec | None
+    delay: int = 1
+
+    def __post_init__(self) -> None:
+        named = list(self.tensors())
+        if not named:
+            raise UserError("a network needs at least one layer")
+        require_alike(named)
+        for below, above in pairwise(self.stack):
+            _require_units(above.feedforward, below.unit_shape, above.unit_shape)
+
+    @property
+    def stack(self) -> tuple[LayerSpec | ReadoutSpec, ...]:
+        """Layers, then the readout."""
+        return (*self.layers, *([self.readout] if self.readout is not None else []))
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter with its name."""
+        for layer in self.stack:
+            yield from layer.tensors()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.stack[0].a.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.stack[0].a.device
+
+    @property
+    def in_shape(self) -> tuple[int, ...] | None:
+        """Units of the input; None where the first connection does not say."""
+        first = self.stack[0].feedforward
+        return None if first is None else first.in_shape

@@ -1,0 +1,216 @@
+"""What the compiled network is told (`network_run.h`): its layers, its buffers, and the plan of one call."""
+
+import ctypes
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surgrad.kernels.call import Address
+from surgrad.kernels.contract import LayerSpec, ReadoutSpec
+from surgrad.kernels.cpu.layout import LANES, Layout, adjoint_weight, geometry
+from surgrad.kernels.cpu.memory import empty
+from surgrad.neurons import escape_noise, surrogate
+from surgrad.neurons.lif import LIF
+
+BLOCK = 32  # steps between checkpoints of the state
+GROUP = 4  # samples that one thread takes through a densely recurrent network together
+DENSE_ABOVE = 0.15  # share of active units above which a product is computed densely
+
+# number in neuron.h, and parameters, of each surrogate and escape noise
+SURROGATES = {
+    surrogate.SuperSpike: lambda h: (0, (h.beta, 0.0)),
+    surrogate.AsymptoticSuperSpike: lambda h: (1, (h.beta, 0.0)),
+    surrogate.SigmoidPrime: lambda h: (2, (h.beta, h.beta)),
+    surrogate.ScaledSigmoidPrime: lambda h: (2, (h.beta, 1.0)),
+    surrogate.Esser: lambda h: (3, (h.beta, 0.0)),
+    surrogate.Exponential: lambda h: (4, (h.p0, h.delta_u)),
+    surrogate.MultilayerSpiker: lambda h: (5, (0.0, 0.0)),
+    surrogate.TrueGradient: lambda h: (6, (0.0, 0.0)),
+}
+NOISES = {
+    escape_noise.Step: lambda p: (0, (0.0, 0.0)),
+    escape_noise.Sigmoid: lambda p: (1, (1 / p.beta, 0.0)),
+    escape_noise.Exponential: lambda p: (2, (1 / p.p0, p.delta_u)),
+}
+RESETS = {"multiplicative": 0, "multiplicative_leak": 1, "subtractive": 2, "subtractive_leak": 3}
+
+_int, _float, _pointer = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+
+
+class ConnectionDesc(ctypes.Structure):
+    _fields_ = (
+        [(name, _int) for name in ("exists", "in_channels", "in_stride", "in_height", "in_width")]
+        + [(name, _int) for name in ("channels", "stride", "height", "width")]
+        + [(name, _int) for name in ("kernel_h", "kernel_w", "step_h", "step_w", "pad_h", "pad_w")]
+        + [("forward", _pointer), ("adjoint", _pointer)]
+    )
+
+
+class LayerDesc(ctypes.Structure):
+    _fields_ = (
+        [("feedforward", ConnectionDesc), ("recurrent", ConnectionDesc)]
+        + [(name, _int) for name in ("channels", "positions", "stride")]
+        + [(n, _int) for n in ("is_readout", "reset", "diff_reset", "surrogate", "noise", "unit_gain", "index")]
+        + [("surrogate_p", _float * 2), ("noise_p", _float * 2), ("u0", _float), ("trained_tau", ctypes.c_int32)]
+        + [(n, _pointer) for n in ("a", "b", "current", "bits", "checkpoints", "counts", "out", "membranes")]
+        + [(n, _pointer) for n in ("i_first", "u_first", "bits_before", "i_last", "u_last")]
+        + [(n, _pointer) for n in ("g_counts", "g_out", "g_i_last", "g_u_last", "g_s_last")]
+        + [(n, _pointer) for n in ("g_i_first", "g_u_first", "g_first")]
+        + [(n, _int) for n in ("g_out_t", "g_out_b")]
+        + [(n, _pointer) for n in ("g_current", "g_feedforward", "g_recurrent", "g_a", "g_b")]
+    )
+
+
+class NetworkDesc(ctypes.Structure):
+    _fields_ = (
+        [(n, _int) for n in ("nb_layers", "T", "B", "delay", "block", "group", "threads", "first_step", "truncate")]
+        + [("in_words", _int), ("input", _pointer), ("input_before", _pointer), ("ids", _pointer)]
+        + [("seed", ctypes.c_uint32), ("draw", ctypes.c_uint32), ("dense_above", _float), ("layers", _pointer)]
+    )
+
+
+def knows(neuron: LIF) -> bool:
+    """Whether the compiled code knows the surrogate and the escape noise of a neuron."""
+    return type(neuron.surrogate) in SURROGATES and type(neuron.escape_noise) in NOISES
+
+
+@dataclass
+class Stage:
+    """One layer in one call: ``below`` is the layout of what drives it, None where that is a current."""
+
+    spec: LayerSpec | ReadoutSpec
+    layout: Layout
+    below: Layout | None = None
+
+    @property
+    def neuron(self) -> LIF | None:
+        """None of a readout."""
+        return self.spec.neuron if isinstance(self.spec, LayerSpec) else None
+
+    @property
+    def nb_units(self) -> int:
+        return math.prod(self.layout.unit_shape)
+
+
+@dataclass
+class Plan:
+    """Everything about one call that is not a differentiable tensor.
+
+    ``counts``, ``record``: whether spiking layers return their counts and all their spikes. ``return_state``: whether
+    the last spikes of every layer are returned.
+    """
+
+    stages: list[Stage]
+    T: int
+    B: int
+    delay: int
+    address: Address
+    truncate: int = 0
+    memory: str = "full"
+    input_bits: Tensor | None = None
+    input_before: Tensor | None = None
+    counts: bool = True
+    record: bool = False
+    return_state: bool = False
+    membranes: Tensor | None = None
+
+    @property
+    def block(self) -> int:
+        """Steps per block: about sqrt(T) where memory counts, a divisor of the length of truncated gradients."""
+        if not self.truncate:
+            return max(BLOCK, math.ceil(math.sqrt(self.T))) if self.memory == "recompute" else BLOCK
+        return max(s for s in range(1, min(BLOCK, self.truncate) + 1) if self.truncate % s == 0)
+
+    @property
+    def group(self) -> int:
+        dense = any(
+            isinstance(stage.spec, LayerSpec) and stage.spec.recurrent is not None and len(stage.layout.unit_shape) == 1
+            for stage in self.stages
+        )
+        return GROUP if dense else 1
+
+
+def address(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
+class Call:
+    """The C descriptors of one call; keeps alive the tensors that they point to.
+
+    Args:
+        plan: the plan.
+        tensors: (W, R, a, b, current) of every layer, in the kernel's layout, which may be None.
+        backward: whether it goes back.
+    """
+
+    def __init__(self, plan: Plan, tensors: Sequence[Sequence[Tensor | None]], backward: bool):
+        self.layers = (LayerDesc * len(plan.stages))()
+        self.alive: list[Tensor | None] = []
+        for stage, layer, (w, r, a, b, current) in zip(plan.stages, self.layers, tensors, strict=True):
+            self._connect(stage, layer, w, r, backward)
+            layout, neuron = stage.layout, stage.neuron
+            layer.channels, layer.positions, layer.stride = layout.channels, layout.positions, layout.stride
+            layer.is_readout = neuron is None
+            if neuron is None:
+                layer.u0, layer.unit_gain = stage.spec.u0, stage.spec.unit_gain
+            else:
+                layer.index, layer.unit_gain = stage.spec.index, neuron.unit_gain
+                layer.reset, layer.diff_reset = RESETS[neuron.reset], neuron.diff_reset
+                h, noise = neuron.surrogate, neuron.escape_noise
+                layer.surrogate, (layer.surrogate_p[0], layer.surrogate_p[1]) = SURROGATES[type(h)](h)
+                layer.noise, (layer.noise_p[0], layer.noise_p[1]) = NOISES[type(noise)](noise)
+            layer.a, layer.b, layer.current = address(a), address(b), address(current)
+        words = 0 if plan.input_bits is None else plan.input_bits.shape[-1]
+        self.network = NetworkDesc(
+            nb_layers=len(plan.stages),
+            T=plan.T,
+            B=plan.B,
+            delay=plan.delay,
+            block=plan.block,
+            group=plan.group,
+            threads=torch.get_num_threads(),
+            first_step=plan.address.first_step,
+            truncate=plan.truncate,
+            in_words=words,
+            input=address(plan.input_bits),
+            input_before=address(plan.input_before),
+            ids=address(plan.address.ids),
+            seed=plan.address.noise.seed & 0xFFFFFFFF,
+            draw=plan.address.noise.draw & 0xFFFFFFFF,
+            dense_above=DENSE_ABOVE,
+            layers=ctypes.addressof(self.layers),
+        )
+        self.threads = min(self.network.threads, -(-plan.B // plan.group))
+
+    def _connect(self, stage: Stage, layer: LayerDesc, w: Tensor | None, r: Tensor | None, backward: bool) -> None:
+        recurrent = stage.spec.recurrent if isinstance(stage.spec, LayerSpec) else None
+        for name, packed, connection, below in (
+            ("feedforward", w, stage.spec.feedforward, stage.below),
+            ("recurrent", r, recurrent, stage.layout),
+        ):
+            if packed is None:
+                continue
+            shape = geometry(connection, below, stage.layout)
+            adjoint = adjoint_weight(packed, shape["step_w"]) if backward and below.stride % LANES == 0 else None
+            self.alive.append(adjoint)
+            setattr(layer, name, ConnectionDesc(**shape, forward=address(packed), adjoint=address(adjoint)))
+
+    def point(self, k: int, **tensors: Tensor | None) -> None:
+        """Set pointers of layer k."""
+        for name, x in tensors.items():
+            self.alive.append(x)
+            setattr(self.layers[k], name, address(x))
+
+
+def rows(gradient: Tensor | None, T: int, B: int, n: int) -> Tensor:
+    """A gradient (T, B, n) with contiguous rows; rows that are the same for all steps or samples are kept once."""
+    if gradient is None:
+        gradient = torch.zeros(()).expand(T, B, n)
+    once = [size if stride else 1 for size, stride in zip(gradient.shape, gradient.stride(), strict=True)]
+    kept = gradient[: once[0], : once[1], : once[2]]
+    if kept.numel() == T * B * n and not kept.is_contiguous():
+        kept = empty(*kept.shape).copy_(kept)
+    return kept.expand(once[0], once[1], n).contiguous().expand(T, B, n)

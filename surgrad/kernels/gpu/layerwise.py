@@ -1,0 +1,37 @@
+"""A network on the GPU layer by layer: for parts that only the reference knows.
+
+Each layer is scanned by the fastest code that knows it; the walk through the layers is that of the reference.
+"""
+
+from functools import partial
+
+from torch import Tensor
+
+from surgrad.kernels import reference
+from surgrad.kernels.call import Address
+from surgrad.kernels.contract import LayerSpec
+from surgrad.kernels.gpu import network as cuda
+from surgrad.kernels.state import AdaptiveLayerState, LayerState
+
+
+def unknown(layer: LayerSpec) -> str | None:
+    """Why a layer is scanned by the reference, or None."""
+    if layer.recurrent is not None and layer.recurrent.own:
+        return f"{layer.recurrent.name} ({layer.recurrent.own})"
+    return cuda.unknown_neuron(layer)
+
+
+def _scan(
+    layer: LayerSpec,
+    current: Tensor,
+    old: LayerState | AdaptiveLayerState | None,
+    address: Address,
+    memory: str = "full",
+    return_membrane: bool = False,
+) -> tuple[Tensor, Tensor | None, LayerState | AdaptiveLayerState]:
+    """As `reference.scan`."""
+    scan = cuda.scan if unknown(layer) is None else reference.scan
+    return scan(layer, current, old, address, memory, return_membrane)
+
+
+run = partial(reference.run, parts=reference.Parts(scan=_scan, integrate=cuda.integrate))

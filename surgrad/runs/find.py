@@ -1,0 +1,59 @@
+"""Runs by what one knows of them: a folder, a glob, a name or an id."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from surgrad.errors import UserError
+from surgrad.paths import all_runs_folders
+from surgrad.runs import tables
+from surgrad.runs.record import RunRecord, load_runs
+
+
+def find(where: Iterable[str]) -> list[RunRecord]:
+    """The runs that folders, globs, names or run ids name.
+
+    Args:
+        where: what names the runs; the runs of all suites if empty.
+
+    Raises:
+        UserError: nothing is named so.
+    """
+    found: dict[Path, RunRecord] = {}
+    for place in list(where) or list(map(str, all_runs_folders())):
+        try:
+            records = load_runs(_known(place) or place)
+        except FileNotFoundError as error:
+            raise UserError(str(error)) from error
+        found |= {record.folder: record for record in records}
+    if not found:
+        raise UserError("there are no runs yet")
+    return list(found.values())
+
+
+def load_run(where: str | Path) -> RunRecord:
+    """One run, read only.
+
+    Args:
+        where: its folder, its name (the path below Runs), or its id (at least four digits of those at the name's end).
+
+    Raises:
+        UserError: no run, or more than one, is named so.
+    """
+    records = find([str(where)])
+    if len(records) > 1:
+        raise UserError(f"{where}: {len(records)} runs; give one of {', '.join(r.folder.name for r in records[:5])}, …")
+    return records[0]
+
+
+def _known(place: str) -> list[str]:
+    """The run folders of a name or an id; none for anything else."""
+    if Path(place).exists():
+        return []
+    folders = all_runs_folders()
+    found = [str(folder / place) for folder in folders if (folder / place).is_dir()]
+    if found or not (4 <= len(place) <= 8 and not set(place) - set("0123456789abcdef")):
+        return found
+    found = [str(path.parent) for folder in folders for path in folder.rglob(f"*-{place}*/summary.json")]
+    if not found:
+        raise UserError(f"{place}: no run of this id below {', '.join(map(tables.here, folders))}; give its path")
+    return found
