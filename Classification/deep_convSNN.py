@@ -18,7 +18,7 @@ from surgrad.network.initializers import Distribution, FluctuationDrivenCentered
 from surgrad.network.methods import set_neuron
 from surgrad.runs.record import RunRecord
 from surgrad.training.distributed import Processes, open_run
-from surgrad.training.evaluation import evaluate_repeatedly
+from surgrad.training.evaluation import evaluate_repeatedly, final_scores
 from surgrad.training.fit import Fit
 from surgrad.training.loop import BatchGrid, Compute, Objective
 from surgrad.training.losses import build_loss
@@ -79,7 +79,7 @@ def main(cfg: ClassificationConfig, run) -> float:
             return monitor("before" if epoch == 0 else "after")
         return monitor(f"epoch_{epoch}") if cfg.monitor_chunks and epoch % cfg.epoch_chunk == 0 else {}
 
-    best = Fit(
+    fit = Fit(
         network,
         optimizer=build_optimizer(cfg.optimizer, network.parameters(), cfg.method.lr),
         train=train,
@@ -96,24 +96,25 @@ def main(cfg: ClassificationConfig, run) -> float:
         after_epoch=look,
         monitor_spikes=cfg.monitor_spikes,
         logging_freq=cfg.logging_freq,
-    )()
+        lr_key="method.lr",
+    )
+    best = fit()
 
-    # The test set is looked at once, here: last and best validation epoch, own and swapped spikes.
-    last = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     options = {"nb_draws": cfg.test_draws, "seed": cfg.seed, "compute": compute, "processes": processes}
-    for suffix, weights, epoch in (("", last, cfg.nb_epochs), ("_best_valid", best.weights, best.epoch)):
-        network.load_state_dict(weights)
-        for other, method in (("", cfg.method.name), ("_other", cfg.method.other)):
-            set_neuron(network, cfg.neuron(method, epoch))
-            for part, dataset in (("valid", valid), ("test", test)):
-                if dataset is not None:
-                    found = evaluate_repeatedly(network, dataset, grid, objective, **options)
-                    names = {key: f"{part}_{key}{other}{suffix}" for key in found._fields}
-                    run.summary.update({names[key]: value for key, value in found._asdict().items()})
+    found = final_scores(
+        network,
+        best,
+        cfg.nb_epochs,
+        {"valid": valid, "test": test},
+        lambda data: evaluate_repeatedly(network, data, grid, objective, **options)._asdict(),
+        variants={
+            "": lambda epoch: set_neuron(network, cfg.neuron(cfg.method.name, epoch)),
+            "_other": lambda epoch: set_neuron(network, cfg.neuron(cfg.method.other, epoch)),
+        },
+    )
     sizes = {"nb_classes": train.nb_classes, "nb_weights": sum(weight.numel() for weight in network.parameters())}
-    run.summary.update(best_epoch=best.epoch, **sizes)
+    run.summary.update(found | sizes)
 
-    network.load_state_dict(last)
     set_neuron(network, cfg.neuron(cfg.method.other, cfg.nb_epochs))
     fano = monitor("after_other") if processes.first else {}
     run.summary.update({name.replace("fano", "fano_other"): value for name, value in fano.items()})

@@ -14,7 +14,7 @@ from surgrad.config.entry import entry
 from surgrad.experiments.dense.config import DenseConfig
 from surgrad.figures import plots as figures
 from surgrad.runs.record import RunRecord
-from surgrad.training.evaluation import evaluate, evaluate_repeatedly
+from surgrad.training.evaluation import evaluate, evaluate_repeatedly, final_scores
 from surgrad.training.fit import Fit
 from surgrad.training.loop import BatchGrid
 from surgrad.training.monitoring import Monitor
@@ -69,20 +69,19 @@ def main(cfg: DenseConfig, run) -> float:
         logging_freq=cfg.logging_freq,
     )()
 
-    # The test set is looked at once, here: with the weights of the last and of the best validation epoch. Where it was
-    # watched, too, nothing has been chosen by it.
-    last = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     options = {"nb_draws": cfg.test_draws, "seed": cfg.seed, "compute": compute}
-    for suffix, weights in (("", last), ("_best_valid", best.weights)):
-        network.load_state_dict(weights)
-        for part, dataset in (("valid", valid), ("test", test)):
-            if dataset is not None:
-                found = evaluate_repeatedly(network, dataset, grid, objective, **options)
-                run.summary.update({f"{part}_{key}{suffix}": value for key, value in found._asdict().items()})
+    found = final_scores(
+        network,
+        best,
+        cfg.nb_epochs,
+        {"valid": valid, "test": test},
+        lambda split: evaluate_repeatedly(network, split, grid, objective, **options)._asdict(),
+    )
+    network.load_state_dict(best.weights)
     rates = evaluate(network, test, grid, objective, seed=cfg.seed, compute=compute).rates
     spikes = grid.duration * sum(rate * units for rate, units in zip(rates, cfg.hidden, strict=True))
     run.summary.update(
-        best_epoch=best.epoch,
+        found,
         nb_classes=train.nb_classes,
         nb_weights=sum(weight.numel() for weight in network.parameters() if weight.requires_grad),
         test_spikes_per_sample=spikes,  # of all hidden neurons, with the weights of the best validation epoch

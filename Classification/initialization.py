@@ -7,6 +7,7 @@ python3 Classification/initialization.py dataset=shd tau_syn=5e-3 grid.xi=[0.5,1
 
 import logging
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,16 +21,18 @@ from surgrad.network.probing import bernoulli_spikes
 from surgrad.network.rate_propagation import RatePropagated
 from surgrad.runs.record import RunRecord
 from surgrad.training.loop import BatchGrid
+from surgrad.training.resume import Keep, Pieces
 
 log = logging.getLogger(__name__)
 
 
 @entry("initialization", InitializationConfig, run_name="initialization/dataset=${dataset.name}/seed=${seed}")
 def main(cfg: InitializationConfig, run) -> None:
-    one_layer(cfg, run)
-    time_steps(cfg, run)
-    with_depth(cfg, run)
-    real_spikes(cfg, run)
+    pieces = Pieces(run, study.LayerResult, study.StackResult)
+    one_layer(cfg, run, pieces.under("grid"))
+    time_steps(cfg, run, pieces.under("steps"))
+    with_depth(cfg, run, pieces.under("depth"))
+    real_spikes(cfg, run, pieces)
     folder = RunRecord(run.folder)
     run.flush()
     for name in figures.FIGURES:
@@ -41,14 +44,15 @@ def generator(cfg: InitializationConfig, part: int) -> torch.Generator:
     return torch.Generator().manual_seed(4 * cfg.seed + part)
 
 
-def one_layer(cfg: InitializationConfig, run) -> None:
+def one_layer(cfg: InitializationConfig, run, keep: Keep) -> None:
     """Every target of the grid, a row of metrics.csv for each and draw."""
     what, random = cfg.grid, generator(cfg, 0)
     sizes = {"nb_inputs": what.nb_inputs, "nb_units": what.nb_units, "nb_steps": round(what.duration / cfg.time_step)}
     ratios = []
     for target in study.targets(what.mu_u, what.xi, what.nu, what.alpha):
-        for draw in range(what.nb_draws):
-            found = study.measure_layer(target, cfg.cell, random, **sizes)
+        measure = partial(study.measure_layer, target, cfg.cell, random, **sizes)
+        draws = keep(str(tuple(target)), lambda measure=measure: [measure() for _ in range(what.nb_draws)], random)
+        for draw, found in enumerate(draws):
             run.log({**target._asdict(), "sigma_u": target.sigma_u, "draw": draw, **found._asdict()})
             ratios.append((target.nu, found.std / target.sigma_u, found.std / found.predicted_std))
     nu, to_target, to_theory = np.array(ratios).T
@@ -66,24 +70,23 @@ def _by_rate(rates: list[float], nu: np.ndarray, ratio: np.ndarray) -> dict[str,
     return {f"{rate:g} Hz": f"{ratio[nu == rate].mean():.3f}" for rate in rates}
 
 
-def time_steps(cfg: InitializationConfig, run) -> None:
+def time_steps(cfg: InitializationConfig, run, keep: Keep) -> None:
     """Rates under white noise against the time step, and their theory for instantaneous synapses."""
     what, random = cfg.steps, generator(cfg, 1)
     sizes = {"nb_units": what.nb_units, "duration": what.duration}
-    rate = [
-        [
-            study.measure_step(what.mu_u, what.sigma_u, replace(cfg.cell, tau_syn=tau, dt=dt), random, **sizes).rate
-            for dt in what.dts
-        ]
-        for tau in what.tau_syns
-    ]
+
+    def measured(name: str, gain: float, **cell: float) -> float:
+        cell = replace(cfg.cell, **cell)
+        step = partial(study.measure_step, gain * what.mu_u, gain * what.sigma_u, cell, random, **sizes)
+        return keep(f"{name}, tau_syn={cell.tau_syn:g}, dt={cell.dt:g}", lambda: step().rate, random)
+
+    rate = [[measured("rate", 1.0, tau_syn=tau, dt=dt) for dt in what.dts] for tau in what.tau_syns]
     predicted, compensated = [], []
     for dt in what.dts:
         threshold = effective_threshold(what.sigma_u, cfg.tau_mem, dt)
         predicted.append(white_noise_rate(what.mu_u, what.sigma_u, cfg.tau_mem, threshold, dt))
         gain = compensating_gain(what.sigma_u, cfg.tau_mem, dt)
-        cell = replace(cfg.cell, tau_syn=min(what.tau_syns), dt=dt)
-        compensated.append(study.measure_step(gain * what.mu_u, gain * what.sigma_u, cell, random, **sizes).rate)
+        compensated.append(measured("compensated", gain, tau_syn=min(what.tau_syns), dt=dt))
     run.state("steps/dts", what.dts, units="s")
     run.state("steps/tau_syns", what.tau_syns, units="s")
     run.state("steps/rate", rate, units="Hz", axes="tau_syn, dt")
@@ -96,7 +99,7 @@ def time_steps(cfg: InitializationConfig, run) -> None:
     log.info("steps: %.1f Hz in continuous time, %.1f Hz at dt = %g s", continuous, rate[0][-1], what.dts[-1])
 
 
-def with_depth(cfg: InitializationConfig, run) -> None:
+def with_depth(cfg: InitializationConfig, run, keep: Keep) -> None:
     """Stacks under Poisson spikes: initialisers compared, deviations at which rates collapse, rate in, rate out."""
     what, random = cfg.depth, generator(cfg, 2)
     spikes = bernoulli_spikes(
@@ -109,7 +112,7 @@ def with_depth(cfg: InitializationConfig, run) -> None:
         "labels": torch.arange(what.nb_samples) % 10,
         "transient": min(cfg.cell.transient, len(spikes) // 2),
     }
-    compared = study.stacks(cfg.build_initializers(), **options)
+    compared = study.stacks(cfg.build_initializers(), **options, keep=keep)
     _record(run, "depth", compared)
     for name, results in compared.items():
         if results:
@@ -118,21 +121,22 @@ def with_depth(cfg: InitializationConfig, run) -> None:
             run.summary[f"depth/{name}/rate_bottom"] = float(found["rate"][0])
             log.info("depth: %s, rates %s Hz", name, found["rate"].round(2))
     for name, rule in (("one rate", FluctuationDrivenCentered), ("rate-propagated", RatePropagated)):
-        found = study.stacks({f"{sigma_u:g}": rule(sigma_u, what.nu) for sigma_u in what.sigma_us}, **options)
+        rules = {f"{name}, {sigma_u:g}": rule(sigma_u, what.nu) for sigma_u in what.sigma_us}
+        found = study.stacks(rules, **options, keep=keep)
         rates = np.full((len(what.sigma_us), what.nb_draws, what.nb_layers), np.nan)
         for k, results in enumerate(found.values()):
             rates[k, : len(results)] = [result.rate.mean(1) for result in results] or np.nan
         run.state(f"collapse/{name}", rates, units="Hz", axes="sigma_u, draw, layer", sigma_us=what.sigma_us)
     sizes = {"nb_inputs": what.nb_units, "nb_units": what.nb_units, "nb_steps": len(spikes) * 4}
-    curves = [
-        study.transfer(what.transfer_rates, sigma_u, what.nu, cfg.cell, random, **sizes)
-        for sigma_u in what.transfer_sigma_us
-    ]
+    curves = []
+    for sigma_u in what.transfer_sigma_us:
+        measure = partial(study.transfer, what.transfer_rates, sigma_u, what.nu, cfg.cell, random, **sizes)
+        curves.append(keep(f"transfer, sigma_u={sigma_u:g}", measure, random))
     attributes = {"sigma_us": what.transfer_sigma_us, "rates": what.transfer_rates}
     run.state("transfer", curves, units="Hz", axes="sigma_u, input rate", **attributes)
 
 
-def real_spikes(cfg: InitializationConfig, run) -> None:
+def real_spikes(cfg: InitializationConfig, run, pieces: Pieces) -> None:
     """The stacks on training samples, and on the same number of spikes per unit and sample at random times."""
     data, what, random = cfg.dataset, cfg.real, generator(cfg, 3)
     train, *_ = data.splits()
@@ -153,6 +157,7 @@ def real_spikes(cfg: InitializationConfig, run) -> None:
             seeds=[cfg.depth.nb_draws * cfg.seed + k for k in range(cfg.depth.nb_draws)],
             spikes=shown,
             labels=batch.labels,
+            keep=pieces.under(f"real/{kind}"),
         )
         _record(run, f"real/{kind}", found)
         for name, results in found.items():

@@ -8,16 +8,11 @@ python3 Classification/yin_yang.py -m --config-name=surrogate method=eventprop,s
 from surgrad.config.entry import entry
 from surgrad.experiments.eventprop.config import YinYangConfig
 from surgrad.experiments.eventprop.training import learn
-from surgrad.figures import plots as figures
-from surgrad.runs.record import RunRecord
 
 
 @entry("eventprop", YinYangConfig, run_name="yin_yang/${method}-${loss}/seed=${seed}+lr=${lr}")
 def main(cfg: YinYangConfig, run) -> float:
-    acc = learn(cfg, run)
-    if cfg.plot:
-        run.figure("training", figures.training_curves(RunRecord(run.folder).metrics, chance=1 / cfg.sizes[-1]))
-    return acc
+    return learn(cfg, run)
 
 
 if __name__ == "__main__":

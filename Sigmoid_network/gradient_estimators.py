@@ -7,19 +7,21 @@ python3 Sigmoid_network/gradient_estimators.py beta=2 gain=1 depths=[1,2,4] meth
 import logging
 
 import numpy as np
-from tqdm import tqdm
 
 from surgrad.config.entry import entry
 from surgrad.experiments.sigmoid_network import figures_estimators as figures
 from surgrad.experiments.sigmoid_network.config import GradientEstimatorsConfig, command_line
 from surgrad.experiments.sigmoid_network.estimator_study import (
+    ChainCurve,
     chain_curve,
     coverage,
     random_problem,
     sample_curve,
     study,
 )
-from surgrad.experiments.sigmoid_network.estimators import METHODS
+from surgrad.experiments.sigmoid_network.estimators import ESTIMATORS
+from surgrad.runs.log import progress
+from surgrad.training.resume import Pieces
 
 log = logging.getLogger(__name__)
 
@@ -32,26 +34,39 @@ def networks(cfg: GradientEstimatorsConfig, depth: int, beta: float) -> list:
 
 @entry("sigmoid_network", GradientEstimatorsConfig)
 def main(cfg: GradientEstimatorsConfig, run) -> None:
-    measure = {"nb_samples": cfg.nb_samples, "nb_averaged": cfg.nb_averaged, "seed": cfg.seed, "progress": tqdm}
-    chain = chain_curve(
-        np.linspace(0, cfg.chain.v_upper, cfg.chain.nb_points),
-        np.array([0.6, 1.2, 2.0]),
-        beta=cfg.chain.beta,
-        theta=cfg.chain.theta,
-        nb_samples=cfg.chain.nb_samples,
-        seed=cfg.seed,
+    pieces = Pieces(run, ChainCurve)
+    measure = {"nb_samples": cfg.nb_samples, "nb_averaged": cfg.nb_averaged, "seed": cfg.seed, "progress": progress}
+    measure["keep"] = pieces
+    chain = pieces(
+        "chain",
+        lambda: chain_curve(
+            np.linspace(0, cfg.chain.v_upper, cfg.chain.nb_points),
+            np.array([0.6, 1.2, 2.0]),
+            beta=cfg.chain.beta,
+            theta=cfg.chain.theta,
+            nb_samples=cfg.chain.nb_samples,
+            seed=cfg.seed,
+        ),
     )
     by_depth = study("depth", {d: networks(cfg, d, cfg.beta) for d in cfg.depths}, cfg.methods, **measure)
     by_slope = study("slope β", {b: networks(cfg, cfg.depth, b) for b in cfg.betas}, cfg.methods, **measure)
     middle = networks(cfg, cfg.depth, cfg.beta)
-    curve = sample_curve(middle, cfg.methods, cfg.sample_counts, repeats=cfg.sample_repeats, seed=cfg.seed)
-    unbiased = [name for name in METHODS if METHODS[name].unbiased]
+    curve = sample_curve(
+        middle,
+        cfg.methods,
+        cfg.sample_counts,
+        repeats=cfg.sample_repeats,
+        seed=cfg.seed,
+        keep=pieces.under("samples"),
+    )
+    unbiased = [name for name in ESTIMATORS if ESTIMATORS[name].unbiased]
     shares = coverage(
         middle[0],
         [*unbiased, "sg"],
         repetitions=cfg.coverage_repetitions,
         nb_samples=cfg.coverage_samples,
         seed=cfg.seed,
+        keep=pieces.under("coverage"),
     )
     for v in (0.6, 1.2, 2.0):
         run.summary[f"chain/v={v:g}/exact"] = float(np.interp(v, chain.v, chain.exact))

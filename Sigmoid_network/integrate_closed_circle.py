@@ -14,7 +14,9 @@ from surgrad.config.entry import entry
 from surgrad.experiments.sigmoid_network import figures_sigmoid as figures
 from surgrad.experiments.sigmoid_network.config import ClosedCircleConfig, command_line
 from surgrad.experiments.sigmoid_network.loop_study import loop_study
+from surgrad.experiments.sigmoid_network.quadrature import LineIntegral
 from surgrad.experiments.sigmoid_network.sigmoid import Circle, Plane, SigmoidNet, random_plane
+from surgrad.training.resume import Pieces
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ def main(cfg: ClosedCircleConfig, run) -> None:
         nb_radii=cfg.nb_radii,
         tolerance=cfg.tolerance,
         max_evaluations=cfg.max_evaluations,
+        keep=Pieces(run, LineIntegral),
     )
     peaks, angle = result.surrogate.peak_to_peak, result.surrogate.position
     for k, beta_sg in enumerate(result.betas_sg):

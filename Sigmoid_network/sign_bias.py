@@ -5,6 +5,7 @@ python3 Sigmoid_network/sign_bias.py sweep.betas_sg=[10,20,50,100] flow.axes=[0,
 """
 
 import logging
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +14,16 @@ from surgrad.config.entry import entry
 from surgrad.experiments.sigmoid_network import figures_sigmoid as figures
 from surgrad.experiments.sigmoid_network.config import SignBiasConfig, command_line
 from surgrad.experiments.sigmoid_network.sigmoid import SigmoidNet
-from surgrad.experiments.sigmoid_network.sign_bias import Window, flow_study, plane_study, sweep
+from surgrad.experiments.sigmoid_network.sign_bias import (
+    Path,
+    PlaneResult,
+    Sweep,
+    Window,
+    flow_study,
+    plane_study,
+    sweep,
+)
+from surgrad.training.resume import Keep, Pieces
 
 NAMES = ("w", "v1", "v2", "u1", "u2")
 
@@ -23,16 +33,18 @@ log = logging.getLogger(__name__)
 @entry("sigmoid_network", SignBiasConfig)
 def main(cfg: SignBiasConfig, run) -> None:
     x = torch.tensor(cfg.x, dtype=torch.float64)
-    sweep_weights(cfg, run, x)
-    probe_planes(cfg, run, x)
-    follow_descent(cfg, run, x)
+    pieces = Pieces(run, Sweep, PlaneResult, Path)
+    sweep_weights(cfg, run, x, pieces)
+    probe_planes(cfg, run, x, pieces)
+    follow_descent(cfg, run, x, pieces.under("flow"))
 
 
-def sweep_weights(cfg: SignBiasConfig, run, x: torch.Tensor) -> None:
+def sweep_weights(cfg: SignBiasConfig, run, x: torch.Tensor, keep: Keep) -> None:
     """The SG along one weight: its sign, its zeros, the landscape it integrates to."""
     what = cfg.sweep
     grid = np.linspace(what.lower, what.upper, what.nb_points)
-    result = sweep(SigmoidNet(what.beta), np.array(what.weights), what.index, grid, x, tuple(what.betas_sg))
+    net, weights = SigmoidNet(what.beta), np.array(what.weights)
+    result = keep("sweep", lambda: sweep(net, weights, what.index, grid, x, tuple(what.betas_sg)))
     for k, beta_sg in enumerate(what.betas_sg):
         numbers = {
             "crossings": [float(c) for c in result.crossings()[k]],
@@ -48,14 +60,15 @@ def sweep_weights(cfg: SignBiasConfig, run, x: torch.Tensor) -> None:
     run.figure("phase_line", figures.phase_line(result, NAMES[what.index]))
 
 
-def probe_planes(cfg: SignBiasConfig, run, x: torch.Tensor) -> None:
+def probe_planes(cfg: SignBiasConfig, run, x: torch.Tensor, keep: Keep) -> None:
     """The SG at one point of the v plane and of the u plane."""
     what, results = cfg.planes, []
     net, corner = SigmoidNet(what.beta), (what.extent, what.extent)
     for letter, axes in (("v", (1, 2)), ("u", (3, 4))):
         window = Window(tuple(getattr(what, f"{letter}_weights")), axes, (-corner[0], -corner[1]), corner)
         names, probe = (NAMES[axes[0]], NAMES[axes[1]]), np.array(getattr(what, f"{letter}_probe"))
-        plane = plane_study(net, window, x, tuple(what.betas_sg), names, probe, what.nb_grid)
+        study = partial(plane_study, net, window, x, tuple(what.betas_sg), names, probe, what.nb_grid)
+        plane = keep(f"{letter} plane", study)
         results.append(plane)
         for k, beta_sg in enumerate(what.betas_sg):
             gradient = plane.gradients[k].tolist()
@@ -66,7 +79,7 @@ def probe_planes(cfg: SignBiasConfig, run, x: torch.Tensor) -> None:
     run.figure("planes", figures.plane_arrows(results))
 
 
-def follow_descent(cfg: SignBiasConfig, run, x: torch.Tensor) -> None:
+def follow_descent(cfg: SignBiasConfig, run, x: torch.Tensor, keep: Keep) -> None:
     """Gradient flow along the SG and along the true gradient from the same starts."""
     what = cfg.flow
     net, axes = SigmoidNet(cfg.sweep.beta), (what.axes[0], what.axes[1])
@@ -79,6 +92,7 @@ def follow_descent(cfg: SignBiasConfig, run, x: torch.Tensor) -> None:
         (NAMES[axes[0]], NAMES[axes[1]]),
         nb_starts=tuple(what.nb_starts),
         duration=what.duration,
+        keep=keep,
     )
     run.summary["flow/median_start_output"] = float(np.median(result.start_outputs))
     for k, beta_sg in enumerate(result.betas_sg):

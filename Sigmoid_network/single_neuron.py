@@ -13,8 +13,14 @@ from surgrad.config.build import build
 from surgrad.config.entry import entry
 from surgrad.experiments.sigmoid_network import figures_estimators as figures
 from surgrad.experiments.sigmoid_network.config import SingleNeuronConfig, command_line
-from surgrad.experiments.sigmoid_network.neuron_study import as_probability, lif_study, perceptron_study
-from surgrad.experiments.sigmoid_network.single_neuron import DrivenLIF, poisson_inputs
+from surgrad.experiments.sigmoid_network.neuron_study import (
+    PerceptronCurve,
+    as_probability,
+    lif_study,
+    perceptron_study,
+)
+from surgrad.experiments.sigmoid_network.single_neuron import Derivatives, DrivenLIF, Estimate, poisson_inputs
+from surgrad.training.resume import Keep, Pieces
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +28,12 @@ log = logging.getLogger(__name__)
 @entry("sigmoid_network", SingleNeuronConfig)
 def main(cfg: SingleNeuronConfig, run) -> None:
     noises = {name: as_probability(build(node, at=f"noises.{name}")) for name, node in cfg.noises.items()}
-    perceptron(cfg, run, noises)
-    driven_lif(cfg, run, noises[cfg.lif.noise])
+    pieces = Pieces(run, PerceptronCurve, Derivatives, Estimate)
+    perceptron(cfg, run, noises, pieces.under("perceptron"))
+    driven_lif(cfg, run, noises[cfg.lif.noise], pieces.under("LIF"))
 
 
-def perceptron(cfg: SingleNeuronConfig, run, noises) -> None:
+def perceptron(cfg: SingleNeuronConfig, run, noises, keep: Keep) -> None:
     """Derivative of E[S] and SG over a range of weights, for each escape noise."""
     what = cfg.perceptron
     curves = perceptron_study(
@@ -37,6 +44,7 @@ def perceptron(cfg: SingleNeuronConfig, run, noises) -> None:
         sampled=np.linspace(what.lower, what.upper, what.nb_sampled),
         nb_samples=what.nb_samples,
         seed=cfg.seed,
+        keep=keep,
     )
     for name, curve in curves.items():
         difference = float(np.abs(curve.sg - curve.exact).max())
@@ -47,14 +55,14 @@ def perceptron(cfg: SingleNeuronConfig, run, noises) -> None:
     run.figure("perceptron", figures.perceptron_curves(curves, what.nb_inputs))
 
 
-def driven_lif(cfg: SingleNeuronConfig, run, p) -> None:
+def driven_lif(cfg: SingleNeuronConfig, run, p, keep: Keep) -> None:
     """Derivative of the spike probability of a driven LIF neuron and SGs, step by step, without and with reset."""
     what = cfg.lif
     generator = torch.Generator().manual_seed(cfg.seed)
     inputs = poisson_inputs(what.nb_steps, what.nb_inputs, what.rate, what.dt, generator)
     weights = 2 * what.weight * torch.rand(what.nb_inputs, generator=generator, dtype=torch.float64)
     lif = DrivenLIF(inputs, p, dt=what.dt, tau_mem=what.tau_mem, tau_syn=what.tau_syn)
-    curves = lif_study(lif, weights, nb_samples=what.nb_samples, seed=cfg.seed)
+    curves = lif_study(lif, weights, nb_samples=what.nb_samples, seed=cfg.seed, keep=keep)
     for name, error in curves.errors().items():
         run.summary[f"lif/relative_error/{name}"] = error
         log.info("LIF, SG %s: relative error %.2g", name, error)

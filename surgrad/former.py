@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -47,8 +48,12 @@ FORMER: dict[str, tuple[str, ...]] = {
 def names_of(*homes: str) -> Callable[[str], Any]:
     """A `__getattr__` for a package that was a module: finds its former names in the modules `homes`."""
 
+    package = homes[0].rpartition(".")[0]
+
     def __getattr__(name: str) -> Any:
         if not name.startswith("__"):
+            if find_spec(f"{package}.{name}"):  # `from surgrad.runs import files` asks here first
+                return import_module(f"{package}.{name}")
             for home in homes:
                 module = import_module(home)
                 if hasattr(module, name):

@@ -40,6 +40,11 @@ def test_heavy_libraries_are_imported_when_needed(code):
     assert found.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("first", ["surgrad.runs.record", "surgrad.neurons.surrogate", "surgrad.training.losses"])
+def test_a_module_can_be_the_first_that_is_imported(first):
+    subprocess.run([sys.executable, "-c", f"import {first}"], cwd=ROOT, check=True)
+
+
 @pytest.mark.parametrize(("front", "home"), FRONTS.items())
 def test_a_front_module_has_the_objects_of_its_home(front, home):
     short, full = importlib.import_module(front), importlib.import_module(home)

@@ -1,6 +1,7 @@
 """This suite, on its default path."""
 
 from collections.abc import Callable
+from itertools import count
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ import surgrad
 from benchmarks.problems import DT, TAU_MEM, TAU_SYN, ConvSNNStep, LIFScan, LinearLIF, Matching, Recurrent
 from surgrad.datasets.events import EventBatch
 from surgrad.experiments.spike_train_matching.task import Neurons, Task, build_surrogate, initial_weights, spike_mode
-from surgrad.experiments.spike_train_matching.training import Training, train
+from surgrad.experiments.spike_train_matching.training import Learner, Training
 from surgrad.kernels import dispatch
 from surgrad.network.connections import Dense
 from surgrad.network.layers import Readout, SpikingLayer
@@ -144,8 +145,8 @@ def matching(problem: Matching, kernel: str, update: str) -> Callable[[], object
         update=update,
         nb_trials=problem.batch,
     )
-    epochs = train(task, weights, training, range(2**31))
-    return lambda: next(epochs)
+    learner, numbers = Learner(task, weights, training), count()
+    return lambda: learner(next(numbers))
 
 
 def spike_train_matching(problem: Matching) -> Callable[[], object]:

@@ -71,7 +71,7 @@ def impose(network: Network, inhibitory: float = 0.2) -> Network:
 
 def obeyed(network: Network) -> bool:
     """Whether every hidden neuron's outgoing weights have one sign, and only excitatory neurons project upwards."""
-    stack = [*network.layers, *([network.readout] if network.readout is not None else [])]
+    stack = network.stack
     for layer, above in pairwise(stack):
         own, upwards = layer.recurrent.weight, above.feedforward.weight
         excites, inhibits = (own >= 0).all(0), (own <= 0).all(0)

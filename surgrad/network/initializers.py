@@ -6,8 +6,10 @@ precisions start alike.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -94,14 +96,21 @@ def _connections(target: Network | SpikingLayer | Readout | Connection) -> list[
     if isinstance(target, Connection):
         return [target]
     if isinstance(target, Network):
-        stack = [*target.layers, *([target.readout] if target.readout is not None else [])]
-        return [connection for layer in stack for connection in _connections(layer)]
+        return [connection for layer in target.stack for connection in _connections(layer)]
     pair = (target.feedforward, getattr(target, "recurrent", None))
     return [connection for connection in pair if connection is not None]
 
 
+class Initializer(ABC):
+    """Fills all weights of a network, a layer or (where no time constants are needed) a connection."""
+
+    @abstractmethod
+    def __call__(self, target: Any, generator: Generator) -> None:
+        """Fill every weight of ``target``."""
+
+
 @dataclass(frozen=True)
-class Distribution:
+class Distribution(Initializer):
     """w = s(k) (mean + std z) with z of mean 0 and variance 1, k the fan-in.
 
     Args:
@@ -135,7 +144,7 @@ class Distribution:
 
 
 @dataclass(frozen=True)
-class Kaiming:
+class Kaiming(Initializer):
     """Var[w] = gain^2 / fan_in (He et al. 2015). Args: gain; distribution "normal" or "uniform"."""
 
     gain: float = 1.0
@@ -146,11 +155,68 @@ class Kaiming:
         Distribution(self.distribution, std=self.gain)(target, generator)
 
 
-Initializer = Callable[[Network | SpikingLayer | Readout | Connection, Generator], None]
+class LayerByLayer(Initializer):
+    """Base of the rules that choose the weights of a layer by its time constants and the rate of its inputs.
+
+    Fields: nu, rate of every presynaptic neuron in Hz; alpha, share of the variance that feed-forward inputs bring in
+    layers with recurrence; time_step in s, None takes that of the network; epsilon_mode, see `kernel_moments`; readout,
+    initialiser of a network's readout.
+    """
+
+    nu: float
+    alpha: float
+    time_step: float | None
+    epsilon_mode: str
+    readout: Initializer
+
+    def require_in_range(self) -> None:
+        """Raises: UserError for a rate, share of the variance or mode that no rule allows."""
+        if not self.nu > 0 or not 0 <= self.alpha <= 1:
+            name = type(self).__name__
+            raise UserError(f"{name}: nu={self.nu} Hz must be positive and alpha={self.alpha} lie in [0, 1]")
+        if self.epsilon_mode not in MOMENTS:
+            raise UserError(f"epsilon_mode={self.epsilon_mode!r} is unknown; allowed: {', '.join(MOMENTS)}")
+
+    def __call__(self, target: Network | SpikingLayer | Readout, generator: Generator) -> None:
+        """Fill every weight of ``target``; a network's readout by ``readout``."""
+        if isinstance(target, Network):
+            for layer in target.layers:
+                self.fill_layer(layer, generator, self.time_step or target.dt)
+            if target.readout is not None:
+                self.readout(target.readout, generator)
+        elif not isinstance(target, SpikingLayer | Readout):
+            raise TypeError(f"{type(target).__name__} has no time constants; initialise its layer or network instead")
+        elif self.time_step is None:
+            raise UserError("time_step=None needs a network to take it from; give it in s to initialise a single layer")
+        else:
+            self.fill_layer(target, generator, self.time_step)
+
+    @abstractmethod
+    def fill_layer(self, layer: SpikingLayer | Readout, generator: Generator, dt: float) -> None:
+        """Fill the weights of one layer, for a time step of dt seconds."""
+
+    def _fill_normal(
+        self, layer: SpikingLayer | Readout, generator: Generator, dt: float, mu_u: float, sigma_u: float
+    ) -> None:
+        """Normally distributed weights under which the free membrane has the mean mu_u and deviation sigma_u."""
+        connections = _connections(layer)
+        eps_bar, eps_hat = layer_moments(layer, dt, self.epsilon_mode)
+        mu_w = mu_u / (sum(c.fan_in for c in connections) * self.nu * eps_bar)
+        for connection in connections:
+            share = 1.0
+            if len(connections) > 1:
+                share = 1 - self.alpha if connection is layer.recurrent else self.alpha
+            variance = share * sigma_u**2 / (connection.fan_in * self.nu * eps_hat) - mu_w**2
+            if bool((variance < 0).any()):
+                raise UserError(
+                    f"mu_u={mu_u} with xi={(1 - mu_u) / sigma_u:.4g} cannot be reached by {connection.fan_in} inputs "
+                    f"at nu={self.nu} Hz: the mean alone exceeds the variance asked for; lower mu_u or xi"
+                )
+            fill(connection, mu_w + variance.sqrt() * _normal(connection.weight.shape, generator))
 
 
 @dataclass(frozen=True)
-class FluctuationDriven:
+class FluctuationDriven(LayerByLayer):
     """Weights with which inputs of rate nu give the membrane the mean mu_U, xi standard deviations below threshold.
 
     For each neuron with feed-forward fan-in n_ff and recurrent fan-in n_rec (Rossbroich et al. 2022, sec. 2):
@@ -184,17 +250,17 @@ class FluctuationDriven:
     readout: Initializer = field(default_factory=Distribution)
 
     def __post_init__(self):
-        require_in_range(self, self.nu, self.alpha, self.epsilon_mode)
+        self.require_in_range()
         if not self.mu_u < 1 or not self.xi > 0:
             raise UserError(f"mu_u={self.mu_u}, xi={self.xi}: mu_u must lie below the threshold 1 and xi above 0")
 
-    def __call__(self, target: Network | SpikingLayer | Readout, generator: Generator) -> None:
-        """Fill every weight of ``target``; a network's readout by ``readout``."""
-        _initialize(self, target, generator, self.mu_u, (1 - self.mu_u) / self.xi)
+    def fill_layer(self, layer: SpikingLayer | Readout, generator: Generator, dt: float) -> None:
+        """Fill the weights of one layer."""
+        self._fill_normal(layer, generator, dt, self.mu_u, (1 - self.mu_u) / self.xi)
 
 
 @dataclass(frozen=True)
-class FluctuationDrivenCentered:
+class FluctuationDrivenCentered(LayerByLayer):
     """`FluctuationDriven` with mu_U = 0: sigma_w^2 = share sigma_U^2 / (n nu eps_hat).
 
     Args: sigma_u, target standard deviation of the membrane in units of threshold; the others as there.
@@ -211,70 +277,13 @@ class FluctuationDrivenCentered:
     readout: Initializer = field(default_factory=Distribution)
 
     def __post_init__(self):
-        require_in_range(self, self.nu, self.alpha, self.epsilon_mode)
+        self.require_in_range()
         if not self.sigma_u > 0:
             raise UserError(f"sigma_u={self.sigma_u} must be positive")
 
-    def __call__(self, target: Network | SpikingLayer | Readout, generator: Generator) -> None:
-        """Fill every weight of ``target``; a network's readout by ``readout``."""
-        _initialize(self, target, generator, 0.0, self.sigma_u)
-
-
-def require_in_range(owner: object, nu: float, alpha: float, epsilon_mode: str) -> None:
-    """Raises UserError for a rate, share of the variance or mode that no rule allows."""
-    if not nu > 0 or not 0 <= alpha <= 1:
-        raise UserError(f"{type(owner).__name__}: nu={nu} Hz must be positive and alpha={alpha} lie in [0, 1]")
-    if epsilon_mode not in MOMENTS:
-        raise UserError(f"epsilon_mode={epsilon_mode!r} is unknown; allowed: {', '.join(MOMENTS)}")
-
-
-def require_time_step(time_step: float | None) -> float:
-    """The time step in s that a single layer is initialised for. Raises: UserError for None."""
-    if time_step is None:
-        raise UserError("time_step=None needs a network to take it from; give it in s to initialise a single layer")
-    return time_step
-
-
-def _initialize(
-    rule: FluctuationDriven | FluctuationDrivenCentered,
-    target: Network | SpikingLayer | Readout,
-    generator: Generator,
-    mu_u: float,
-    sigma_u: float,
-) -> None:
-    if isinstance(target, Network):
-        for layer in target.layers:
-            _initialize_layer(rule, layer, generator, mu_u, sigma_u, rule.time_step or target.dt)
-        if target.readout is not None:
-            rule.readout(target.readout, generator)
-    elif isinstance(target, SpikingLayer | Readout):
-        _initialize_layer(rule, target, generator, mu_u, sigma_u, require_time_step(rule.time_step))
-    else:
-        raise TypeError(f"{type(target).__name__} has no time constants; initialise its layer or network instead")
-
-
-def _initialize_layer(
-    rule: FluctuationDriven | FluctuationDrivenCentered,
-    layer: SpikingLayer | Readout,
-    generator: Generator,
-    mu_u: float,
-    sigma_u: float,
-    dt: float,
-) -> None:
-    connections = _connections(layer)
-    eps_bar, eps_hat = layer_moments(layer, dt, rule.epsilon_mode)
-    mu_w = mu_u / (sum(c.fan_in for c in connections) * rule.nu * eps_bar)
-    for connection in connections:
-        share = 1.0
-        if len(connections) > 1:
-            share = 1 - rule.alpha if connection is layer.recurrent else rule.alpha
-        variance = share * sigma_u**2 / (connection.fan_in * rule.nu * eps_hat) - mu_w**2
-        if bool((variance < 0).any()):
-            raise UserError(
-                f"mu_u={mu_u} with xi={(1 - mu_u) / sigma_u:.4g} cannot be reached by {connection.fan_in} inputs at "
-                f"nu={rule.nu} Hz: the mean alone exceeds the variance asked for; lower mu_u or xi"
-            )
-        fill(connection, mu_w + variance.sqrt() * _normal(connection.weight.shape, generator))
+    def fill_layer(self, layer: SpikingLayer | Readout, generator: Generator, dt: float) -> None:
+        """Fill the weights of one layer."""
+        self._fill_normal(layer, generator, dt, 0.0, self.sigma_u)
 
 
 def layer_moments(layer: SpikingLayer | Readout, dt: float, mode: str) -> tuple[Tensor, Tensor]:
@@ -295,7 +304,7 @@ def layer_moments(layer: SpikingLayer | Readout, dt: float, mode: str) -> tuple[
 
 
 @dataclass(frozen=True)
-class ByConnection:
+class ByConnection(Initializer):
     """Feed-forward, recurrent and readout weights, each by an initialiser of its own (for a connection alone).
 
     Args: initialisers of connections, such as `Distribution`.
@@ -316,7 +325,7 @@ class ByConnection:
 
 
 @dataclass(frozen=True)
-class FluctuationDrivenExponential:
+class FluctuationDrivenExponential(LayerByLayer):
     """Exponentially distributed weights that balance excitation and inhibition (Rossbroich et al. 2022, Dale's law).
 
     A neuron has n_ff feed-forward and n_rec recurrent excitatory, and n_inh inhibitory inputs, all of rate nu. Weights
@@ -347,21 +356,12 @@ class FluctuationDrivenExponential:
     readout: Initializer = field(default_factory=Distribution)
 
     def __post_init__(self):
-        require_in_range(self, self.nu, self.alpha, self.epsilon_mode)
+        self.require_in_range()
         if not self.sigma_u > 0 or self.alpha == 0:
             raise UserError(f"sigma_u={self.sigma_u}, alpha={self.alpha}: both must be positive")
 
-    def __call__(self, target: Network | SpikingLayer | Readout, generator: Generator) -> None:
-        """Fill every weight of ``target``; a network's readout by ``readout``."""
-        if isinstance(target, Network):
-            for layer in target.layers:
-                self._layer(layer, generator, self.time_step or target.dt)
-            if target.readout is not None:
-                self.readout(target.readout, generator)
-        else:
-            self._layer(target, generator, require_time_step(self.time_step))
-
-    def _layer(self, layer: SpikingLayer, generator: Generator, dt: float) -> None:
+    def fill_layer(self, layer: SpikingLayer | Readout, generator: Generator, dt: float) -> None:
+        """Fill the weights of one layer."""
         pair = (layer.feedforward, getattr(layer, "recurrent", None))
         if not all(isinstance(connection, DaleDense) for connection in pair):
             raise UserError("initializer=dale is for networks that obey Dale's law: set, for example, inhibitory=0.2")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from surgrad.errors import UserError
 from surgrad.network.network import Network
@@ -32,42 +33,34 @@ class SpikeParameters:
         """SuperSpike, or sigmoid' with ``sigm``, of slope beta."""
         return (surrogate.SigmoidPrime if self.sigm else surrogate.SuperSpike)(self.beta)
 
+    def sigmoid(self) -> escape_noise.Sigmoid:
+        """Sigmoidal escape noise of slope beta."""
+        return escape_noise.Sigmoid(self.beta)
+
     def exponential(self) -> escape_noise.Exponential:
+        """Exponential escape noise."""
         return escape_noise.Exponential(self.p0, self.delta_u)
 
 
-def _superspike(p: SpikeParameters) -> tuple[surrogate.Surrogate, escape_noise.EscapeNoise]:
-    return p.surrogate(), escape_noise.Step()
+class Method(NamedTuple):
+    """What stands for the derivative of a spike, and how spikes are drawn, each made from the `SpikeParameters`."""
+
+    surrogate: Callable[[SpikeParameters], surrogate.Surrogate]
+    escape_noise: Callable[[SpikeParameters], escape_noise.EscapeNoise]
 
 
-def _stochasticsuperspike(p: SpikeParameters) -> tuple[surrogate.Surrogate, escape_noise.EscapeNoise]:
-    return p.surrogate(), escape_noise.Sigmoid(p.beta)
-
-
-def _multilayerspiker(p: SpikeParameters) -> tuple[surrogate.Surrogate, escape_noise.EscapeNoise]:
-    return surrogate.MultilayerSpiker(), escape_noise.Sigmoid(p.beta) if p.sigm else p.exponential()
-
-
-def _scaled_sigmoid(p: SpikeParameters) -> tuple[surrogate.Surrogate, escape_noise.EscapeNoise]:
-    return surrogate.ScaledSigmoidPrime(p.beta), escape_noise.Sigmoid(p.beta)
-
-
-def _exponentialstochasticsuperspike(p: SpikeParameters) -> tuple[surrogate.Surrogate, escape_noise.EscapeNoise]:
-    return p.surrogate(), p.exponential()
-
-
-def _exponential(p: SpikeParameters) -> tuple[surrogate.Surrogate, escape_noise.EscapeNoise]:
-    return surrogate.Exponential(p.p0, p.delta_u), p.exponential()
-
+_P = SpikeParameters
 
 #: The published methods by name, and `exponential`: exponential noise with its own slope as the surrogate.
-METHODS: dict[str, Callable[[SpikeParameters], tuple[surrogate.Surrogate, escape_noise.EscapeNoise]]] = {
-    "superspike": _superspike,
-    "stochasticsuperspike": _stochasticsuperspike,
-    "multilayerspiker": _multilayerspiker,
-    "scaled_sigmoid": _scaled_sigmoid,
-    "exponentialstochasticsuperspike": _exponentialstochasticsuperspike,
-    "exponential": _exponential,
+METHODS: dict[str, Method] = {
+    "superspike": Method(_P.surrogate, lambda p: escape_noise.Step()),
+    "stochasticsuperspike": Method(_P.surrogate, _P.sigmoid),
+    "multilayerspiker": Method(
+        lambda p: surrogate.MultilayerSpiker(), lambda p: p.sigmoid() if p.sigm else p.exponential()
+    ),
+    "scaled_sigmoid": Method(lambda p: surrogate.ScaledSigmoidPrime(p.beta), _P.sigmoid),
+    "exponentialstochasticsuperspike": Method(_P.surrogate, _P.exponential),
+    "exponential": Method(lambda p: surrogate.Exponential(p.p0, p.delta_u), _P.exponential),
 }
 
 
@@ -75,7 +68,7 @@ def method_neuron(method: str, parameters: SpikeParameters) -> LIF:
     """The neuron of a method: its escape noise forward, its surrogate backward. Raises: UserError if unknown."""
     if method not in METHODS:
         raise UserError(f"method {method!r} is unknown; allowed: {', '.join(METHODS)}")
-    h, noise = METHODS[method](parameters)
+    h, noise = (make(parameters) for make in METHODS[method])
     return LIF(surrogate=h, escape_noise=noise, diff_reset=parameters.diff_reset)
 
 

@@ -38,8 +38,7 @@ class Network(nn.Module):
             raise UserError(f"dt={dt} s must be positive")
         self.layers, self.readout = nn.ModuleList(layers), readout
         self.dt, self.delay = dt, delay
-        stack = [*layers, *([readout] if readout is not None else [])]
-        for below, above in pairwise(stack):
+        for below, above in pairwise(self.stack):
             expected = getattr(above.feedforward, "in_shape", below.unit_shape)
             if tuple(expected) != below.unit_shape:
                 raise UserError(f"a layer expects input {expected}, but gets {below.unit_shape}")

@@ -110,7 +110,7 @@ def _require_expressible(network: Network) -> None:
             raise UserError(f"layer {k} has reset={neuron.reset}: NIR resets to a value; allowed: {', '.join(RESETS)}")
         if layer.feedforward is None:
             raise UserError(f"layer {k} has no feed-forward connection: NIR needs one from its input")
-    for layer in [*network.layers, *([network.readout] if network.readout is not None else [])]:
+    for layer in network.stack:
         for connection in (layer.feedforward, getattr(layer, "recurrent", None)):
             if isinstance(connection, DelayedDense):
                 raise UserError("a delay per synapse: NIR's Delay is one per neuron")

@@ -17,7 +17,7 @@ TRANSIENT = 10  # longest time constants after which the start of a run no longe
 
 
 @dataclass(frozen=True)
-class RatePropagated:
+class RatePropagated(Initializer):
     """`FluctuationDrivenCentered`, layer by layer: every layer has the deviation sigma_U, at any depth.
 
     With one constant nu a layer above one of rate nu_l has the deviation sigma_U sqrt(nu_l / nu), and errors grow with

@@ -1,14 +1,67 @@
-"""Scores of a network on a data set, once or over repeated draws of its escape noise."""
+"""Scores of a network on a data set, and the one place where a test set is looked at, after training."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from surgrad.datasets.events import EventDataset
 from surgrad.errors import UserError
 from surgrad.network.network import Network
 from surgrad.training.distributed import ALONE, Processes
-from surgrad.training.loop import FASTEST, TEST_DRAW, BatchGrid, Compute, Objective, Scores, _Tally
+from surgrad.training.loop import DEFAULT_COMPUTE, TEST_DRAW, BatchGrid, Compute, Objective, Scores, _Tally
+
+Data = TypeVar("Data")
+
+
+class Best(NamedTuple):
+    """The epoch of highest validation accuracy (of equal ones the lowest loss, then the earliest) and its weights."""
+
+    epoch: int
+    acc: float
+    loss: float
+    weights: dict[str, Tensor]
+
+    def beaten_by(self, acc: float, loss: float) -> bool:
+        return (acc, -loss) > (self.acc, -self.loss)
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of the parameters on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+
+
+def final_scores(
+    network: nn.Module,
+    best: Best,
+    last_epoch: int,
+    splits: Mapping[str, Data | None],
+    score: Callable[[Data], Mapping[str, float]],
+    variants: Mapping[str, Callable[[int], None]] | None = None,
+) -> dict[str, float]:
+    """The test set is looked at once, here: after training, with the weights of the last and the best validation epoch.
+
+    Args:
+        network: with the weights of the last epoch, which it keeps.
+        best: best validation epoch.
+        last_epoch: its number.
+        splits: data sets by name, "valid" and "test"; None is left out.
+        score: of a data set, such as {"acc": …}.
+        variants: "" and such as "_other": prepare the network for other spikes, given the epoch of its weights.
+    Returns: "<split>_<score><variant>" of the last epoch, with "_best_valid" of the best; and "best_epoch".
+    """
+    last = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    found: dict[str, float] = {"best_epoch": best.epoch}
+    for suffix, weights, epoch in (("", last, last_epoch), ("_best_valid", best.weights, best.epoch)):
+        network.load_state_dict(weights)
+        for variant, prepare in (variants or {"": lambda epoch: None}).items():
+            prepare(epoch)
+            for split, data in splits.items():
+                if data is not None:
+                    found |= {f"{split}_{name}{variant}{suffix}": value for name, value in score(data).items()}
+    network.load_state_dict(last)
+    return found
 
 
 @torch.no_grad()
@@ -20,7 +73,7 @@ def evaluate(
     *,
     seed: int = 0,
     draw: int = 0,
-    compute: Compute = FASTEST,
+    compute: Compute = DEFAULT_COMPUTE,
     processes: Processes = ALONE,
 ) -> Scores:
     """Scores on a data set, in its order; the last batch may be smaller. Arguments as in `train_epoch`."""
@@ -29,7 +82,6 @@ def evaluate(
     tally = _Tally(grid.duration, processes)
     for batch in grid(dataset):
         batch, weight = processes.share(batch)
-        batch = batch.to(grid.device)
         out = compute(network, batch, seed=seed, draw=draw)
         loss = objective.loss(out.readout, batch.labels)
         correct = (objective.loss.predictions(out.readout) == batch.labels).sum()

@@ -5,43 +5,30 @@ checkpoint, escape noise from counters addressed by (seed, epoch, sample). A run
 unfinished epoch and ends with the very numbers and weights of one that was not.
 """
 
-import logging
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from surgrad.datasets.events import Augmentation, EventDataset
 from surgrad.errors import UserError
 from surgrad.network.network import Network
 from surgrad.runs.folder import Run
-from surgrad.runs.log import progress
-from surgrad.training.distributed import ALONE, Processes
-from surgrad.training.evaluation import evaluate
-from surgrad.training.loop import FASTEST, BatchGrid, Compute, Objective, Scores, train_epoch
-
-log = logging.getLogger(__name__)
-
-
-class Best(NamedTuple):
-    """The epoch of highest validation accuracy (of equal ones the lowest loss, then the earliest) and its weights."""
-
-    epoch: int
-    acc: float
-    loss: float
-    weights: dict[str, Tensor]
-
-    def beaten_by(self, scores: Scores) -> bool:
-        return (scores.acc, -scores.loss) > (self.acc, -self.loss)
+from surgrad.training.distributed import ALONE, Follower, Processes
+from surgrad.training.evaluation import Best, evaluate, weights_of
+from surgrad.training.loop import DEFAULT_COMPUTE, BatchGrid, Compute, Objective, Scores, train_epoch
+from surgrad.training.resume import Trainee, run_epochs
 
 
 @dataclass
-class Fit:
+class Fit(Trainee):
     """Training of one network in one run folder, epoch by epoch.
 
     Args:
@@ -61,7 +48,15 @@ class Fit:
         after_epoch: called with the number of epochs done, 0 to nb_epochs; returns more columns for metrics.csv.
         monitor_spikes: write the firing rates of the layers.
         logging_freq: epochs between two lines of the log.
+        lr_key: where the configuration has the learning rate.
+        schedule: changes the learning rate after every epoch; a plateau is one of the validation loss.
+        grad_clip: largest norm of a gradient; None: any.
+        patience: training ends when the best validation epoch is this many epochs old; 0: never.
+        ema: decay per update of an exponential moving average of the weights, which then validates, and which training
+            ends with; 0: none.
     """
+
+    shown: ClassVar[tuple[str, ...]] = ("train_loss", "train_acc", "valid_loss", "valid_acc")
 
     network: Network
     optimizer: torch.optim.Optimizer
@@ -69,16 +64,21 @@ class Fit:
     valid: EventDataset | None
     grid: BatchGrid
     objective: Objective
-    run: Run
+    run: Run | Follower
     nb_epochs: int
     seed: int = 0
     augment: Augmentation | None = None
-    compute: Compute = FASTEST
+    compute: Compute = DEFAULT_COMPUTE
     processes: Processes = ALONE
     before_epoch: Callable[[int], None] = lambda epoch: None
     after_epoch: Callable[[int], Mapping[str, float]] = lambda epoch: {}
     monitor_spikes: bool = True
     logging_freq: int = 10
+    lr_key: str = "lr"
+    schedule: LRScheduler | None = None
+    grad_clip: float | None = None
+    patience: int = 0
+    ema: float = 0.0
     best: Best | None = field(default=None, init=False)
     generator: torch.Generator = field(default_factory=torch.Generator, init=False)
     _shown: Mapping[str, str] = field(default_factory=dict, init=False)  # of the epoch before, beside the progress bar
@@ -90,65 +90,91 @@ class Fit:
             UserError: if loss or weights are not finite; the checkpoint then holds the last good epoch.
         """
         self.generator.manual_seed(self.seed)
-        done = self._restore()
-        parallel = self.processes.parallel(self.network)
-        if done is None:
-            done = 0
-            untrained = dict.fromkeys(("train_loss", "train_acc"))  # empty cells keep the columns in order
-            self.run.log({"epoch": 0, **untrained, **self._validate(0, math.inf), **self.after_epoch(0)})
-            self._checkpoint(0)
-        nb_batches = math.ceil(len(self.train) / self.grid.batch_size)
-        disable = None if self.processes.first else True
-        with progress(
-            total=self.nb_epochs * nb_batches, initial=done * nb_batches, unit="batch", disable=disable
-        ) as bar:
-            for epoch in range(done + 1, self.nb_epochs + 1):
-                self._epoch(epoch, parallel, bar)
+        epochs = range(1, self.nb_epochs + 1)
+        run_epochs(self, self.run, epochs, logging_freq=self.logging_freq, processes=self.processes, unit="batch")
+        if self._average is not None:
+            self.network.load_state_dict(self._average.module.state_dict())
         return self.best
 
-    def _epoch(self, epoch: int, parallel: nn.Module, bar: tqdm) -> None:
-        started = time.perf_counter()
-        self.before_epoch(epoch)
-        bar.set_description(f"epoch {epoch}/{self.nb_epochs}")
+    def __post_init__(self) -> None:
+        if not 0 <= self.ema < 1 or self.patience < 0:
+            raise UserError(f"ema={self.ema}, patience={self.patience}: allowed 0 to below 1, and 0 or more epochs")
+        if self.patience and self.valid is None:
+            raise UserError(f"patience={self.patience}: there is no validation set by which training could end early")
+        self._average = None
+        if self.ema:
+            self._average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.ema))
+            self.optimizer.register_step_post_hook(lambda *_: self._average.update_parameters(self.network))
+
+    @property
+    def evaluated(self) -> Network:
+        """The network that validates: the trained one, or one of the same neurons with its average weights."""
+        if self._average is None:
+            return self.network
+        for layer, trained in zip(self._average.module.layers, self.network.layers, strict=True):
+            layer.neuron = trained.neuron
+        return self._average.module
+
+    @property
+    def steps(self) -> int:
+        """Batches."""
+        return math.ceil(len(self.train) / self.grid.batch_size)
+
+    @cached_property
+    def _parallel(self) -> nn.Module:
+        return self.processes.parallel(self.network)
+
+    def start(self) -> Mapping[str, Any]:
+        """Scores of the untrained network; the empty cells keep the columns in order."""
+        return {"train_loss": None, "train_acc": None, **self._validate(0, math.inf)}
+
+    def epoch(self, number: int, bar: tqdm) -> Mapping[str, Any]:
+        """One pass over the training set, then the validation set."""
+        self.before_epoch(number)
+        before = self._shown
 
         def advance(scores: Scores) -> None:
-            bar.set_postfix(self._shown | {"loss": f"{scores.loss:.3f}", "acc": f"{scores.acc:.3f}"}, refresh=False)
+            bar.set_postfix(before | {"loss": f"{scores.loss:.3f}", "acc": f"{scores.acc:.3f}"}, refresh=False)
             bar.update()
 
-        try:
-            scores = train_epoch(
-                parallel,
-                self.grid(self.train, self.generator, self.augment),
-                self.objective,
-                self.optimizer,
-                seed=self.seed,
-                draw=epoch,
-                device=self.grid.device,
-                compute=self.compute,
-                processes=self.processes,
-                on_batch=advance,
-            )
-            self._require_finite_weights()
-        except UserError as error:
-            raise UserError(
-                f"epoch {epoch}: {error}; training stopped, the checkpoint in {self.run.folder} keeps epoch "
-                f"{epoch - 1}; try a smaller method.lr"
-            ) from error
+        scores = train_epoch(
+            self._parallel,
+            self.grid(self.train, self.generator, self.augment),
+            self.objective,
+            self.optimizer,
+            seed=self.seed,
+            draw=number,
+            grad_clip=self.grad_clip,
+            compute=self.compute,
+            processes=self.processes,
+            on_batch=advance,
+        )
+        self._require_finite_weights()
         row = {"train_loss": scores.loss, "train_acc": scores.acc}
-        row |= self._validate(epoch, scores.loss, scores) | {"reg_loss": scores.penalty}
-        seconds = time.perf_counter() - started
-        self._report(epoch, row, seconds)
-        self.run.log({"epoch": epoch, **row, **self.after_epoch(epoch), "seconds": round(seconds, 4)})
-        self._checkpoint(epoch)
+        row |= self._validate(number, scores.loss, scores) | {"reg_loss": scores.penalty}
+        if self.schedule is not None:
+            row["lr"] = self.optimizer.param_groups[0]["lr"]
+            plateau = isinstance(self.schedule, ReduceLROnPlateau)
+            self.schedule.step(*([row.get("valid_loss", scores.loss)] if plateau else []))
+        self._shown = {"valid": f"{row['valid_acc']:.3f}"} if "valid_acc" in row else {}
+        return row
+
+    def observe(self, number: int) -> Mapping[str, float]:
+        """What ``after_epoch`` finds."""
+        return self.after_epoch(number)
+
+    def finished(self, number: int) -> bool:
+        """Whether validation has not become better for ``patience`` epochs."""
+        return bool(self.patience) and number - self.best.epoch >= self.patience
 
     def _validate(self, epoch: int, train_loss: float, trained: Scores | None = None) -> dict[str, float]:
         """Columns of the validation set after ``epoch``; keeps the best weights."""
         if self.valid is None:
             scores, columns = trained, {}
-            self.best = Best(epoch, math.nan, train_loss, self._weights())
+            self.best = Best(epoch, math.nan, train_loss, weights_of(self.evaluated))
         else:
             scores = evaluate(
-                self.network,
+                self.evaluated,
                 self.valid,
                 self.grid,
                 self.objective,
@@ -158,53 +184,37 @@ class Fit:
                 processes=self.processes,
             )
             columns = {"valid_loss": scores.loss, "valid_acc": scores.acc}
-            if self.best is None or self.best.beaten_by(scores):
-                self.best = Best(epoch, scores.acc, scores.loss, self._weights())
+            if self.best is None or self.best.beaten_by(scores.acc, scores.loss):
+                self.best = Best(epoch, scores.acc, scores.loss, weights_of(self.evaluated))
         if self.monitor_spikes and scores is not None:
             columns |= {f"firing_rate-hid_{k}": rate for k, rate in enumerate(scores.rates)}
         return columns
-
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
 
     def _require_finite_weights(self) -> None:
         for name, weight in self.network.named_parameters():
             if not bool(weight.isfinite().all()):
                 raise UserError(f"the weights {name} are no longer finite")
 
-    def _report(self, epoch: int, row: Mapping[str, float], seconds: float) -> None:
-        shown = {"valid": f"{row['valid_acc']:.3f}"} if "valid_acc" in row else {}
-        self._shown = {**shown, "s/epoch": f"{seconds:.2f}"}
-        if epoch % self.logging_freq == 0 or epoch in (1, self.nb_epochs):
-            scores = ", ".join(f"{key} {row[key]:.3f}" for key in _LOGGED if key in row)
-            log.info("epoch %d/%d: %s, %.2f s", epoch, self.nb_epochs, scores, seconds)
+    def state(self) -> dict[str, Any]:
+        """Weights, optimiser, order of the samples, the best epoch, and what of schedule and average there is."""
+        more = {"schedule": self.schedule, "average": self._average}
+        return {
+            "model": weights_of(self.network),
+            "optimizer": self.optimizer.state_dict(),
+            "shuffle": self.generator.get_state(),
+            "best": self.best._asdict(),
+            **{name: part.state_dict() for name, part in more.items() if part is not None},
+        }
 
-    def _checkpoint(self, epoch: int) -> None:
-        self.run.checkpoint(
-            {
-                "epoch": epoch,
-                "model": self._weights(),
-                "optimizer": self.optimizer.state_dict(),
-                "shuffle": self.generator.get_state(),
-                "best": self.best._asdict(),
-            }
-        )
-
-    def _restore(self) -> int | None:
-        """Epochs done according to the checkpoint, which is loaded; None without one."""
-        content = self.processes.agreed(self.run.load_checkpoint)
-        if content is None:
-            return None
-        self.network.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.generator.set_state(content["shuffle"])
-        self.best = Best(**content["best"])
-        self.run.rewind(content["epoch"])
-        log.info("going on after epoch %d", content["epoch"])
-        return content["epoch"]
-
-
-_LOGGED = ("train_loss", "train_acc", "valid_loss", "valid_acc")
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state` gave."""
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["shuffle"])
+        self.best = Best(**state["best"])
+        for name, part in (("schedule", self.schedule), ("average", self._average)):
+            if part is not None:
+                part.load_state_dict(state[name])
 
 
 def annealed(beta: float, epoch: int, *, start: int, step: float, interval: int) -> float:

@@ -81,7 +81,7 @@ class Compute:
 
 
 #: What `Network.forward` does by itself.
-FASTEST = Compute()
+DEFAULT_COMPUTE = Compute()
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ def train_epoch(
     *,
     seed: int = 0,
     draw: int = 0,
-    device: str = "cpu",
-    compute: Compute = FASTEST,
+    grad_clip: float | None = None,
+    compute: Compute = DEFAULT_COMPUTE,
     processes: Processes = ALONE,
     on_batch: Callable[[Scores], None] = lambda scores: None,
 ) -> Scores:
@@ -163,7 +163,7 @@ def train_epoch(
         optimizer: of the network's weights.
         seed: of the escape noise.
         draw: the epoch, which with the seed addresses the noise.
-        device: where the network is.
+        grad_clip: largest norm of the gradient; None: any.
         compute: how the network is run.
         processes: they share every batch.
         on_batch: is told the scores so far.
@@ -177,7 +177,6 @@ def train_epoch(
     tally = _Tally(batches.nb_steps * batches.dt, processes)
     for batch in batches:
         batch, weight = processes.share(batch)
-        batch = batch.to(device)
         out = compute(network, batch, seed=seed, draw=draw)
         loss = objective.loss(out.readout, batch.labels)
         extra = objective.penalty(out.counts, processes, weight)
@@ -187,6 +186,8 @@ def train_epoch(
         seen = tally.add(len(batch) if weight else 0, loss, extra, correct, out.counts)
         if not math.isfinite(seen.loss + seen.penalty):
             raise UserError(f"the loss is {seen.loss} (penalty {seen.penalty})")
+        if grad_clip is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), grad_clip)
         optimizer.step()
         on_batch(tally.scores())
     return tally.scores()

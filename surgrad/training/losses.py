@@ -35,10 +35,6 @@ class ReadoutCrossEntropy:
         _check_labels(readout, labels)
         return F.cross_entropy(self.scores(readout), labels)
 
-    def log_probabilities(self, readout: Tensor) -> Tensor:
-        """log softmax(z): (T, B, C) -> (B, C)."""
-        return F.log_softmax(self.scores(readout), dim=-1)
-
     def predictions(self, readout: Tensor) -> Tensor:
         """argmax_c z: (T, B, C) -> (B,) int64."""
         return self.scores(readout).argmax(-1)

@@ -13,7 +13,7 @@ from surgrad.errors import UserError
 from surgrad.figures import plots as figures
 from surgrad.network.network import Network
 from surgrad.runs.folder import Run
-from surgrad.training.loop import FASTEST, MONITOR_DRAW, BatchGrid, Compute
+from surgrad.training.loop import DEFAULT_COMPUTE, MONITOR_DRAW, BatchGrid, Compute
 from surgrad.training.statistics import defined_mean, fano_over_trials, firing_rates
 
 _RECORDED_AT_ONCE = 64  # repeats whose spikes are held as numbers rather than bytes
@@ -32,7 +32,7 @@ class Activity(NamedTuple):
 
 @torch.no_grad()
 def record(
-    network: Network, batches: Sequence[EventBatch], *, seed: int = 0, draw: int = 0, compute: Compute = FASTEST
+    network: Network, batches: Sequence[EventBatch], *, seed: int = 0, draw: int = 0, compute: Compute = DEFAULT_COMPUTE
 ) -> Activity:
     """Spikes and readout of some batches as one `Activity` on the CPU, spikes as bytes.
 
@@ -101,7 +101,7 @@ class Monitor:
     idx_neuron: int | None = None
     sample_seed: int = 12
     seed: int = 0
-    compute: Compute = FASTEST
+    compute: Compute = DEFAULT_COMPUTE
     plot: bool = True
     alpha: float = 0.3
     alpha_trials: float = 0.75

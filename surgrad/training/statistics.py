@@ -50,11 +50,6 @@ def firing_rates(spikes: Spikes, dt: float) -> Tensor:
     return spikes.sum(0, dtype=torch.float32) / (len(spikes) * dt)
 
 
-def rates_from_counts(counts: Tensor, duration: float) -> Tensor:
-    """n / duration in Hz, in the shape of ``counts``. Args: spikes per sample; duration in s."""
-    return counts.to(torch.promote_types(counts.dtype, torch.float32)) / duration
-
-
 def moving_counts(spikes: Spikes, window: int) -> Tensor:
     """Spikes in every window of ``window`` steps, N[t] = sum_{k=t}^{t+window-1} s[k]: (T-window+1, trials, *units)."""
     spikes = _as_spikes(spikes)

@@ -92,6 +92,23 @@ def test_it_is_smaller_than_variable_length_rows(tmp_path):
     assert compact < shd / 2
 
 
+def test_numbers_that_were_changed_on_disk_are_refused(tmp_path):
+    """One flipped bit in what is stored of an array: the checksum of its chunk does not fit."""
+    path = tmp_path / "a.h5"
+    write_compact(path, random_dataset(2, nb_samples=20))
+    whole = path.read_bytes()
+    for key in ("events/gaps", "events/counts", "labels", "extra/speaker"):
+        with h5py.File(path, "r") as file:
+            chunk = file[key].id.get_chunk_info(0)
+        for place in np.linspace(0, chunk.size - 1, 5).astype(int):
+            content = bytearray(whole)
+            content[chunk.byte_offset + place] ^= 16
+            path.write_bytes(content)
+            with pytest.raises(UserError, match="damaged"):
+                read_shd(path)
+        path.write_bytes(whole)
+
+
 def replace(key, value):
     def change(file):
         del file[key]

@@ -24,7 +24,7 @@ FACTORS = {
     "smoothed_left": es.left_factor,
     "straight_through": es.identity_factor,
 }
-UNBIASED = [name for name, method in es.METHODS.items() if method.unbiased]
+UNBIASED = [name for name, method in es.ESTIMATORS.items() if method.unbiased]
 
 
 def generator(seed=0):
@@ -96,7 +96,7 @@ def test_surrogate_gradient_is_the_mean_of_right_and_left_smoothing():
 @pytest.mark.parametrize("name", FACTORS)
 def test_monte_carlo_agrees_with_the_exact_expectation_of_biased_estimators(name):
     net, x = stack()
-    drawn = es.METHODS[name].estimate(net, x, nonlinear, 20_000, generator(5))
+    drawn = es.ESTIMATORS[name].estimate(net, x, nonlinear, 20_000, generator(5))
     expected = expected_backpropagation(net, x, nonlinear, FACTORS[name])
     error = drawn.std(0) / len(drawn) ** 0.5
     assert ((drawn.mean(0) - expected).abs() <= 4.5 * error + 1e-12).all()
@@ -110,7 +110,7 @@ def test_intervals_of_unbiased_estimators_cover_the_exact_gradient(name):
     random, repetitions, nb_samples = generator(11), 200, 500
     covered = 0
     for _ in range(repetitions):
-        along = es.METHODS[name].estimate(net, x, nonlinear, nb_samples, random) @ direction
+        along = es.ESTIMATORS[name].estimate(net, x, nonlinear, nb_samples, random) @ direction
         covered += abs(along.mean() - exact @ direction) <= 1.96 * along.std() / nb_samples**0.5
     # 0.95 of 200 is 190 +- 3.1; 179..198 is where a binomial count lies with probability 0.999
     assert 179 <= covered <= 198
@@ -144,7 +144,7 @@ def test_coupling_and_baselines_reduce_variance():
 
     exact = exact_gradient(net, x, shifted)
     std = {
-        name: quality(es.METHODS[name].estimate(net, x, shifted, 4000, generator(4)), exact).std for name in UNBIASED
+        name: quality(es.ESTIMATORS[name].estimate(net, x, shifted, 4000, generator(4)), exact).std for name in UNBIASED
     }
     assert std["stochastic_ad_both"] < std["stochastic_ad"] < std["stochastic_ad_pruned"]
     assert std["score_loo"] < std["score"] / 2
@@ -162,7 +162,7 @@ def test_pruning_keeps_the_mean_for_every_side(factor):
 
 def test_same_seed_same_estimate():
     net, x = stack()
-    for method in es.METHODS.values():
+    for method in es.ESTIMATORS.values():
         first, second = (method.estimate(net, x, nonlinear, 16, generator(8)) for _ in range(2))
         assert torch.equal(first, second)
         assert first.shape == (16, net.nb_parameters)

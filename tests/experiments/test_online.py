@@ -17,6 +17,7 @@ from surgrad.experiments.superspike import online
 from surgrad.experiments.superspike.config import SuperSpikeConfig
 from surgrad.experiments.superspike.online import SuperSpikeNetwork, SuperSpikeRule
 from surgrad.kernels import reference
+from surgrad.kernels.cpu import superspike
 from surgrad.neurons.lif import LIF
 from surgrad.neurons.surrogate import SuperSpike
 from surgrad.runs.record import REPO, load_runs
@@ -57,7 +58,7 @@ def run_reference(x, weight, rule):
 
 
 def test_descriptor_has_the_size_the_compiler_gave_it():
-    assert ctypes.sizeof(online._Rule) == online._library().superspike_size()
+    assert ctypes.sizeof(superspike.Rule) == superspike.library().superspike_size()
 
 
 @pytest.mark.parametrize("reset", online.RESETS)

@@ -5,6 +5,7 @@ import torch
 
 from surgrad.errors import UserError
 from surgrad.experiments.sigmoid_network import single_neuron as sn
+from surgrad.experiments.sigmoid_network.enumeration import states
 from surgrad.neurons.escape_noise import Exponential, Sigmoid
 from surgrad.neurons.lif import LIF
 from surgrad.neurons.surrogate import Exponential as ExponentialSurrogate
@@ -24,6 +25,14 @@ def driven(p, nb_steps=10, *, reset=True, neuron=None, seed=1):
 
 def weights(nb=20, seed=2, scale=0.8):
     return torch.rand(nb, generator=generator(seed), dtype=torch.float64) * scale
+
+
+def by_enumeration(lif, w):
+    """E[S[t]] (T,) summed over all 2^T spike histories, differentiable in w (n,); any reset."""
+    history = states(len(lif.inputs), w.dtype).T
+    u, _ = lif.membrane(w, lambda t, _: history[t], history.shape[1])
+    probability = lif.p(u - 1)
+    return history @ torch.where(history > 0, probability, 1 - probability).prod(0)
 
 
 def along(expected, w):
@@ -47,7 +56,7 @@ def test_perceptron_sg_is_the_derivative_of_its_expected_output(escape, nb_input
     value, exact = sn.perceptron_exact(w, patterns, probability, p)
     sg = sn.perceptron_surrogate_gradient(w, patterns, probability, p)
     torch.testing.assert_close(sg, exact, rtol=1e-12, atol=1e-15)
-    drawn, gradient = sn.perceptron_monte_carlo(w, rates, p, 40_000, generator(3))
+    drawn, gradient = (sn.interval(draws) for draws in sn.perceptron_draws(w, rates, p, 40_000, generator(3)))
     assert abs(drawn.mean - value) < 2.5 * drawn.half_width
     assert ((gradient.mean - exact).abs() < 2.5 * gradient.half_width + 1e-9).all()
 
@@ -65,21 +74,22 @@ def test_lif_without_reset_sg_is_exact_at_every_step(escape):
 @pytest.mark.parametrize("reset", [True, False])
 def test_renewal_is_the_sum_over_all_histories(reset):
     lif, w = driven(ESCAPES["sigmoid"], reset=reset), weights()
-    by_renewal, by_enumeration = sn.expected_by_renewal(lif, w), sn.expected_by_enumeration(lif, w)
-    torch.testing.assert_close(by_renewal, by_enumeration, rtol=1e-12, atol=1e-15)
-    exact = along(lambda v: sn.expected_by_enumeration(lif, v), w)
+    hazard, last_spike = sn.renewal(lif, w)
+    expected = by_enumeration(lif, w)
+    torch.testing.assert_close((hazard * last_spike).sum(1), expected, rtol=1e-12, atol=1e-15)
+    exact = along(lambda v: by_enumeration(lif, v), w)
     torch.testing.assert_close(sn.gain_derivatives(lif, w).exact, exact, rtol=1e-10, atol=1e-13)
-    assert by_enumeration.max() > 0.1
+    assert expected.max() > 0.1
 
 
 @pytest.mark.parametrize("reset", ["multiplicative_leak", "subtractive"])
 def test_monte_carlo_is_the_enumeration_for_resets_with_memory(reset):
     lif, w = driven(ESCAPES["sigmoid"], 9, neuron=LIF(reset=reset)), weights()
     drawn, _ = sn.monte_carlo(lif, w, 20_000, generator(4))
-    exact = sn.expected_by_enumeration(lif, w)
+    exact = by_enumeration(lif, w)
     assert ((drawn.mean - exact).abs() < 2.5 * drawn.half_width + 1e-3).all()
     with pytest.raises(UserError, match="keeps a memory"):
-        sn.expected_by_renewal(lif, w)
+        sn.renewal(lif, w)
 
 
 def test_with_reset_the_stochastic_sg_is_the_direct_part_and_misses_the_history():
@@ -108,8 +118,6 @@ def test_bad_input():
         sn.binary_inputs(torch.full((21,), 0.5))
     with pytest.raises(UserError, match=r"lie in \[0, 1\]"):
         sn.binary_inputs(torch.tensor([1.5]))
-    with pytest.raises(UserError, match="at most 14 steps"):
-        sn.expected_by_enumeration(driven(ESCAPES["sigmoid"], 15), weights())
     with pytest.raises(UserError, match="spike probability of 2"):
         sn.poisson_inputs(3, 2, 1000.0, 2e-3, generator())
     with pytest.raises(UserError, match="width=0"):

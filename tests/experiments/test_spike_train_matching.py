@@ -26,7 +26,7 @@ from surgrad.experiments.spike_train_matching.task import (
     poisson_input,
     spike_mode,
 )
-from surgrad.experiments.spike_train_matching.training import Diverged, Training, evaluate, train
+from surgrad.experiments.spike_train_matching.training import Learner, Training, evaluate
 from surgrad.kernels.philox import NoiseKey
 from surgrad.neurons.escape_noise import Exponential, Sigmoid, Step
 from surgrad.training.losses import SpikeTrainL2, VanRossum, causal_convolution, double_exponential_kernel
@@ -232,31 +232,36 @@ def small_training(**kw):
     return Training(**(settings | kw))
 
 
+def learn(task, weights, training, epochs):
+    learner = Learner(task, weights, training)
+    return [learner(number) for number in epochs]
+
+
 def test_learning_reduces_the_distance_and_resumes_exactly():
     episode = random_episode(dtype=torch.float32)
     training = small_training(mode=spike_mode(True), other=SpikeMode(), nb_trials=4, lr_h=2e-4, lr_o=2e-3)
-    epochs = list(train(episode.task, episode.weights, training, range(60)))
+    epochs = learn(episode.task, episode.weights, training, range(60))
     assert epochs[-1].van_rossum.mean() < 0.5 * epochs[0].van_rossum.mean()
-    again = list(train(episode.task, epochs[29].weights, training, range(30, 60)))
+    again = learn(episode.task, epochs[29].weights, training, range(30, 60))
     assert torch.equal(again[-1].weights.hidden, epochs[-1].weights.hidden)
     assert torch.equal(again[-1].van_rossum_other, epochs[-1].van_rossum_other)
 
 
 def test_pairs_may_be_presented_one_after_the_other():
     episode = random_episode()
-    online = next(train(episode.task, episode.weights, small_training(batch_size=1), range(1)))
-    first = next(train(episode.task.pairs(0, 1), episode.weights, small_training(), range(1)))
-    then = next(train(episode.task.pairs(1, 2), first.weights, small_training(), range(1)))
+    (online,) = learn(episode.task, episode.weights, small_training(batch_size=1), range(1))
+    (first,) = learn(episode.task.pairs(0, 1), episode.weights, small_training(), range(1))
+    (then,) = learn(episode.task.pairs(1, 2), first.weights, small_training(), range(1))
     torch.testing.assert_close(online.weights.hidden, then.weights.hidden)
     assert online.van_rossum.shape == (1, 2)
 
 
 def test_a_diverging_run_stops_with_the_last_good_weights():
     episode = random_episode(dtype=torch.float32)
-    with pytest.raises(Diverged, match="not finite after epoch 0") as caught:
-        list(train(episode.task, episode.weights, small_training(lr_o=1e38), range(5)))
-    assert caught.value.weights.isfinite()
-    assert caught.value.epoch == -1
+    learner = Learner(episode.task, episode.weights, small_training(lr_o=1e38))
+    with pytest.raises(UserError, match="weights are not finite"):
+        learner(0)
+    assert torch.equal(learner.weights.output, episode.weights.output)
 
 
 def test_modes_are_those_of_the_published_flags():

@@ -10,7 +10,7 @@ from surgrad.runs.record import REPO
 PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/howto.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/howto.md", "docs/extending.md"])
 def test_python_blocks_run(page):
     blocks = re.findall(r"^```python\n(.*?)^```", (REPO / page).read_text(), flags=re.DOTALL | re.MULTILINE)
     assert blocks
@@ -32,3 +32,16 @@ def test_commands_name_files_that_exist():
             r"python3? ((?:Classification|Spike_train_matching|Sigmoid_network|scripts)/\S+\.py)", page.read_text()
         ):
             assert Path(REPO / name).exists(), f"{page.name} names {name}"
+
+
+def test_the_gallery_has_every_figure():
+    shown = set(re.findall(r"\(figures/(\S+?\.png)\)", (REPO / "docs" / "gallery.md").read_text()))
+    assert shown == {path.name for path in (REPO / "docs" / "figures").glob("*.png")}
+
+
+def test_the_drawing_of_the_floors_is_that_of_the_plan():
+    from test_structure import FLOORS
+
+    drawn = re.findall(r'y="(\d+)" font-size="17"[^>]*>(\w+)<', (REPO / "docs" / "figures" / "floors.svg").read_text())
+    heights = sorted({int(y) for y, _ in drawn}, reverse=True)
+    assert [{name for y, name in drawn if int(y) == height} for height in heights] == [set(floor) for floor in FLOORS]

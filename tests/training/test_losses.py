@@ -61,7 +61,7 @@ def test_prediction_maximises_the_trained_probability(name, readout, labels):
     loss = build_loss(name)
     per_class = torch.stack([loss(readout[:, [b]], torch.tensor([c])) for b in range(B) for c in range(C)])
     assert torch.equal(per_class.view(B, C).argmin(1), loss.predictions(readout))
-    torch.testing.assert_close(-per_class.view(B, C), loss.log_probabilities(readout))
+    torch.testing.assert_close(-per_class.view(B, C), loss.scores(readout).log_softmax(-1))
 
 
 @pytest.mark.parametrize("name", LOSSES)

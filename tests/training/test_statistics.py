@@ -17,7 +17,6 @@ from surgrad.training.statistics import (
     inter_spike_intervals,
     isi_histogram,
     moving_counts,
-    rates_from_counts,
 )
 
 
@@ -35,7 +34,6 @@ def test_rates_are_counts_over_duration():
     spikes = bernoulli(0.3, 50, 4, 3, 5)
     expected = spikes.double().sum(0) / 0.1
     torch.testing.assert_close(firing_rates(spikes, 2e-3).double(), expected)
-    torch.testing.assert_close(rates_from_counts(spikes.long().sum(0), 0.1).double(), expected)
     torch.testing.assert_close(firing_rates(spikes.numpy(), 2e-3).double(), expected)
     torch.testing.assert_close(firing_rates(spikes.bool(), 2e-3).double(), expected)
 

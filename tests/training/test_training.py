@@ -16,9 +16,10 @@ from surgrad.runs.folder import open_run
 from surgrad.runs.record import load_runs
 from surgrad.training.evaluation import evaluate, evaluate_repeatedly
 from surgrad.training.fit import Best, Fit, annealed
-from surgrad.training.loop import Compute, Objective, Scores
+from surgrad.training.loop import Compute, Objective, train_epoch
 from surgrad.training.losses import MaxOverTimeCrossEntropy
 from surgrad.training.regularizers import UpperBoundL2
+from surgrad.training.schedules import SCHEDULES, build_schedule
 
 OBJECTIVE = Objective(MaxOverTimeCrossEntropy(), [UpperBoundL2(0.1, 1.0)])
 
@@ -29,11 +30,22 @@ def splits():
 
 
 def fit(
-    folder, splits, *, nb_epochs=4, objective=OBJECTIVE, method="stochasticsuperspike", valid=True, lr=5e-3, **options
+    folder,
+    splits,
+    *,
+    nb_epochs=4,
+    objective=OBJECTIVE,
+    method="stochasticsuperspike",
+    valid=True,
+    lr=5e-3,
+    schedule=None,
+    **options,
 ):
     """Weights and metrics of a run in ``folder``, new or gone on with."""
     network = make_network(method)
     optimizer = torch.optim.Adam(network.parameters(), lr=lr)
+    if schedule is not None:
+        options["schedule"] = build_schedule(optimizer=optimizer, nb_epochs=nb_epochs, **schedule)
     with open_run(folder, {"nb_epochs": nb_epochs}) as run:
         held_out = splits[1] if valid else None
         options = {"augment": Drop(0.1), "seed": 3} | options
@@ -89,11 +101,63 @@ def test_a_run_stopped_within_an_epoch_goes_on_as_if_it_had_not_been(tmp_path, s
     require_equal(fit(tmp_path / "a", splits), fit(tmp_path / "b", splits))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"schedule": {"name": name}} for name in SCHEDULES),
+        {"schedule": {"name": "step", "step_size": 1, "gamma": 0.5, "warmup": 2}},
+        {"grad_clip": 1e-2},
+        {"patience": 4, "nb_epochs": 6},
+        {"ema": 0.9},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("nb_losses", [9, 20])
+def test_what_changes_training_goes_on_as_if_it_had_not_been_stopped(tmp_path, splits, options, nb_losses):
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "a", splits, objective=replace(OBJECTIVE, loss=Interrupted(nb_losses)), **options)
+    whole = fit(tmp_path / "b", splits, **options)
+    require_equal(fit(tmp_path / "a", splits, **options), whole)
+
+
+def test_schedules_are_those_of_torch(tmp_path, splits):
+    """Cosine: lr (1 + cos(pi n / N)) / 2 in epoch n = 0, 1, …; a warm-up rises from a tenth."""
+    _, metrics, _ = fit(tmp_path / "a", splits, schedule={"name": "cosine"})
+    expected = 5e-3 * (1 + np.cos(np.pi * np.arange(4) / 4)) / 2
+    np.testing.assert_allclose(metrics["lr"][1:], expected, rtol=1e-6)
+    _, metrics, _ = fit(tmp_path / "b", splits, schedule={"name": "exponential", "gamma": 0.5, "warmup": 2})
+    np.testing.assert_allclose(metrics["lr"][1:], [5e-4, 2.75e-3, 5e-3, 2.5e-3], rtol=1e-6)
+    for mistake, message in (({"name": "cosin"}, "allowed: cosine"), ({"name": "step", "gama": 1}, "gama")):
+        with pytest.raises(UserError, match=message):
+            fit(tmp_path / "c", splits, schedule=mistake)
+
+
+def test_clipped_gradients_change_weights_by_at_most_the_norm(tmp_path, splits):
+    network = make_network()
+    before = [w.clone() for w in network.parameters()]
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    batches = replace(GRID, batch_size=len(splits[0]))(splits[0])
+    train_epoch(network, batches, OBJECTIVE, optimizer, grad_clip=1e-3)
+    change = torch.cat([(a - b).flatten() for a, b in zip(network.parameters(), before, strict=True)])
+    assert float(change.detach().norm()) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_training_ends_when_validation_does_not_improve(tmp_path, splits):
+    _, metrics, best = fit(tmp_path, splits, nb_epochs=50, lr=1e-9, patience=2)
+    assert metrics["epoch"][-1] == best.epoch + 2 < 50
+
+
+def test_the_average_of_weights_that_do_not_move_is_these_weights(tmp_path, splits):
+    weights, _, _ = fit(tmp_path, splits, lr=1e-12, ema=0.9)
+    for name, start in make_network().state_dict().items():
+        torch.testing.assert_close(weights[name], start, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(tmp_path, splits, value):
     whole = fit(tmp_path / "b", splits, nb_epochs=1)
     broken = replace(OBJECTIVE, loss=Interrupted(1 + 6 + 1 + 3, value))  # validation, epoch 1, validation, half of 2
-    with pytest.raises(UserError, match=r"epoch 2: the loss is (nan|inf).*keeps epoch 1.*smaller method\.lr"):
+    with pytest.raises(UserError, match=r"epoch 2: the loss is (nan|inf).*keeps epoch 1.*smaller lr$"):
         fit(tmp_path / "a", splits, objective=broken)
     (record,) = load_runs(tmp_path / "a")
     assert record.status == "failed"
@@ -148,10 +212,10 @@ def test_without_validation_the_last_epoch_counts_as_the_best(tmp_path, splits):
 
 def test_the_best_epoch_is_of_highest_accuracy_then_lowest_loss_then_earliest():
     best = Best(3, acc=0.8, loss=1.0, weights={})
-    assert best.beaten_by(Scores(2.0, 0, 0.9, []))
-    assert best.beaten_by(Scores(0.9, 0, 0.8, []))
-    assert not best.beaten_by(Scores(1.0, 0, 0.8, []))
-    assert not best.beaten_by(Scores(0.1, 0, 0.7, []))
+    assert best.beaten_by(acc=0.9, loss=2.0)
+    assert best.beaten_by(acc=0.8, loss=0.9)
+    assert not best.beaten_by(acc=0.8, loss=1.0)
+    assert not best.beaten_by(acc=0.7, loss=0.1)
 
 
 @pytest.mark.parametrize(("start", "interval"), [(0, 5), (3, 2), (0, 1)])

@@ -201,12 +201,13 @@ class CommandFolder:
         return rows
 
 
-def read_wav(path: Path) -> tuple[np.ndarray, int]:
+def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
     """Samples (n,), channels averaged, and rate (Hz) of a wav file of any sample format.
 
     Raises:
         UserError: for a file that is not a readable wav, or that is shorter than its header says.
     """
+    path = Path(path)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Reached EOF prematurely")

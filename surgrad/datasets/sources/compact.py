@@ -40,11 +40,17 @@ def write_gaps(file: h5py.File, dataset: EventDataset, resolution: float) -> Non
         )
     group = file.create_group("events")
     group.attrs["resolution"], group.attrs["nb_steps"] = resolution, nb_steps
-    group["counts"] = np.diff(dataset.offsets).astype(np.int32)
-    gaps = np.concatenate([np.zeros(0, np.uint32), *_gaps(dataset, resolution, nb_steps)])
-    shape = (min(len(gaps), _CHUNK),) if len(gaps) else None
-    packing = {"chunks": shape, "compression": "gzip", "compression_opts": 9, "shuffle": True} if shape else {}
-    group.create_dataset("gaps", data=gaps, **packing)
+    write_packed(group, "counts", np.diff(dataset.offsets).astype(np.int32))
+    write_packed(group, "gaps", np.concatenate([np.zeros(0, np.uint32), *_gaps(dataset, resolution, nb_steps)]))
+
+
+def write_packed(owner: h5py.Group, key: str, values: np.ndarray) -> None:
+    """Writes values (n,) in compressed chunks with checksums."""
+    if not len(values):
+        owner[key] = values
+        return
+    packing = {"compression": "gzip", "compression_opts": 9, "shuffle": True, "fletcher32": True}
+    owner.create_dataset(key, data=values, chunks=(min(len(values), _CHUNK),), **packing)
 
 
 def _gaps(dataset: EventDataset, resolution: float, nb_steps: int):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from surgrad.datasets.events import EventDataset
-from surgrad.datasets.sources.compact import MAX_EVENTS, RESOLUTION, read_gaps, write_gaps
+from surgrad.datasets.sources.compact import MAX_EVENTS, RESOLUTION, read_gaps, write_gaps, write_packed
 from surgrad.datasets.sources.hdf5_file import created, integers, names, number_attribute, open_hdf5, require
 from surgrad.errors import UserError
 
@@ -105,14 +106,14 @@ def write_compact(path: str | Path, dataset: EventDataset, *, resolution: float 
     """
     with created(Path(path)) as file:
         write_gaps(file, dataset, resolution)
-        _write_columns(file, dataset)
+        _write_columns(file, dataset, write_packed)
 
 
-def _write_columns(file: h5py.File, dataset: EventDataset) -> None:
+def _write_columns(file: h5py.File, dataset: EventDataset, write: Callable = h5py.Group.__setitem__) -> None:
     file.attrs["nb_units"] = dataset.nb_units
-    file["labels"] = dataset.labels.astype(np.uint16 if dataset.nb_classes <= 1 << 16 else np.int64)
+    write(file, "labels", dataset.labels.astype(np.uint16 if dataset.nb_classes <= 1 << 16 else np.int64))
     if dataset.speakers is not None:
-        file["extra/speaker"] = dataset.speakers
+        write(file, "extra/speaker", dataset.speakers)
     if dataset.class_names is not None:
         file["extra/keys"] = [name.encode() for name in dataset.class_names]
 

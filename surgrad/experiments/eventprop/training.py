@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from tqdm import tqdm
 
 from surgrad.datasets.augment import Compose, Drop
-from surgrad.errors import UserError
+from surgrad.datasets.events import EventDataset
 from surgrad.eventprop.network import EventNetwork, SpikeSet, evaluate, train_epoch
+from surgrad.figures import plots as figures
 from surgrad.runs.folder import Run
-from surgrad.runs.log import progress
+from surgrad.runs.record import RunRecord
+from surgrad.training.evaluation import Best, final_scores, weights_of
 from surgrad.training.evaluation import evaluate as evaluate_grid
 from surgrad.training.fit import Fit
 from surgrad.training.loop import TEST_DRAW, BatchGrid, Objective
+from surgrad.training.resume import Trainee, run_epochs
 
 if TYPE_CHECKING:
     from surgrad.experiments.eventprop.config import EventConfig
@@ -59,11 +62,13 @@ class Recipe:
 
 
 @dataclass
-class EventFit:
+class EventFit(Trainee):
     """Training of an event-based network; a killed run goes on bit for bit.
 
     Args: network; recipe; run folder; training and validation set; augment, changes the training set for an epoch.
     """
+
+    shown: ClassVar[tuple[str, ...]] = ("train_loss", "train_acc", "valid_loss", "valid_acc")
 
     network: EventNetwork
     recipe: Recipe
@@ -71,101 +76,97 @@ class EventFit:
     train: SpikeSet
     valid: SpikeSet
     augment: Callable[[SpikeSet, torch.Generator], SpikeSet] = lambda data, generator: data
-    best: dict = field(default_factory=lambda: {"epoch": 0, "acc": -1.0, "model": {}}, init=False)
+    best: Best = field(init=False)
 
-    def __call__(self) -> dict:
-        """Train; returns epoch, accuracy and weights ("model") of the best validation epoch, the first of equal ones.
+    def __post_init__(self) -> None:
+        self.best = Best(0, -1.0, math.inf, weights_of(self.network))
+        self.optimizer = self.recipe.optimizer(self.network)
+        self.generator = torch.Generator().manual_seed(self.recipe.seed + 2**32)  # another stream than of the weights
+
+    def __call__(self) -> Best:
+        """Train; returns the best validation epoch.
 
         Raises:
             UserError: if a gradient is not finite; the checkpoint then holds the last good epoch.
         """
-        recipe, optimizer = self.recipe, self.recipe.optimizer(self.network)
-        generator = torch.Generator().manual_seed(recipe.seed + 2**32)  # another stream than that of the weights
-        done = self._restore(optimizer, generator)
-        for epoch in progress(range(done + 1, recipe.nb_epochs + 1), unit="epoch"):
-            started = time.perf_counter()
-            recipe.decay(optimizer, epoch)
-            data = self.augment(self.train, generator)
-            try:
-                trained = train_epoch(self.network, data, optimizer, recipe.batch_size, generator, recipe.input_dropout)
-            except UserError as error:
-                raise UserError(f"epoch {epoch}: {error}; the checkpoint keeps epoch {epoch - 1}") from error
-            valid = evaluate(self.network, self.valid)
-            row = trained.columns("train") | valid.columns("valid") | trained.activity()
-            seconds = time.perf_counter() - started
-            self.run.log({"epoch": epoch, **row, "seconds": round(seconds, 4)})
-            if valid.acc > self.best["acc"]:
-                self.best = {"epoch": epoch, "acc": valid.acc, "model": self._weights()}
-            self.run.checkpoint(
-                {
-                    "epoch": epoch,
-                    "model": self._weights(),
-                    "optimizer": optimizer.state_dict(),
-                    "generator": generator.get_state(),
-                    "best": self.best,
-                }
-            )
-            if epoch % recipe.logging_freq == 0 or epoch in (1, recipe.nb_epochs):
-                log.info("epoch %d: train %.4f, valid %.4f, %.2f s", epoch, trained.acc, valid.acc, seconds)
+        run_epochs(self, self.run, range(1, self.recipe.nb_epochs + 1), logging_freq=self.recipe.logging_freq)
         return self.best
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: x.detach().clone() for name, x in self.network.state_dict().items()}
+    def epoch(self, number: int, bar: tqdm) -> Mapping[str, Any]:
+        """One pass over the training set, then the validation set."""
+        recipe = self.recipe
+        recipe.decay(self.optimizer, number)
+        data = self.augment(self.train, self.generator)
+        trained = train_epoch(
+            self.network, data, self.optimizer, recipe.batch_size, self.generator, recipe.input_dropout
+        )
+        valid = evaluate(self.network, self.valid)
+        if self.best.beaten_by(valid.acc, valid.loss):
+            self.best = Best(number, valid.acc, valid.loss, weights_of(self.network))
+        bar.update()
+        return trained.columns("train") | valid.columns("valid") | trained.activity()
 
-    def _restore(self, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> int:
-        saved = self.run.load_checkpoint()
-        if saved is None:
-            return 0
-        self.network.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        generator.set_state(saved["generator"])
-        self.best = saved["best"]
-        self.run.rewind(saved["epoch"])
-        log.info("going on after epoch %d", saved["epoch"])
-        return saved["epoch"]
+    def state(self) -> dict[str, Any]:
+        """Weights, optimiser, order of the samples, and the best epoch."""
+        return {
+            "model": weights_of(self.network),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "best": self.best._asdict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state` gave."""
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.best = Best(**state["best"])
 
 
 def learn(cfg: EventConfig, run: Run) -> float:
     """Train by ``cfg.method``, then look at the test set, once; returns the best validation accuracy.
 
-    The summary gets test accuracies of the last and of the best validation epoch.
+    The summary gets the scores of the last and of the best validation epoch, the run folder the figure of the training.
     """
     methods = {"eventprop": _exact, "surrogate": _surrogate}
     run.summary["nb_classes"] = cfg.sizes[-1]
-    methods[cfg.method](cfg, run, *cfg.splits())
+    run.summary.update(methods[cfg.method](cfg, run, *cfg.splits()))
     log.info("test accuracy %.4f", run.summary["test_acc"])
+    if cfg.plot:
+        run.figure("training", figures.training_curves(RunRecord(run.folder).metrics, chance=1 / cfg.sizes[-1]))
     return run.summary["valid_acc_best_valid"]
 
 
-def _exact(cfg: EventConfig, run: Run, train: SpikeSet, valid: SpikeSet, test: SpikeSet) -> None:
+def _exact(cfg: EventConfig, run: Run, train: SpikeSet, valid: SpikeSet, test: SpikeSet) -> dict[str, float]:
     """Spike times without a grid, EventProp."""
     network, change = cfg.event_network(), cfg.augmentation()
 
     def changed(data: SpikeSet, generator: torch.Generator) -> SpikeSet:
         return SpikeSet.from_events(change(cfg.events(data, "train"), generator), cfg.duration)
 
+    def score(data: SpikeSet) -> dict[str, float]:
+        scores = evaluate(network, data)
+        return {"loss": scores.loss, "acc": scores.acc, "silent_label": scores.silent_label}
+
     augment = {} if change is None else {"augment": changed}
     best = EventFit(network, cfg.recipe(), run, train, valid, **augment)()
-    scores = evaluate(network, test)
-    run.summary.update(test_loss=scores.loss, test_acc=scores.acc, test_silent_label=scores.silent_label)
-    if best["model"]:
-        network.load_state_dict(best["model"])
-    run.summary.update(
-        test_acc_best_valid=evaluate(network, test).acc, valid_acc_best_valid=best["acc"], best_epoch=best["epoch"]
-    )
+    return final_scores(network, best, cfg.nb_epochs, {"valid": valid, "test": test}, score)
 
 
-def _surrogate(cfg: EventConfig, run: Run, train: SpikeSet, valid: SpikeSet, test: SpikeSet) -> None:
+def _surrogate(cfg: EventConfig, run: Run, train: SpikeSet, valid: SpikeSet, test: SpikeSet) -> dict[str, float]:
     """The same network on a time grid, surrogate gradients."""
     network, recipe = cfg.grid_network(), cfg.recipe()
     grid, objective = BatchGrid(cfg.batch_size, cfg.time_step, cfg.nb_steps), Objective(cfg.grid_loss())
-    optimizer, tests = recipe.optimizer(network), cfg.events(test, "test")
+    optimizer, splits = (
+        recipe.optimizer(network),
+        {"valid": cfg.events(valid, "valid"), "test": cfg.events(test, "test")},
+    )
     changes = [step for step in (cfg.augmentation(), Drop(cfg.input_dropout)) if step is not None]
-    best = Fit(
+    fit = Fit(
         network,
         optimizer=optimizer,
         train=cfg.events(train, "train"),
-        valid=cfg.events(valid, "valid"),
+        valid=splits["valid"],
         grid=grid,
         objective=objective,
         run=run,
@@ -174,9 +175,11 @@ def _surrogate(cfg: EventConfig, run: Run, train: SpikeSet, valid: SpikeSet, tes
         augment=Compose(changes),
         before_epoch=lambda epoch: recipe.decay(optimizer, epoch),
         logging_freq=cfg.logging_freq,
-    )()
-    last = evaluate_grid(network, tests, grid, objective, draw=TEST_DRAW)
-    network.load_state_dict(best.weights)
-    chosen = evaluate_grid(network, tests, grid, objective, draw=TEST_DRAW)
-    run.summary.update(test_loss=last.loss, test_acc=last.acc, test_acc_best_valid=chosen.acc)
-    run.summary.update(valid_acc_best_valid=best.acc, best_epoch=best.epoch)
+    )
+    best = fit()
+
+    def score(data: EventDataset) -> dict[str, float]:
+        scores = evaluate_grid(network, data, grid, objective, draw=TEST_DRAW)
+        return {"loss": scores.loss, "acc": scores.acc}
+
+    return final_scores(network, best, cfg.nb_epochs, splits, score)

@@ -37,14 +37,6 @@ def poisson_membrane(weights: Tensor, rates: Tensor, eps_bar: Tensor, eps_hat: T
     return Membrane(eps_bar.flatten() * (weights @ rates), variance.sqrt())
 
 
-def scatter_of_means(sigma_u: float, nu: float, eps_bar: float, eps_hat: float) -> float:
-    """Deviation, between neurons, of their means: sigma_U eps_bar sqrt(nu / eps_hat) for centred weights.
-
-    Each neuron keeps its weights, so its mean is as random as they are: nu eps_bar sqrt(n) sigma_w.
-    """
-    return sigma_u * eps_bar * math.sqrt(nu / eps_hat)
-
-
 def crossing_rate(mean: Tensor, std: Tensor, tau_mem: float, tau_syn: float) -> Tensor:
     """Upward crossings of the threshold by the free membrane, in Hz (Rice 1944).
 

@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ from surgrad.network.rate_propagation import TRANSIENT
 from surgrad.neurons.lif import LIF
 from surgrad.runs.record import REPO, RunRecord, last_value, load_runs
 from surgrad.training.losses import build_loss
+from surgrad.training.resume import Keep, compute_now
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +229,7 @@ def measure_stack(network: Network, spikes: Tensor, labels: Tensor, transient: i
     over_steps = [current.grad.square().mean((1, 2)).sqrt().numpy() for current in currents]
     return StackResult(
         *(np.stack([column.numpy() for column in layers]) for layers in zip(*columns, strict=True)),
-        weight_gradient=np.array([_gradient_norm(layer) for layer in [*network.layers, readout]]),
+        weight_gradient=np.array([_gradient_norm(layer) for layer in network.stack]),
         current_gradient=np.stack(over_steps),
     )
 
@@ -331,6 +333,7 @@ def stacks(
     spikes: Tensor,
     labels: Tensor,
     transient: int = 0,
+    keep: Keep = compute_now,
 ) -> dict[str, list[StackResult]]:
     """`measure_stack` for every initialiser and seed of the weights; without those that an initialiser refuses.
 
@@ -344,11 +347,21 @@ def stacks(
     """
     found: dict[str, list[StackResult]] = {name: [] for name in initializers}
     for (name, initialize), seed in product(initializers.items(), seeds):
-        network = make()
-        try:
-            initialize(network, torch.Generator().manual_seed(seed))
-        except UserError as error:
-            log.info("%s, seed %d: %s", name, seed, error)
+        result = keep(f"{name}, seed {seed}", partial(_stack, make, initialize, seed, spikes, labels, transient))
+        if isinstance(result, str):
+            log.info("%s, seed %d: %s", name, seed, result)
         else:
-            found[name].append(measure_stack(network, spikes, labels, transient))
+            found[name].append(result)
     return found
+
+
+def _stack(
+    make: Callable[[], Network], initialize: Initializer, seed: int, spikes: Tensor, labels: Tensor, transient: int
+) -> StackResult | str:
+    """Of one initialiser and seed; what it says if it refuses."""
+    network = make()
+    try:
+        initialize(network, torch.Generator().manual_seed(seed))
+    except UserError as error:
+        return str(error)
+    return measure_stack(network, spikes, labels, transient)

@@ -1,7 +1,8 @@
 """Bias, variance and direction of gradient estimators over families of random networks, against the exact gradient."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from surgrad.experiments.sigmoid_network.enumeration import (
     quality,
 )
 from surgrad.experiments.sigmoid_network.quadrature import Array
+from surgrad.training.resume import Keep, compute_now
 
 ExactMean = Callable[[es.BernoulliStack, Tensor, es.Objective], Tensor]
 
@@ -61,8 +63,8 @@ def random_problem(sizes: Sequence[int], *, beta: float, gain: float, seed: int)
 def require_methods(names: Sequence[str]) -> None:
     """Raises: UserError for a name that is not an estimator."""
     for name in names:
-        if name not in es.METHODS:
-            raise UserError(f"method {name!r} is unknown; allowed: {', '.join(es.METHODS)}")
+        if name not in es.ESTIMATORS:
+            raise UserError(f"method {name!r} is unknown; allowed: {', '.join(es.ESTIMATORS)}")
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Study:
 
     Attributes:
         variable, values: what was varied, and (V,) its values.
-        methods: M names in `surgrad.experiments.sigmoid_network.estimators.METHODS`.
+        methods: M names in `surgrad.experiments.sigmoid_network.estimators.ESTIMATORS`.
         bias: (V, M, R) |E[estimate] - g| / |g|: by enumeration where EXACT_MEANS has it, else measured.
         bias_error: (V, M, R) its Monte Carlo error, 0 where enumerated.
         std: (V, M, R) root of the total variance of one sample / |g|.
@@ -98,7 +100,8 @@ def study(
     nb_samples: int,
     nb_averaged: int,
     seed: int = 0,
-    progress: Callable[[Sequence[float]], Sequence[float]] = list,
+    progress: Callable[[Sequence[float]], Iterable[float]] = list,
+    keep: Keep = compute_now,
 ) -> Study:
     """Measure every method on every problem; ``problems`` maps a value of the variable to its R networks.
 
@@ -106,26 +109,44 @@ def study(
         UserError: for an unknown method, a network too large to enumerate, or fewer samples than are averaged.
     """
     require_methods(methods)
-    nb_networks = len(next(iter(problems.values())))
-    shape = (len(problems), len(methods), nb_networks)
-    bias, bias_error, std, angle = (np.full(shape, np.nan) for _ in range(4))
-    runs = np.zeros(shape[:2])
     generator = torch.Generator().manual_seed(seed)
-    for v, value in enumerate(progress(list(problems))):
+    found, runs = [], []
+    for value in progress(list(problems)):
+        of_value = []
         for r, problem in enumerate(problems[value]):
-            exact = exact_gradient(problem.stack, problem.x, problem.f)
-            for m, name in enumerate(methods):
-                drawn = es.METHODS[name].estimate(problem.stack, problem.x, problem.f, nb_samples, generator)
-                found = quality(drawn, exact)
-                bias[v, m, r], bias_error[v, m, r], std[v, m, r] = found.bias, found.bias_error, found.std
-                if name in EXACT_MEANS:
-                    mean = EXACT_MEANS[name](problem.stack, problem.x, problem.f)
-                    bias[v, m, r], bias_error[v, m, r] = float((mean - exact).norm() / exact.norm()), 0.0
-                angle[v, m, r] = cosine(drawn, exact, nb_averaged).mean()
-                runs[v, m] = es.METHODS[name].runs(problem.stack)
+            measure = partial(_measure, problem, methods, nb_samples, nb_averaged, generator)
+            of_value.append(keep(f"{variable}={value:g}, network {r}", measure, generator))
+        found.append(np.stack(of_value, -1))
+        runs.append([es.ESTIMATORS[name].runs(problems[value][-1].stack) for name in methods])
+    bias, bias_error, std, angle = np.stack(found, 1)
     return Study(
-        variable, np.array(list(problems), float), tuple(methods), bias, bias_error, std, angle, runs, nb_averaged
+        variable=variable,
+        values=np.array(list(problems), float),
+        methods=tuple(methods),
+        bias=bias,
+        bias_error=bias_error,
+        std=std,
+        cosine=angle,
+        runs=np.array(runs, float),
+        nb_averaged=nb_averaged,
     )
+
+
+def _measure(
+    problem: Problem, methods: Sequence[str], nb_samples: int, nb_averaged: int, generator: torch.Generator
+) -> Array:
+    """Bias, its error, deviation and cosine of every method on one problem, (4, M)."""
+    exact = exact_gradient(problem.stack, problem.x, problem.f)
+    columns = []
+    for name in methods:
+        drawn = es.ESTIMATORS[name].estimate(problem.stack, problem.x, problem.f, nb_samples, generator)
+        found = quality(drawn, exact)
+        bias, bias_error = found.bias, found.bias_error
+        if name in EXACT_MEANS:
+            mean = EXACT_MEANS[name](problem.stack, problem.x, problem.f)
+            bias, bias_error = float((mean - exact).norm() / exact.norm()), 0.0
+        columns.append([bias, bias_error, found.std, float(cosine(drawn, exact, nb_averaged).mean())])
+    return np.array(columns).T
 
 
 @dataclass(frozen=True)
@@ -142,7 +163,13 @@ class SampleCurve:
 
 
 def sample_curve(
-    problems: Sequence[Problem], methods: Sequence[str], nb_samples: Sequence[int], *, repeats: int, seed: int = 0
+    problems: Sequence[Problem],
+    methods: Sequence[str],
+    nb_samples: Sequence[int],
+    *,
+    repeats: int,
+    seed: int = 0,
+    keep: Keep = compute_now,
 ) -> SampleCurve:
     """Cosine of averages over each of nb_samples (increasing), over ``repeats`` averages of the largest.
 
@@ -153,15 +180,20 @@ def sample_curve(
     counts = list(nb_samples)
     if not counts or counts[0] < 1 or sorted(set(counts)) != counts:
         raise UserError(f"sample counts {counts} must increase and start at 1 or more")
-    result = np.zeros((len(counts), len(methods), len(problems)))
     generator = torch.Generator().manual_seed(seed)
-    for r, problem in enumerate(problems):
+
+    def cosines(problem: Problem) -> Array:
         exact = exact_gradient(problem.stack, problem.x, problem.f)
+        result = np.zeros((len(counts), len(methods)))
         for m, name in enumerate(methods):
-            drawn = es.METHODS[name].estimate(problem.stack, problem.x, problem.f, counts[-1] * repeats, generator)
-            for k, count in enumerate(counts):
-                result[k, m, r] = cosine(drawn, exact, count).mean()
-    runs = np.array([es.METHODS[name].runs(problems[0].stack) for name in methods], float)
+            drawn = es.ESTIMATORS[name].estimate(problem.stack, problem.x, problem.f, counts[-1] * repeats, generator)
+            result[:, m] = [cosine(drawn, exact, count).mean() for count in counts]
+        return result
+
+    result = np.stack(
+        [keep(f"network {r}", partial(cosines, problem), generator) for r, problem in enumerate(problems)], -1
+    )
+    runs = np.array([es.ESTIMATORS[name].runs(problems[0].stack) for name in methods], float)
     return SampleCurve(np.array(counts), tuple(methods), result, runs)
 
 
@@ -199,16 +231,24 @@ def chain_curve(v: Array, v_sampled: Array, *, beta: float, theta: float, nb_sam
 
 
 def coverage(
-    problem: Problem, methods: Sequence[str], *, repetitions: int = 200, nb_samples: int = 500, seed: int = 0
+    problem: Problem,
+    methods: Sequence[str],
+    *,
+    repetitions: int = 200,
+    nb_samples: int = 500,
+    seed: int = 0,
+    keep: Keep = compute_now,
 ) -> dict[str, float]:
     """Share of repetitions whose 95 % interval, along the exact gradient, covers it; near 0.95 for unbiased ones."""
     require_methods(methods)
     exact = exact_gradient(problem.stack, problem.x, problem.f)
-    direction, generator, shares = exact / exact.norm(), torch.Generator().manual_seed(seed), {}
-    for name in methods:
+    direction, generator = exact / exact.norm(), torch.Generator().manual_seed(seed)
+
+    def share(name: str) -> float:
         covered = 0
         for _ in range(repetitions):
-            drawn = es.METHODS[name].estimate(problem.stack, problem.x, problem.f, nb_samples, generator) @ direction
+            drawn = es.ESTIMATORS[name].estimate(problem.stack, problem.x, problem.f, nb_samples, generator) @ direction
             covered += bool(abs(drawn.mean() - exact @ direction) <= 1.96 * drawn.std() / nb_samples**0.5)
-        shares[name] = covered / repetitions
-    return shares
+        return covered / repetitions
+
+    return {name: keep(name, partial(share, name), generator) for name in methods}

@@ -355,7 +355,7 @@ def _constant(nb: int) -> Callable[[BernoulliStack], int]:
 
 
 # Runs of the network per sample; a backward pass counts as one run.
-METHODS: dict[str, Method] = {
+ESTIMATORS: dict[str, Method] = {
     "sg": Method("surrogate gradient", surrogate_gradient, False, _constant(2)),
     "smoothed_right": Method("smoothed derivative, right", smoothed_right, False, _constant(2)),
     "smoothed_left": Method("smoothed derivative, left", smoothed_left, False, _constant(2)),

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from surgrad.experiments.sigmoid_network.estimator_study import ChainCurve, SampleCurve, Study
-from surgrad.experiments.sigmoid_network.estimators import METHODS
+from surgrad.experiments.sigmoid_network.estimators import ESTIMATORS
 from surgrad.experiments.sigmoid_network.figures_sigmoid import NEUTRAL, SURROGATE, TRUE, letter, style
 from surgrad.experiments.sigmoid_network.neuron_study import LIFCurves, PerceptronCurve
 from surgrad.experiments.sigmoid_network.quadrature import Array
@@ -32,7 +32,7 @@ _LINES: dict[str, tuple[str, str, str]] = {
 
 def _line(name: str) -> dict:
     color, dashes, marker = _LINES[name]
-    return {"color": color, "ls": dashes, "marker": marker, "ms": 3.2, "lw": 1.1, "label": METHODS[name].label}
+    return {"color": color, "ls": dashes, "marker": marker, "ms": 3.2, "lw": 1.1, "label": ESTIMATORS[name].label}
 
 
 def _median_line(ax: Axes, x: Array, y: Array, name: str) -> None:
@@ -68,7 +68,7 @@ def _positive_line(ax: Axes, x: Array, y: Array, name: str) -> None:
 
 def _bias_panel(ax: Axes, study: Study) -> None:
     for m, name in enumerate(study.methods):
-        if not METHODS[name].unbiased:
+        if not ESTIMATORS[name].unbiased:
             _positive_line(ax, study.values, study.bias[:, m], name)
     ax.axhline(1, color="0.6", lw=0.6)
     ax.set(yscale="log", ylabel=r"bias / $|g|$", ylim=(1e-3, 2e3))
@@ -192,6 +192,6 @@ def coverage_bars(shares: Mapping[str, float], repetitions: int) -> Figure:
         ax.barh(place, list(shares.values()), color=[_LINES[name][0] for name in shares], height=0.7)
         half = 1.96 * (0.95 * 0.05 / repetitions) ** 0.5
         ax.axvspan(0.95 - half, min(1, 0.95 + half), color="0.6", alpha=0.4, lw=0)
-        ax.set_yticks(place, [METHODS[name].label for name in shares])
+        ax.set_yticks(place, [ESTIMATORS[name].label for name in shares])
         ax.set(xlim=(0, 1), xlabel=f"share of {repetitions} nominal 95 % intervals\nthat cover the exact gradient")
     return fig

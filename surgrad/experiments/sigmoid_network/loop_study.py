@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from surgrad.errors import UserError
 from surgrad.experiments.sigmoid_network.quadrature import Array, LineIntegral, periodic_rule
 from surgrad.experiments.sigmoid_network.sigmoid import Circle, SigmoidNet, curl, curl_in_disc, loop_integral, work
+from surgrad.training.resume import Keep, compute_now
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def loop_study(
     nb_radii: int = 24,
     tolerance: float = 1e-10,
     max_evaluations: int = 2_000_000,
+    keep: Keep = compute_now,
 ) -> LoopResult:
     """Loop integrals with controls, curl, landscapes and the convergence of the equal-weight rule.
 
@@ -84,10 +87,11 @@ def loop_study(
     betas = tuple(float(b) for b in betas_sg)
     if not betas:
         raise UserError("betas_sg is empty; give at least one surrogate slope")
-    surrogate = loop_integral(net, circle, x, betas, tolerance=tolerance, max_evaluations=max_evaluations)
+    limits = {"tolerance": tolerance, "max_evaluations": max_evaluations}
+    surrogate = keep("loop", lambda: loop_integral(net, circle, x, betas, **limits))
     smooth = [SigmoidNet(b, net.sizes) for b in betas]
     controls = tuple(
-        loop_integral(s, circle, x, (s.beta,), tolerance=tolerance, max_evaluations=max_evaluations) for s in smooth
+        keep(f"control at {s.beta:g}", partial(loop_integral, s, circle, x, (s.beta,), **limits)) for s in smooth
     )
 
     def rise(of: SigmoidNet, angle: Array) -> Array:
@@ -98,7 +102,7 @@ def loop_study(
     plane_weights = circle.plane.points(*np.meshgrid(axis, axis))
     counts = np.array(sorted({*nb_points, published_points}))
     integrand = work(net, circle, x, betas)
-    inside, inside_error = curl_in_disc(net, circle, x, betas, nb_radii=nb_radii)
+    inside, inside_error = curl_in_disc(net, circle, x, betas, nb_radii=nb_radii, keep=keep)
     center = np.zeros(circle.plane.dimension) if circle.center is None else np.asarray(circle.center)
     return LoopResult(
         beta=net.beta,
@@ -111,10 +115,10 @@ def loop_study(
         smoothed_output=tuple(rise(s, c.position) for s, c in zip(smooth, controls, strict=True)),
         axis=axis,
         landscapes=np.stack([s.output(plane_weights, x).numpy() for s in (*smooth, net)]),
-        curl=np.stack([curl(net, plane_weights, x, b, circle.plane).numpy() for b in betas]),
+        curl=keep("curl", lambda: np.stack([curl(net, plane_weights, x, b, circle.plane).numpy() for b in betas])),
         inside=inside,
         inside_error=inside_error,
         nb_points=counts,
-        rule=np.stack([periodic_rule(integrand, 2 * np.pi, int(n)) for n in counts]),
+        rule=keep("rules", lambda: np.stack([periodic_rule(integrand, 2 * np.pi, int(n)) for n in counts])),
         published_points=published_points,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from surgrad.errors import UserError
 from surgrad.experiments.sigmoid_network import single_neuron as sn
 from surgrad.experiments.sigmoid_network.quadrature import Array
+from surgrad.training.resume import Keep, compute_now
 
 
 def as_probability(noise: object) -> sn.EscapeProbability:
@@ -50,6 +52,7 @@ def perceptron_study(
     sampled: Array,
     nb_samples: int,
     seed: int = 0,
+    keep: Keep = compute_now,
 ) -> dict[str, PerceptronCurve]:
     """Perceptrons whose inputs, each 1 with probability ``rate``, share one weight, for each escape noise.
 
@@ -59,8 +62,8 @@ def perceptron_study(
     patterns, probability = sn.binary_inputs(torch.full((nb_inputs,), rate, dtype=torch.float64))
     rates = torch.full((nb_inputs,), rate, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
-    curves = {}
-    for name, p in noises.items():
+
+    def curve(p: sn.EscapeProbability) -> PerceptronCurve:
         value, exact, sg = [], [], []
         for w in weights:
             vector = torch.full((nb_inputs,), float(w), dtype=torch.float64)
@@ -74,14 +77,15 @@ def perceptron_study(
             spikes, gradients = sn.perceptron_draws(vector, rates, p, nb_samples, generator)
             rows.append([float(v) for v in (*sn.interval(spikes), *sn.interval(gradients.sum(1)))])
         drawn = np.array(rows).T
-        curves[name] = PerceptronCurve(
+        return PerceptronCurve(
             np.asarray(weights),
             *(np.array(v) for v in (value, exact, sg)),
             np.asarray(sampled),
             (drawn[0], drawn[1]),
             (drawn[2], drawn[3]),
         )
-    return curves
+
+    return {name: keep(name, partial(curve, p), generator) for name, p in noises.items()}
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ class LIFCurves:
         }
 
 
-def lif_study(lif: sn.DrivenLIF, w: Tensor, *, nb_samples: int, seed: int = 0) -> LIFCurves:
+def lif_study(lif: sn.DrivenLIF, w: Tensor, *, nb_samples: int, seed: int = 0, keep: Keep = compute_now) -> LIFCurves:
     """Expected spikes of a LIF neuron with escape noise against every SG, step by step.
 
     Args: lif, with reset; w (n,) weights; nb_samples drawn for the estimates.
@@ -137,8 +141,8 @@ def lif_study(lif: sn.DrivenLIF, w: Tensor, *, nb_samples: int, seed: int = 0) -
     free = replace(lif, reset=False)
     through = replace(lif, neuron=replace(lif.neuron, diff_reset=True))
     generator = torch.Generator().manual_seed(seed)
-    drawn, drawn_sg = sn.monte_carlo(lif, w, nb_samples, generator)
-    _, drawn_through = sn.monte_carlo(through, w, nb_samples, generator)
+    drawn, drawn_sg = keep("drawn", lambda: sn.monte_carlo(lif, w, nb_samples, generator), generator)
+    _, drawn_through = keep("drawn through", lambda: sn.monte_carlo(through, w, nb_samples, generator), generator)
 
     def membrane(neuron: sn.DrivenLIF) -> Array:
         return neuron.membrane(w, lambda t, u: (u > 1).to(u.dtype), 1)[0][:, 0].numpy()
@@ -146,8 +150,8 @@ def lif_study(lif: sn.DrivenLIF, w: Tensor, *, nb_samples: int, seed: int = 0) -
     return LIFCurves(
         time=np.arange(len(lif.inputs)) * lif.dt,
         inputs=lif.inputs.numpy(),
-        free=sn.gain_derivatives(free, w),
-        reset=sn.gain_derivatives(lif, w),
+        free=keep("free", lambda: sn.gain_derivatives(free, w)),
+        reset=keep("reset", lambda: sn.gain_derivatives(lif, w)),
         free_sg=sn.deterministic_surrogate_gradient(free, w)[1].numpy(),
         reset_sg=sn.deterministic_surrogate_gradient(lif, w)[1].numpy(),
         through_sg=sn.deterministic_surrogate_gradient(through, w)[1].numpy(),

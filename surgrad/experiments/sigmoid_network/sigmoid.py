@@ -16,7 +16,8 @@ from scipy.stats import ortho_group
 from torch import Tensor
 
 from surgrad.errors import UserError
-from surgrad.experiments.sigmoid_network.quadrature import Array, LineIntegral, integrate
+from surgrad.experiments.sigmoid_network.quadrature import Array, Integrand, LineIntegral, integrate
+from surgrad.training.resume import Keep, compute_now
 
 
 def sigmoid_prime(z: Tensor, slope: float) -> Tensor:
@@ -108,13 +109,6 @@ class SigmoidNet:
                 back = (matrices[layer] * delta.unsqueeze(-1)).sum(-2)
                 delta = back * sigmoid_prime(zs[layer - 1], beta_sg)
         return torch.cat(parts[::-1], -1)
-
-    def jacobian(self, weights: Tensor, x: Tensor, beta_sg: float) -> Tensor:
-        """J_ij = d SG_i / d W_j by automatic differentiation, (P, nb_weights, nb_weights) for weights (P, nb_weights).
-
-        The SG is the gradient of some function exactly where J is symmetric.
-        """
-        return torch.func.vmap(torch.func.jacrev(lambda w: self.surrogate_gradient(w, x, beta_sg)))(weights)
 
 
 @dataclass(frozen=True)
@@ -296,6 +290,7 @@ def curl_in_disc(
     *,
     nb_radii: int = 24,
     tolerance: float = 1e-7,
+    keep: Keep = compute_now,
 ) -> tuple[Array, Array]:
     """Integral of the curl over the disc within the circle: adaptive over the angle, Gauss-Legendre over the radius.
 
@@ -316,8 +311,11 @@ def curl_in_disc(
                 w = ring.weights(angle)
                 return torch.stack([curl(net, w, x, b, circle.plane) for b in betas_sg], -1).numpy()
 
-            around = integrate(integrand, loop_edges(net, ring, x), tolerance=tolerance).value
-            total += weight * circle.radius / 2 * ring.radius * around
+            def around(integrand: Integrand = integrand, ring: Circle = ring) -> Array:
+                return integrate(integrand, loop_edges(net, ring, x), tolerance=tolerance).value
+
+            inside = keep(f"curl at radius {ring.radius:.17g}", around)
+            total += weight * circle.radius / 2 * ring.radius * inside
         return total
 
     fine, coarse = over_disc(nb_radii), over_disc(nb_radii // 2)

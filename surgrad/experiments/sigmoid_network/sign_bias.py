@@ -5,6 +5,7 @@ the network smoothed to beta_SG, and with the landscape that integrating it woul
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from surgrad.errors import UserError
 from surgrad.experiments.sigmoid_network.quadrature import Array, trapezoid_running
 from surgrad.experiments.sigmoid_network.sigmoid import SigmoidNet
+from surgrad.training.resume import Keep, compute_now
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,7 @@ def flow_study(
     nb_starts: tuple[int, int],
     duration: float,
     nb_grid: int = 121,
+    keep: Keep = compute_now,
 ) -> FlowResult:
     """Descent along the SG at each slope (and along the true gradient) from the same grid of starts.
 
@@ -279,7 +282,14 @@ def flow_study(
         np.linspace(a, b, n + 2)[1:-1] for a, b, n in zip(window.lower, window.upper, nb_starts, strict=True)
     )
     starts = np.stack(np.meshgrid(start_p, start_q), -1).reshape(-1, 2)
-    paths = tuple(tuple(descend(net, window, x, b, starts, duration=duration)) for b in betas)
+
+    def path(beta_sg: float, start: Array) -> Path:
+        return descend(net, window, x, beta_sg, start, duration=duration)[0]
+
+    paths = tuple(
+        tuple(keep(f"beta_sg={b:g}, start {k}", partial(path, b, start)) for k, start in enumerate(starts))
+        for b in betas
+    )
     ends = np.array([[path.end for path in of_slope] for of_slope in paths])
     return FlowResult(
         names=names,

@@ -21,7 +21,6 @@ from surgrad.experiments.sigmoid_network.enumeration import MAX_BITS, states
 from surgrad.neurons.lif import LIF, LIFState, lif_step
 
 EscapeProbability = Callable[[Tensor], Tensor]
-MAX_HISTORY = 14
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,7 @@ def binary_inputs(rates: Tensor) -> tuple[Tensor, Tensor]:
         UserError: for rates outside [0, 1] or too many inputs.
     """
     if len(rates) > MAX_BITS:
-        raise UserError(
-            f"{len(rates)} inputs are too many to enumerate (at most {MAX_BITS}); use perceptron_monte_carlo"
-        )
+        raise UserError(f"{len(rates)} inputs are too many to enumerate (at most {MAX_BITS})")
     if not ((rates >= 0) & (rates <= 1)).all():
         raise UserError("input probabilities must lie in [0, 1]")
     patterns = states(len(rates), rates.dtype)
@@ -106,14 +103,6 @@ def perceptron_draws(
     return s, score[:, None] * x
 
 
-def perceptron_monte_carlo(
-    w: Tensor, rates: Tensor, p: EscapeProbability, nb_samples: int, generator: torch.Generator
-) -> tuple[Estimate, Estimate]:
-    """E[S] and dE[S]/dw from drawn inputs and spikes alone (`perceptron_draws`), with 95 % intervals; () and (n,)."""
-    s, gradient = perceptron_draws(w, rates, p, nb_samples, generator)
-    return interval(s), interval(gradient)
-
-
 @dataclass(frozen=True)
 class DrivenLIF:
     """A LIF neuron with escape noise p, driven by given input spikes through a weight per input.
@@ -157,25 +146,6 @@ class DrivenLIF:
         return torch.stack(potentials), torch.stack(spikes)
 
 
-def expected_by_enumeration(lif: DrivenLIF, w: Tensor) -> Tensor:
-    """E[S[t]] (T,) summed over all 2^T spike histories, differentiable in w (n,); any reset.
-
-    Raises:
-        UserError: for more than MAX_HISTORY steps.
-    """
-    nb_steps = len(lif.inputs)
-    if nb_steps > MAX_HISTORY:
-        raise UserError(
-            f"{nb_steps} steps have too many spike histories to enumerate (at most {MAX_HISTORY} steps);"
-            " use expected_by_renewal or monte_carlo"
-        )
-    history = states(nb_steps, w.dtype).T  # (T, 2^T)
-    u, _ = lif.membrane(w, lambda t, _: history[t], history.shape[1])
-    probability = lif.p(u - 1)
-    weight = torch.where(history > 0, probability, 1 - probability).prod(0)
-    return history @ weight
-
-
 class Renewal(NamedTuple):
     """What a neuron that forgets everything at a spike does: hazards (T, T+1) given the step of the last spike (column
     k + 1; column 0: none yet), and the joint probability (T, T+1) that this was the last spike before t."""
@@ -196,7 +166,7 @@ def renewal(lif: DrivenLIF, w: Tensor) -> Renewal:
     if lif.reset and lif.neuron.reset != "multiplicative":
         raise UserError(
             f"reset={lif.neuron.reset!r} keeps a memory of earlier spikes; the renewal recursion needs 'multiplicative'"
-            " (use expected_by_enumeration or monte_carlo)"
+            " (use monte_carlo)"
         )
     nb_steps = len(lif.inputs)
     imposed = torch.cat([w.new_zeros(nb_steps, 1), torch.eye(nb_steps, dtype=w.dtype)], 1)
@@ -212,12 +182,6 @@ def renewal(lif: DrivenLIF, w: Tensor) -> Renewal:
         born[t + 1] = 1.0
         alive = alive * (1 - hazard[t]) + fired * born
     return Renewal(hazard, torch.stack(rows))
-
-
-def expected_by_renewal(lif: DrivenLIF, w: Tensor) -> Tensor:
-    """E[S[t]] (T,), exact, differentiable in w (n,). Raises: UserError for a reset other than multiplicative."""
-    hazard, last_spike = renewal(lif, w)
-    return (hazard * last_spike).sum(1)
 
 
 class Derivatives(NamedTuple):

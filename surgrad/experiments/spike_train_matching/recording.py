@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from surgrad.experiments.spike_train_matching.task import Activity, Task
-from surgrad.experiments.spike_train_matching.training import Epoch
+from surgrad.experiments.spike_train_matching.task import Activity, Task, Weights
+from surgrad.experiments.spike_train_matching.training import Epoch, Learner
 from surgrad.runs.folder import Run
 from surgrad.runs.record import RunRecord
+from surgrad.training.resume import Trainee
 from surgrad.training.statistics import cv_of_isi, defined_mean, fano_over_trials
 
 FINAL_EPOCHS = 100  # losses are noisy from epoch to epoch: final numbers are means over this many
@@ -58,10 +60,9 @@ class Recorder:
         self.run.state("target", _bytes(self.task.target), axes="time, pair, neuron", dt=dt)
         self.run.summary["firing_rate-target"] = self.task.target.mean().item() / dt
 
-    def row(self, epoch: Epoch, seconds: float) -> None:
-        """One row of metrics.csv."""
+    def row(self, epoch: Epoch) -> dict[str, float]:
+        """The row of metrics.csv."""
         row = {
-            "epoch": epoch.number,
             "van_rossum": epoch.van_rossum.mean().item(),
             "l2": epoch.l2.mean().item(),
         }
@@ -69,9 +70,7 @@ class Recorder:
             row |= {"van_rossum_other": epoch.van_rossum_other.mean().item(), "l2_other": epoch.l2_other.mean().item()}
         for name, spikes in _layers(epoch.activity).items():
             row[f"firing_rate-{name}"] = spikes.mean().item() / self.task.neurons.dt
-        if self.is_due(epoch.number):
-            row |= self.variability(epoch.activity)
-        self.run.log(row | {"seconds": round(seconds, 5)})
+        return row
 
     def variability(self, activity: Activity) -> dict[str, float]:
         """Fano factor over trials in single steps (unbiased variance), and CV of the inter-spike intervals."""
@@ -157,6 +156,45 @@ class Recorder:
             labels |= {"van_rossum_other": "van Rossum, spikes swapped"} if "van_rossum_other" in metrics else {}
             self.run.figure("losses", figures_matching.losses({name: [metrics]}, labels))
         return self.run.summary["van_rossum"]
+
+
+class Matching(Trainee):
+    """Spike-train matching in a run folder. Args: learner; recorder."""
+
+    shown: ClassVar[tuple[str, ...]] = ("van_rossum", "van_rossum_other")
+    lr_key = "dataset_method.lr_h and dataset_method.lr_o"
+
+    def __init__(self, learner: Learner, recorder: Recorder):
+        self.learner, self.recorder = learner, recorder
+
+    def epoch(self, number: int, bar: tqdm) -> Mapping[str, Any]:
+        """One presentation of every pair."""
+        self._latest = self.learner(number)
+        bar.update()
+        return self.recorder.row(self._latest)
+
+    def observe(self, number: int) -> Mapping[str, float]:
+        """Variability, arrays and figures of an epoch that is kept."""
+        if not self.due(number):
+            return {}
+        self.recorder.snapshot(self._latest)
+        return self.recorder.variability(self._latest.activity)
+
+    def due(self, number: int) -> bool:
+        """With arrays there is a checkpoint."""
+        return self.recorder.is_due(number)
+
+    def state(self) -> dict[str, Any]:
+        """The weights."""
+        return {"w_hidden": self.learner.weights.hidden, "w_output": self.learner.weights.output}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state` gave."""
+        here = self.learner.weights
+        for name, old in zip(("w_hidden", "w_output"), here, strict=True):
+            if state[name].shape != old.shape:
+                raise ValueError(f"{name} {tuple(state[name].shape)} there, {tuple(old.shape)} here")
+        self.learner.go_on_from(Weights(state["w_hidden"].to(here.hidden), state["w_output"].to(here.output)))
 
 
 def _layers(activity: Activity) -> dict[str, Tensor]:

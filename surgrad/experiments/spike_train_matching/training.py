@@ -1,6 +1,5 @@
 """Training and evaluation of spike-train matching, epoch by epoch."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +13,6 @@ from surgrad.kernels.philox import NoiseKey
 from surgrad.neurons.surrogate import Surrogate
 
 
-# ---------------------------------------------------------------- learning
 @dataclass(frozen=True)
 class Training:
     """How to learn.
@@ -64,47 +62,50 @@ class Epoch(NamedTuple):
     l2_other: Tensor | None
 
 
-class Diverged(UserError):
-    """Weights are no longer finite; ``weights`` are the last good ones, of epoch ``epoch``."""
+class Learner:
+    """Learns epoch by epoch. Noise is addressed by the epoch, so that the weights are all there is to go on from.
 
-    def __init__(self, epoch: int, weights: Weights):
-        super().__init__(
-            f"weights are not finite after epoch {epoch}: lower dataset_method.lr_h and dataset_method.lr_o"
-        )
-        self.epoch, self.weights = epoch - 1, weights
-
-
-@torch.no_grad()
-def train(task: Task, weights: Weights, training: Training, epochs: range) -> Iterator[Epoch]:
-    """Learn, yielding every epoch. Noise is addressed by the epoch, so a run goes on from any epoch's weights.
-
-    Raises: Diverged when a weight is not finite.
+    Args: task; initial weights; how to learn.
     """
-    update = UPDATES[training.update]
-    size = training.batch_size
-    batches = [task.pairs(p, p + size) for p in range(0, task.nb_pairs, size)]
-    alone = batches[0] if len(batches) == 1 else None
-    current = alone.hidden_current(weights) if alone else None
-    for number in epochs:
+
+    def __init__(self, task: Task, weights: Weights, training: Training):
+        self.training, size = training, training.batch_size
+        self._batches = [task.pairs(p, p + size) for p in range(0, task.nb_pairs, size)]
+        self.go_on_from(weights)
+
+    def go_on_from(self, weights: Weights) -> None:
+        """Take these weights."""
+        self.weights, self._current = weights, self._hidden_current(weights)
+
+    @torch.no_grad()
+    def __call__(self, number: int) -> Epoch:
+        """Learn for one epoch. Raises: UserError when a weight is not finite; the weights stay those before it."""
+        training, update = self.training, UPDATES[self.training.update]
         key = NoiseKey(training.seed, number)
-        seen, total, before = [], None, weights
-        for batch in batches:
+        weights, current = self.weights, self._current
+        seen, total = [], None
+        for batch in self._batches:
             activity = batch.forward(weights, training.mode, key, training.nb_trials, hidden_current=current)
-            episode = Episode(batch, weights, activity, training.mode, key, training.surrogate)
-            step = update(episode)
+            step = update(Episode(batch, weights, activity, training.mode, key, training.surrogate))
             weights = Weights(
                 weights.hidden + training.lr_h * step.hidden, weights.output + training.lr_o * step.output
             )
             if not weights.isfinite():
-                raise Diverged(number, before)
-            current = alone.hidden_current(weights) if alone else None  # serves the evaluation and the next epoch
+                raise UserError("weights are not finite")
+            current = self._hidden_current(weights)
             seen.append((activity, *batch.distances(batch.difference(activity.spikes_output))))
             total = step if total is None else Weights(total.hidden + step.hidden, total.output + step.output)
+        self.weights, self._current = weights, current
         activity, van_rossum, l2 = _joined(seen)
         swapped = (None, None, None)
         if training.other is not None:
-            swapped = _joined([evaluate(b, weights, training.other, key, hidden_current=current) for b in batches])
-        yield Epoch(number, activity, van_rossum, l2, total, weights, *swapped)
+            other = [evaluate(b, weights, training.other, key, hidden_current=current) for b in self._batches]
+            swapped = _joined(other)
+        return Epoch(number, activity, van_rossum, l2, total, weights, *swapped)
+
+    def _hidden_current(self, weights: Weights) -> Tensor | None:
+        """Of a batch that is alone, where it serves the evaluation of an epoch and the next epoch, too."""
+        return self._batches[0].hidden_current(weights) if len(self._batches) == 1 else None
 
 
 @torch.no_grad()

@@ -42,9 +42,7 @@ def learn(
     sizes = [int(np.prod(layer.unit_shape)) for layer in network.layers]
     columns: dict[str, list[float]] = defaultdict(list)
     for epoch in range(1, nb_epochs + 1):
-        scores = train_epoch(
-            network, grid(train, generator), objective, optimizer, seed=seed, draw=epoch, device=grid.device
-        )
+        scores = train_epoch(network, grid(train, generator), objective, optimizer, seed=seed, draw=epoch)
         spikes = grid.duration * np.dot(scores.rates, sizes)
         row = {"epoch": epoch, "train_loss": scores.loss, "train_acc": scores.acc, "spikes": spikes}
         if test is not None:
