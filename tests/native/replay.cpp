@@ -119,8 +119,10 @@ void driven(bool adapts, int64_t noise) {
     NetworkDesc net{};
     net.nb_layers = 1, net.T = T, net.B = B, net.block = S, net.group = 1, net.threads = THREADS, net.ids = ids, net.layers = &d;
     if (!adapts) return surgrad_forward(&net), surgrad_backward(&net);
-    AdaptiveDesc desc{&net, array(places, 0.02f, 0.95f), array(places, 0.2f), array(places, 0.2f), nullptr, result(B * places),
-                      result(THREADS * places), result(THREADS * places), result(THREADS * places)};
+    AdaptiveDesc desc{};
+    desc.network = &net, desc.decay = array(places, 0.02f, 0.95f), desc.a = array(places, 0.2f), desc.b = array(places, 0.2f);
+    desc.w_last = result(B * places);
+    desc.g_decay = result(THREADS * places), desc.g_a = result(THREADS * places), desc.g_b = result(THREADS * places);
     adaptive_forward(&desc);
     adaptive_backward(&desc);
 }
