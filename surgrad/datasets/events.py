@@ -173,11 +173,7 @@ class EventDataset:
         return self.times[event], self.units[event], int(self.labels[index])
 
     def subset(self, indices: np.ndarray | Tensor | list[int]) -> EventDataset:
-        """The samples ``indices`` in that order, as a data set of its own; ``ids`` are kept.
-
-        Args:
-            indices: (M,) integers 0..N-1, repeats allowed, or (N,) bools.
-        """
+        """The samples ``indices``, (M,) integers in 0..N-1 or (N,) bools, as a data set that keeps their ``ids``."""
         indices = self._indices(indices)
         positions, offsets = gather(self.offsets, indices)
         return EventDataset(
@@ -235,7 +231,7 @@ class EventDataset:
         """Warns if more than 5 % of the events lie outside [0, duration) s.
 
         Args:
-            duration: (s).
+            duration: of the window, s.
             name: for messages, by default the data set's.
 
         Raises:

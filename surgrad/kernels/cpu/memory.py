@@ -23,7 +23,7 @@ SLACK = 1.125  # a piece may be this much larger than what it serves
 class Pool:
     """Pieces of memory on loan to tensors, and those given back."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._free: list[mmap.mmap] = []  # the most recently used last
         self._lock = threading.RLock()  # a loan may end in the middle of another, when garbage is collected
 
