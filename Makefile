@@ -30,8 +30,9 @@ reproduce: $(VENV)/.installed  ## run what the papers' claims need, TIER=minutes
 test: lint docs  ## every check: environment, style, types, the site with its tutorials executed, tests
 	$(RUN) -m pytest --numprocesses=auto tests
 
-slow: $(VENV)/.installed-dev  ## the tests that take minutes
+slow: $(VENV)/.installed-dev  ## the tests that take minutes, and a mutation run over the numerics
 	$(RUN) -m pytest -m slow
+	$(RUN) scripts/mutation_run.py
 
 lint: $(VENV)/.installed-dev  ## style, mistakes and types: ruff, mypy
 	$(BIN)/ruff check .

@@ -19,19 +19,22 @@ class StudySweeper(BasicSweeper):
 
         launchers.require(config)
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.schema = task_function.schema
+        self.schema = vars(task_function)["schema"]
         script = Path(inspect.getfile(inspect.unwrap(task_function))).parent
         self.python_path = os.pathsep.join(filter(None, [str(script), os.environ.get("PYTHONPATH")]))
 
     def sweep(self, arguments: list[str]) -> None:
         """Raises JobFailed if not all runs are done in the end; UserError for a mistake in any of them, before all."""
         from surgrad.config import sweeps
+        from surgrad.config.composing import Composer
 
+        assert self.hydra_context is not None
+        assert self.config is not None
+        assert self.launcher is not None
         loader = self.hydra_context.config_loader
         overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
         (products,) = self.split_arguments(overrides, None)
-        composed = [(product, loader.load_sweep_config(self.config, product)) for product in products]
-        jobs = sweeps.plan(composed, self.schema)
+        jobs = sweeps.plan(Composer(loader, self.config)(products), self.schema)
         group = os.environ.get("WANDB_RUN_GROUP") or " ".join(arguments)[:128]  # the longest that wandb takes
         # workers import what the script imports beside it
         with env_override({"PYTHONPATH": self.python_path, "WANDB_RUN_GROUP": group}):

@@ -25,6 +25,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -32,6 +33,9 @@ from tqdm import tqdm
 from surgrad.datasets.encoding.audio import CommandFolder, DigitArchive, Recording, WavFolder
 from surgrad.datasets.encoding.cochlea import Cochlea
 from surgrad.errors import UserError
+
+if TYPE_CHECKING:  # the conversion itself does without torch
+    from surgrad.datasets.events import EventDataset
 
 PIPELINE = "1"  # raise it when the cochlea draws other spikes: parts of older conversions are then not reused
 
@@ -78,6 +82,9 @@ class Converter:
             pool.shutdown(cancel_futures=True)
 
 
+_converter: Converter  # of a worker process
+
+
 def _start_worker(converter: Converter) -> None:
     global _converter
     _converter = converter
@@ -86,7 +93,9 @@ def _start_worker(converter: Converter) -> None:
 
 
 def _leave_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
     os._exit(1)
 
 
@@ -96,7 +105,8 @@ def _convert(recording: Recording) -> Path:
 
 def select(recordings: list[Recording], limit: int | None) -> list[Recording]:
     """The first `limit` recordings of each speaker and label."""
-    seen, chosen = Counter(), []
+    seen: Counter[tuple[str | None, str]] = Counter()
+    chosen = []
     for recording in recordings:
         group = recording.speaker, recording.label
         if limit is None or seen[group] < limit:
@@ -116,7 +126,7 @@ def split(recordings: list[Recording], train: list[str] | None, test: list[str] 
     for speaker in (train or []) + (test or []):
         if speaker not in speakers:
             raise UserError(f"speaker {speaker!r} has no recordings; allowed are {', '.join(speakers)}")
-    train = train or [speaker for speaker in speakers if speaker not in test]
+    train = train or [speaker for speaker in speakers if speaker not in (test or [])]
     test = test or [speaker for speaker in speakers if speaker not in train]
     both = sorted(set(train) & set(test))
     if both or not train or not test:
@@ -144,7 +154,9 @@ def class_names(recordings: list[Recording]) -> list[str]:
     return sorted(labels)
 
 
-def gather(parts: list[Path], recordings: list[Recording], names: list[str], speakers: dict[str, int], nb_units: int):
+def gather(
+    parts: list[Path], recordings: list[Recording], names: list[str], speakers: dict[str, int], nb_units: int
+) -> EventDataset:
     """Data set of the converted recordings."""
     from surgrad.datasets.events import EventDataset
 
@@ -158,7 +170,7 @@ def gather(parts: list[Path], recordings: list[Recording], names: list[str], spe
         units=np.concatenate([units for _, units in trains]),
         offsets=np.cumsum([0] + [len(times) for times, _ in trains]),
         labels=np.array([names.index(recording.label) for recording in recordings]),
-        speakers=np.array([speakers[recording.speaker] for recording in recordings]) if spoken else None,
+        speakers=np.array([speakers[str(recording.speaker)] for recording in recordings]) if spoken else None,
         nb_units=nb_units,
         nb_classes=len(names),
         class_names=tuple(names),

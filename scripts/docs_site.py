@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -37,7 +38,7 @@ def pages() -> dict[str, str | bytes]:
     """Files of the site, by their path in it: Markdown with the links of the repository, and all else as it is."""
     found: dict[str, str | bytes] = {"index.md": (REPOSITORY / "README.md").read_text()}
     for path in sorted((REPOSITORY / "docs").rglob("*")):
-        if path.is_file() and path.suffix not in (".yaml", ".json"):
+        if path.is_file() and path.suffix not in (".yaml", ".csv"):
             uri = path.relative_to(REPOSITORY / "docs").as_posix()
             found[uri] = path.read_text() if path.suffix == ".md" else path.read_bytes()
     for name, modules in packages().items():
@@ -173,7 +174,7 @@ def write(folder: Path) -> None:
         path = folder / uri
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, str):
-            path.write_text(outside_code(content, lambda text, uri=uri: relinked(text, uri, set(site))))
+            path.write_text(outside_code(content, partial(relinked, uri=uri, site=set(site))))
         else:
             path.write_bytes(content)
 
@@ -181,9 +182,9 @@ def write(folder: Path) -> None:
 def main() -> None:
     write(REPOSITORY / "build" / "docs")
     zensical = Path(sys.executable).with_name("zensical")
-    command = [zensical, "build", "--strict", "--config-file", REPOSITORY / "mkdocs.yml"]
+    command = [str(zensical), "build", "--strict", "--config-file", str(REPOSITORY / "mkdocs.yml")]
     built = subprocess.run(
-        command, cwd=REPOSITORY, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=REPOSITORY, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     print(built.stdout, end="")
     # what mkdocstrings says of docstrings does not count as an issue there

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -176,7 +176,7 @@ def _download_rest(url: str, part: Path) -> None:
         _store(response, part, have if resumed else 0)
 
 
-def _store(response: IO[bytes], part: Path, have: int) -> None:
+def _store(response: http.client.HTTPResponse, part: Path, have: int) -> None:
     """Appends the response after the first ``have`` bytes; OSError if it ends early."""
     length = response.headers.get("Content-Length")
     total = have + int(length) if length else None
@@ -193,16 +193,16 @@ def _store(response: IO[bytes], part: Path, have: int) -> None:
 def _start(content_range: str | None) -> int | None:
     """First byte of ``bytes 5-9/10``."""
     try:
-        return int(content_range.split()[1].split("-")[0])
-    except (AttributeError, IndexError, ValueError):
+        return int((content_range or "").split()[1].split("-")[0])
+    except (IndexError, ValueError):
         return None
 
 
 def _total(content_range: str | None) -> int | None:
     """Length of the whole file in ``bytes */10``."""
     try:
-        return int(content_range.rsplit("/", 1)[1])
-    except (AttributeError, IndexError, ValueError):
+        return int((content_range or "").rsplit("/", 1)[1])
+    except (IndexError, ValueError):
         return None
 
 
@@ -273,12 +273,12 @@ def _open_zip(packed: Path, content: str) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _open_gzip(packed: Path, content: str) -> Iterator[IO[bytes]]:
+def _open_gzip(packed: Path, content: str) -> Iterator[gzip.GzipFile]:
     with gzip.open(packed) as source:
         yield source
 
 
-OPENERS: dict[str, Callable] = {".zip": _open_zip, ".gz": _open_gzip}
+OPENERS: dict[str, Callable[..., Any]] = {".zip": _open_zip, ".gz": _open_gzip}
 
 
 def main(arguments: list[str] | None = None) -> int:

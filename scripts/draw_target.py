@@ -6,6 +6,7 @@ python scripts/draw_target.py [--out neuron.png] [--height 120] [--width 250] [-
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,9 @@ def line(image: np.ndarray, start: tuple[float, float], end: tuple[float, float]
     image[np.hypot(x - start[0] - along * dx, y - start[1] - along * dy) <= width / 2] = 1
 
 
-def branch(image: np.ndarray, start, angle: float, length: float, width: float, generator) -> None:
+def branch(
+    image: np.ndarray, start: tuple[float, float], angle: float, length: float, width: float, generator: Any
+) -> None:
     """A dendrite that forks until it is thin: angle in radians, length and width in pixels."""
     if length < 5 or width < 0.6:
         return

@@ -2,68 +2,89 @@
 
 python3 scripts/report_selection.py RUNS... [--figure docs/figures/dense_adaptive_delays.png]
 
-RUNS are folders of runs of Classification/dense_SNN.py with watch_test=true.
+RUNS are folders of runs of Classification/dense_SNN.py with watch_test=true. They are put together by every setting in
+which they differ, seeds apart, and the report says by which.
 """
 
 import argparse
 from collections.abc import Sequence
 
-from surgrad.analysis import intervals as study
+from surgrad.analysis.intervals import curve, interval
+from surgrad.analysis.rows import (
+    Number,
+    chance,
+    differing,
+    finished,
+    grouped,
+    grouping,
+    label,
+    paired_difference,
+    table,
+)
 from surgrad.analysis.selection import expected_bias, selection
+from surgrad.errors import UserError
 from surgrad.figures import plots as figures
 from surgrad.runs.record import RunRecord, load_runs
 
+KINDS = ("neuron._target_", "connection._target_")
 PLAIN = ("LIF", "Dense")
 
-COLUMNS = {
-    "validation, best epoch": lambda run: run.summary["valid_acc_best_valid"],
+COLUMNS: dict[str, Number] = {
+    "validation, best epoch": "valid_acc_best_valid",
     "test, best validation epoch": lambda run: selection(run).by_validation,
     "test, last epoch": lambda run: selection(run).last,
     "test, best test epoch": lambda run: selection(run).by_test,
     "selection bias": lambda run: selection(run).bias,
-    "spikes per sample": lambda run: run.summary["test_spikes_per_sample"],
+    "spikes per sample": "test_spikes_per_sample",
 }
 
 
-def by_configuration(runs: Sequence[RunRecord]) -> dict[tuple, list[RunRecord]]:
-    """Finished runs by neuron and connection."""
-    groups = study.grouped(study.finished(runs), "neuron._target_", "connection._target_")
-    return {tuple(str(part).split(".")[-1] for part in key): group for key, group in groups.items()}
-
-
-def paired(runs: Sequence[RunRecord], plain: Sequence[RunRecord], column: str) -> study.Interval:
-    """Mean difference of a column to the plain network of the same seed."""
-    value = COLUMNS[column]
-    partner = {run.get("seed"): value(run) for run in plain}
-    return study.interval(value(run) - partner[run.get("seed")] for run in runs if run.get("seed") in partner)
+def kind(run: RunRecord) -> tuple[str, ...]:
+    """Classes of neuron and connection."""
+    return tuple(str(run.get(key)).rpartition(".")[2] for key in KINDS)
 
 
 def bound(runs: Sequence[RunRecord], nb_samples: int) -> str:
     """What chance alone would add if epochs were independent, at the mean test accuracy of the last epoch."""
-    acc = study.interval(selection(run).last for run in runs).mean
+    acc = interval(selection(run).last for run in runs).mean
     nb_epochs = len(runs[0].metrics["epoch"])
     bias = expected_bias(acc, nb_samples, nb_epochs)
     return f"{nb_epochs} independent epochs at {acc:.3f} on {nb_samples} samples: + {bias:.3f}"
 
 
+def report(runs: Sequence[RunRecord], nb_samples: int) -> tuple[str, dict[str, list[RunRecord]]]:
+    """The report, and the runs by all that differs: neuron and connection first."""
+    keys = [*KINDS, *(key for key in differing(runs) if key not in KINDS)]
+    by_values = grouped(runs, *keys)
+    groups = {label(keys, values): group for values, group in by_values.items()}
+    plain = {values[2:]: group for values, group in by_values.items() if kind(group[0]) == PLAIN}
+    lines = [grouping(keys, groups), "", table(groups, COLUMNS, "neuron, connection")]
+    for values, group in by_values.items():
+        lines.append(f"{label(keys, values)}: {bound(group, nb_samples)}")
+        if kind(group[0]) != PLAIN and values[2:] in plain:
+            for column in ("validation, best epoch", "test, best validation epoch"):
+                gain = paired_difference(group, plain[values[2:]], COLUMNS[column])
+                lines.append(f"  above {', '.join(PLAIN)}, {column}: {gain}")
+    return "\n".join(lines), groups
+
+
 def main() -> None:
+    """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--figure", help="where the learning curves go")
     parser.add_argument("--test-samples", type=int, default=180, help="samples in the test set")
     options = parser.parse_args()
-    groups = by_configuration(load_runs(options.runs))
-    print(study.table(groups, COLUMNS, "neuron, connection"))
-    for key, runs in groups.items():
-        print(f"{', '.join(key)}: {bound(runs, options.test_samples)}")
-        if key != PLAIN and PLAIN in groups:
-            for column in ("validation, best epoch", "test, best validation epoch"):
-                print(f"  above {', '.join(PLAIN)}, {column}: {paired(runs, groups[PLAIN], column)}")
+    try:
+        runs = finished(load_runs(options.runs))
+        text, groups = report(runs, options.test_samples)
+    except (UserError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+    print(text)
     if options.figure:
         columns = ("train_loss", "train_acc", "valid_loss", "valid_acc")
-        curves = {", ".join(key): {c: study.curve(runs, c) for c in columns} for key, runs in groups.items()}
-        chance = study.chance(next(iter(groups.values())))
-        figures.learning_curves(curves, chance=chance).savefig(options.figure)
+        curves = {name: {column: curve(group, column) for column in columns} for name, group in groups.items()}
+        figures.learning_curves(curves, chance=chance(runs)).savefig(options.figure)
 
 
 if __name__ == "__main__":

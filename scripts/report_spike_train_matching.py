@@ -4,12 +4,14 @@ python scripts/report_spike_train_matching.py [--runs GLOB] [--figures docs/figu
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t as student
+from matplotlib.figure import Figure
 
+from surgrad.analysis.intervals import interval
+from surgrad.errors import UserError
 from surgrad.experiments.spike_train_matching import analysis as matching_analysis
 from surgrad.experiments.spike_train_matching import figures as figures_matching
 from surgrad.experiments.spike_train_matching.analysis import PUBLISHED, Final
@@ -27,13 +29,12 @@ LABELS = {
 }
 
 
-def interval(values: np.ndarray) -> str:
+def shown(values: np.ndarray) -> str:
     """Mean and half width of its 95 % Student interval over seeds."""
     if np.isnan(values).all():
         return "-"
-    n = len(values)
-    half = student.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
-    return f"{values.mean():.3g} ± {half:.2g}"
+    found = interval(values)
+    return f"{found.mean:.3g} ± {found.high - found.mean:.2g}"
 
 
 def tables(runs: dict[str, list[RunRecord]]) -> str:
@@ -48,13 +49,16 @@ def tables(runs: dict[str, list[RunRecord]]) -> str:
         cells = []
         for method, values in numbers.items():
             published = PUBLISHED[method][k] if method in PUBLISHED else np.nan
-            cells += [interval(values[:, k]), "-" if np.isnan(published) else f"{published:g}"]
+            cells += [shown(values[:, k]), "-" if np.isnan(published) else f"{published:g}"]
         lines.append(f"| {LABELS[name]} | " + " | ".join(cells) + " |")
-    lines += ["", "| van Rossum by seed | " + " | ".join(map(str, next(iter(seeds.values())))) + " |"]
-    lines.append("|---" * (1 + len(next(iter(seeds.values())))) + "|")
+    columns = sorted({seed for some in seeds.values() for seed in some})
+    lines += ["", "| van Rossum by seed | " + " | ".join(map(str, columns)) + " |"]
+    lines.append("|---" * (1 + len(columns)) + "|")
     for method, values in numbers.items():
-        by_seed = [values[seeds[method].index(seed), 0] for seed in next(iter(seeds.values())) if seed in seeds[method]]
-        lines.append(f"| {method} | " + " | ".join(f"{v:.4f}" for v in by_seed) + " |")
+        by_seed = dict(zip(seeds[method], values[:, 0], strict=True))
+        lines.append(
+            f"| {method} | " + " | ".join(f"{by_seed[s]:.4f}" if s in by_seed else "-" for s in columns) + " |"
+        )
     lines += ["", "| seconds per epoch (median), peak memory | |", "|---|---|"]
     for method, group in runs.items():
         seconds = np.median([run.summary["seconds_per_epoch"] for run in group])
@@ -76,15 +80,15 @@ def reference_table() -> str:
 def figures(runs: dict[str, list[RunRecord]], folder: Path) -> None:
     """The target with outputs before and after, loss curves, and distributions of the hidden layer."""
 
-    def save(name: str, figure) -> None:
+    def save(name: str, figure: Figure) -> None:
         figure.savefig(folder / f"stm_{name}.png")
         print(folder / f"stm_{name}.png")
 
-    panels = {}
+    panels: dict[str, np.ndarray] = {}
     for method, (run, *_) in runs.items():
         panels.setdefault("target", run.state("target")[:, 0])
         first, last = matching_analysis.epochs_recorded(run)[0], matching_analysis.epochs_recorded(run)[-1]
-        if method == "superspike":
+        if "output before learning" not in panels:
             panels["output before learning"] = matching_analysis.spikes(run, "out", first)[:, 0, 0]
         panels[method] = matching_analysis.spikes(run, "out", last)[:, 0, 0]
     dt = matching_analysis.dt(next(iter(runs.values()))[0])
@@ -96,7 +100,7 @@ def figures(runs: dict[str, list[RunRecord]], folder: Path) -> None:
     save("distributions", hidden_layer(runs))
 
 
-def hidden_layer(runs: dict[str, Sequence[RunRecord]]):
+def hidden_layer(runs: Mapping[str, Sequence[RunRecord]]) -> Figure:
     """Rates, intervals and their CV in the hidden layer after learning."""
     found = {method: matching_analysis.trains(group, "hid_0", -1) for method, group in runs.items()}
     return figures_matching.distributions(
@@ -114,7 +118,10 @@ def main() -> None:
     parser.add_argument("--dataset", default="oxford")
     parser.add_argument("--figures", type=Path, default=REPO / "docs" / "figures")
     args = parser.parse_args()
-    runs = matching_analysis.runs_by_method(args.runs, args.dataset)
+    try:
+        runs = matching_analysis.runs_by_method(args.runs, args.dataset)
+    except (UserError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
     args.figures.mkdir(parents=True, exist_ok=True)
     figures(runs, args.figures)
     print(tables(runs), reference_table(), sep="\n\n")

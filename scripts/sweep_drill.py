@@ -48,7 +48,7 @@ def command(launcher: str, folder: Path) -> list[str]:
     return [sys.executable, script, "-m", f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}", *SWEEP, *SMALL]
 
 
-def start(launcher: str, folder: Path) -> subprocess.Popen:
+def start(launcher: str, folder: Path) -> subprocess.Popen[bytes]:
     """Start the sweep; what it says is added to <folder>.log."""
     with folder.with_suffix(".log").open("a") as log:
         return subprocess.Popen(command(launcher, folder), stdout=log, stderr=log, start_new_session=True)
@@ -79,7 +79,7 @@ def below(pid: int) -> list[int]:
     return found
 
 
-def kill(process: subprocess.Popen) -> int:
+def kill(process: subprocess.Popen[bytes]) -> int:
     """SIGKILL the command and everything below it; return how many processes that were."""
     os.kill(process.pid, signal.SIGSTOP)  # starts no further process
     victims = below(process.pid)
@@ -92,7 +92,7 @@ def kill(process: subprocess.Popen) -> int:
     return len(victims)
 
 
-def wait_for_a_moment(process: subprocess.Popen, folder: Path, rng: random.Random) -> bool:
+def wait_for_a_moment(process: subprocess.Popen[bytes], folder: Path, rng: random.Random) -> bool:
     """Wait until a random number of further runs has begun, and a little; False if the sweep ends before."""
     wanted = attempts(folder) + rng.randint(2, 7)
     while attempts(folder) < wanted:

@@ -91,6 +91,10 @@ def _dispatch(words: list[str]) -> None:
         sys.stdout.write(f"surgrad {__version__}\n")
     elif words[0] == "run":
         run(words[1:])
+    elif words[:2] == ["runs", "plot"]:
+        from surgrad.analysis.plot import main as plot
+
+        plot(words[2:])
     elif words[0] == "runs":
         from surgrad.runs.__main__ import main as runs
 

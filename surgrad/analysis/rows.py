@@ -1,20 +1,22 @@
-"""Settings and final numbers of many runs as rows: from run folders, from a CSV file, grouped for tables and figures.
+"""Runs and rows grouped, chosen, compared and tabulated: the one way for reports, notebooks and figures.
 
-A row is a plain dictionary with the same keys in every row of a study, so that what a figure shows can be kept beside
-the code in a small file and drawn again without the runs.
+An item is a run folder that is read (`RunRecord`) or a row: a plain dictionary with the settings and final numbers of a
+run, so that what a figure shows can be kept beside the code in a small file and drawn again without the runs. Keys are
+those of a row, or dotted ones of a run's configuration; a number is one of a row, or a final number of a run.
 """
 
 import csv
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from omegaconf import OmegaConf
 
 from surgrad.analysis.intervals import Interval, interval
 from surgrad.errors import UserError
-from surgrad.runs import files
+from surgrad.runs import files, tables
 from surgrad.runs.record import RunRecord, load_runs
 
 Row = dict[str, Any]
@@ -22,10 +24,239 @@ Row = dict[str, Any]
 Point = tuple[np.ndarray, Interval]
 
 
+class Item(Protocol):
+    """A run that is read, or a row."""
+
+    def get(self, key: str, /) -> Any:
+        """The value of a setting, None without one."""
+
+
+AnItem = TypeVar("AnItem", bound=Item)
+#: A number of an item: its name, or a function that takes it from the item.
+Number = str | Callable[[Any], float]
+Groups = dict[tuple[Any, ...], list[AnItem]]
+
+
+# ---------------------------------------------------------------- groups
+def order(value: Any) -> tuple[Any, ...]:
+    """Sort key for settings of any kind: none, numbers by size, then texts, the numbers in them by size."""
+    if value is None:
+        return (0,)
+    if isinstance(value, int | float):
+        return (1, math.inf if math.isnan(value) else value)
+    return (2, tables.natural(str(value).strip("[]")))  # [128] before [128, 128]
+
+
+def grouped(items: Iterable[AnItem], *keys: str) -> "Groups[AnItem]":
+    """Items by the values of keys, such as "method.name", sorted as `order` says."""
+    groups: Groups[AnItem] = {}
+    for item in items:
+        groups.setdefault(tuple(_setting(item, key) for key in keys), []).append(item)
+    return {values: groups[values] for values in sorted(groups, key=lambda values: [order(value) for value in values])}
+
+
+def _setting(item: Item, key: str) -> Any:
+    value = item.get(key)
+    return str(value) if isinstance(value, list | dict) else value
+
+
+def chosen(items: Iterable[AnItem], **settings: Any) -> list[AnItem]:
+    """The items with these values."""
+    return [item for item in items if all(item.get(key) == value for key, value in settings.items())]
+
+
+def only_data_set(items: Sequence[AnItem], name: str | None = None, key: str = "dataset") -> list[AnItem]:
+    """The items on one data set: ``name``, or the one of most items.
+
+    Args:
+        items: the items.
+        name: the name.
+        key: the key that holds it ("dataset.name" of runs).
+
+    Raises:
+        UserError: if none is on ``name``.
+    """
+    groups = {values[0]: group for values, group in grouped(items, key).items()}
+    name = name or max(groups, key=lambda one: len(groups[one]))
+    if name not in groups:
+        raise UserError(f"no run on the data set {name!r}; there are: {', '.join(map(str, groups))}")
+    return groups[name]
+
+
+def finished(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Only the runs that ended well; the others have no final numbers. Raises: UserError if none did."""
+    done = [run for run in runs if run.status == "done"]
+    if not done:
+        raise UserError(f"none of {len(runs)} runs is done: {', '.join(sorted({run.status for run in runs}))}")
+    return done
+
+
+def differing(runs: Sequence[RunRecord]) -> list[str]:
+    """Keys that tell the runs apart, seeds left out: as few as say all that differs, names before numbers.
+
+    A key that only follows another (`method.target_sigma_u` of `method.name`) is not needed.
+    """
+    settings = tables.differences(runs)
+    keys = [key for key in settings[0] if key.rpartition(".")[2] != "seed"] if settings else []
+    all_apart = _nb_groups(settings, keys)
+    needed: list[str] = []
+    for key in sorted(keys, key=_rank):
+        if _nb_groups(settings, [*needed, key]) > _nb_groups(settings, needed):
+            needed.append(key)
+        if _nb_groups(settings, needed) == all_apart:
+            break
+    return needed
+
+
+def _rank(key: str) -> tuple[Any, ...]:
+    last = key.rpartition(".")[2]
+    return (last != "name", last != "_target_", key.count("."), tables.natural(key))
+
+
+def _nb_groups(settings: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
+    return len({repr([one[key] for key in keys]) for one in settings})
+
+
+def by_difference(runs: Sequence[RunRecord], *first: str) -> tuple[list[str], dict[str, list[RunRecord]]]:
+    """The keys in which runs differ, seeds apart, and the runs by the values of all of them.
+
+    A group's name is what a legend or table shows: "superspike", "superspike, nb_epochs=3".
+    Args: runs; keys that are always named, and first, as far as the runs have them.
+    """
+    keys = [key for key in first if any(run.get(key) is not None for run in runs)]
+    keys += [key for key in differing(runs) if key not in keys]
+    return keys, {label(keys, values): group for values, group in grouped(runs, *keys).items()}
+
+
+def label(keys: Sequence[str], values: Sequence[Any]) -> str:
+    """The settings of a group in one line: names and classes as they are, the others with their key."""
+    parts = []
+    for key, value in zip(keys, values, strict=True):
+        last = key.rpartition(".")[2]
+        if last in ("name", "_target_"):
+            parts.append(str(value).rpartition(".")[2] if last == "_target_" else str(value))
+        else:
+            parts.append(f"{last}={tables.number(value)}")
+    return ", ".join(parts) or "all runs"
+
+
+def grouping(keys: Sequence[str], groups: Mapping[Any, Sequence[Any]]) -> str:
+    """A sentence that says how runs were put together."""
+    sizes = ", ".join(f"{name}: {len(group)}" for name, group in groups.items())
+    by = f"by {', '.join(keys)}" if keys else "all together, for they differ in the seed alone"
+    return f"Runs grouped {by} ({sizes})."
+
+
+# ---------------------------------------------------------------- numbers
+def number(item: Any, which: Number) -> float:
+    """A number of a row or run, NaN without one."""
+    value = which(item) if callable(which) else item.get(which) if isinstance(item, Mapping) else _of(item, which)
+    return math.nan if value is None else float(value)
+
+
+def _of(run: RunRecord, name: str) -> float | None:
+    value = tables.metric(run, name)
+    return value if isinstance(value, int | float) else None
+
+
+def column(items: Iterable[Any], which: Number) -> np.ndarray:
+    """A number of every item, NaN where it is missing."""
+    return np.array([number(item, which) for item in items], dtype=float)
+
+
+def point(items: Iterable[Any], which: Number) -> Point:
+    """A number of every item, and their mean with its interval."""
+    values = column(items, which)
+    return values, interval(values)
+
+
+def points(items: Iterable[AnItem], x: str, y: Number) -> dict[Any, Point]:
+    """``y`` of the items at each value of ``x``."""
+    return {value: point(group, y) for (value,), group in grouped(items, x).items()}
+
+
+def curves(items: Iterable[AnItem], name: str, x: str, y: Number) -> dict[Any, dict[Any, Point]]:
+    """`points` for each value of ``name``."""
+    return {value: points(group, x, y) for (value,), group in grouped(items, name).items()}
+
+
+def best_setting(items: Sequence[AnItem], keys: Sequence[str], by: Number = "valid_acc") -> list[AnItem]:
+    """The items of that combination of ``keys`` with the highest mean of ``by`` over seeds."""
+    groups = grouped(items, *keys)
+    return groups[max(groups, key=lambda key: column(groups[key], by).mean())]
+
+
+def paired_difference(first: Sequence[Item], second: Sequence[Item], which: Number, by: str = "seed") -> Interval:
+    """Mean and 95 % interval of a number in ``first`` minus that in ``second``, over pairs with the same seed.
+
+    Raises:
+        UserError: if no seed is in both, or a seed twice in one of them.
+    """
+    values = [{item.get(by): number(item, which) for item in items} for items in (first, second)]
+    if any(len(by_seed) != len(items) for by_seed, items in zip(values, (first, second), strict=True)):
+        raise UserError(f"a {by} occurs twice: give the runs of one setting each")
+    shared = sorted(values[0].keys() & values[1].keys())
+    if not shared:
+        raise UserError(f"no {by} is in both: there is no pair to compare")
+    return interval(values[0][one] - values[1][one] for one in shared)
+
+
+def chance(runs: Sequence[RunRecord]) -> float | None:
+    """Accuracy expected by chance: one over the number of readout units; None where they do not classify."""
+    nb_classes = runs[0].summary.get("nb_classes")
+    return None if nb_classes is None else 1 / nb_classes
+
+
+def median_value(run: RunRecord, name: str) -> float:
+    """Median over epochs of a column of metrics.csv, NaN without one."""
+    values = run.metrics.get(name, np.array([math.nan])).astype(float)
+    return float(np.nanmedian(values)) if not np.isnan(values).all() else math.nan
+
+
+def nb_layers(runs: Sequence[RunRecord]) -> int:
+    """Hidden layers whose activity all runs recorded."""
+    return min(sum(name.startswith("firing_rate-hid_") for name in run.metrics) for run in runs)
+
+
+# ---------------------------------------------------------------- tables
+def table(groups: Mapping[Any, Sequence[Any]], columns: Mapping[str, Number], head: str) -> str:
+    """A Markdown table: one row per group, mean ± half the 95 % interval of each column, number of runs.
+
+    Args:
+        groups: the groups.
+        columns: for each heading the number it shows.
+        head: heading of the first column.
+    """
+    lines = [f"| {head} | runs | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    for key, items in groups.items():
+        cells = [shown(interval(column(items, which))) for which in columns.values()]
+        parts = key if isinstance(key, tuple) else (key,)
+        name = ", ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in parts)
+        lines.append(f"| {name} | {len(items)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def shown(value: Interval) -> str:
+    """An interval for a table: shares to three digits, larger numbers to none, and what never varies without ±."""
+    if not value.n or 0 < abs(value.mean) < 10:
+        return str(value)
+    half = value.high - value.mean
+    return f"{value.mean:.0f}" + (f" ± {half:.0f}" if half > 0 else "")
+
+
+# ---------------------------------------------------------------- files
+def started_from(record: RunRecord) -> tuple[str, str]:
+    """Script and primary configuration that a run was started from, "" and "" if it was not started by a script."""
+    path = record.folder / ".hydra" / "hydra.yaml"
+    if not path.exists():
+        return "", ""
+    job = OmegaConf.load(path).hydra.job
+    return str(job.get("name", "")), str(job.config_name)
+
+
 def config_name(record: RunRecord) -> str:
     """The primary configuration that a run was started from, "" if it was not started by a script."""
-    path = record.folder / ".hydra" / "hydra.yaml"
-    return str(OmegaConf.load(path).hydra.job.config_name) if path.exists() else ""
+    return started_from(record)[1]
 
 
 def rows_of(
@@ -74,85 +305,3 @@ def _value(text: str) -> Any:
         except ValueError:
             continue
     return text
-
-
-def chosen(rows: Iterable[Row], **settings: Any) -> list[Row]:
-    """The rows with these values."""
-    return [row for row in rows if all(row[key] == value for key, value in settings.items())]
-
-
-def only_data_set(rows: Sequence[Row], name: str | None = None) -> list[Row]:
-    """The rows on one data set: ``name``, or the one of most rows. Raises: UserError if none is on ``name``."""
-    sizes = {key[0]: len(group) for key, group in grouped_rows(rows, "dataset").items()}
-    name = name or max(sizes, key=lambda key: sizes[key])
-    if name not in sizes:
-        raise UserError(f"no run on the data set {name!r}; there are: {', '.join(sizes)}")
-    return chosen(rows, dataset=name)
-
-
-def grouped_rows(rows: Iterable[Row], *keys: str) -> dict[tuple, list[Row]]:
-    """Rows by the values of some keys, in the order of the values."""
-    groups: dict[tuple, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: tuple((str(type(row[k])), row[k]) for k in keys)):
-        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return groups
-
-
-def column(rows: Iterable[Row], key: str) -> np.ndarray:
-    """The values of a key, one per row."""
-    return np.array([row[key] for row in rows], dtype=float)
-
-
-def points(rows: Iterable[Row], x: str, y: str) -> dict[Any, Point]:
-    """For each value of ``x`` the values of ``y`` and their 95 % interval."""
-    return {key: (column(group, y), interval(column(group, y))) for (key,), group in grouped_rows(rows, x).items()}
-
-
-def curves(rows: Iterable[Row], label: str, x: str, y: str) -> dict[Any, dict[Any, Point]]:
-    """`points` for each value of ``label``."""
-    return {key: points(group, x, y) for (key,), group in grouped_rows(rows, label).items()}
-
-
-def best_setting(rows: Sequence[Row], keys: Sequence[str], by: str = "valid_acc") -> list[Row]:
-    """The rows of that combination of ``keys`` whose mean of ``by`` over seeds is highest: how a test is not chosen."""
-    groups = grouped_rows(rows, *keys)
-    return groups[max(groups, key=lambda key: column(groups[key], by).mean())]
-
-
-def paired_difference(first: Sequence[Row], second: Sequence[Row], key: str, by: str = "seed") -> Interval:
-    """Mean and 95 % interval of ``key`` in ``first`` minus that in ``second``, over pairs with the same seed.
-
-    Raises:
-        UserError: if no seed is in both, or a seed twice in one of them.
-    """
-    values = [{row[by]: row[key] for row in rows} for rows in (first, second)]
-    if any(len(by_seed) != len(rows) for by_seed, rows in zip(values, (first, second), strict=True)):
-        raise UserError(f"a {by} occurs twice: give the rows of one setting each")
-    shared = sorted(values[0].keys() & values[1].keys())
-    if not shared:
-        raise UserError(f"no {by} is in both: there is no pair to compare")
-    return interval(values[0][one] - values[1][one] for one in shared)
-
-
-def rows_table(groups: Mapping[tuple, Sequence[Row]], columns: Mapping[str, str], head: str) -> str:
-    """A Markdown table: one row per group, mean ± half the 95 % interval of each column, number of runs.
-
-    Args:
-        groups: the groups.
-        columns: for each heading the key it shows.
-        head: heading of the first column.
-    """
-    lines = [f"| {head} | runs | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
-    for key, rows in groups.items():
-        cells = [shown(interval(column(rows, name))) for name in columns.values()]
-        name = ", ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in key)
-        lines.append(f"| {name} | {len(rows)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def shown(value: Interval) -> str:
-    """An interval for a table: shares to three digits, larger numbers to none, and what never varies without ±."""
-    if not value.n or 0 < abs(value.mean) < 10:
-        return str(value)
-    half = value.high - value.mean
-    return f"{value.mean:.0f}" + (f" ± {half:.0f}" if half > 0 else "")

@@ -1,10 +1,12 @@
 """A composed configuration checked against its dataclass and turned into it."""
 
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from surgrad.config.explain import CONFIG_ERRORS, explain, unknown_key
+from surgrad.config.validate import numbers
 from surgrad.errors import UserError
 
 
@@ -18,15 +20,24 @@ def check(composed: DictConfig, schema: type) -> Any:
 
 def check_settings(composed: DictConfig, schema: type) -> tuple[Any, dict[str, Any]]:
     """As `check`, and the same configuration in dicts and lists, as a run folder records it."""
+    numbers(OmegaConf.to_container(composed, resolve=False), OmegaConf.to_container(_blank(schema)))
     checked = _checked(composed, schema)
-    return _convert(checked), OmegaConf.to_container(checked, enum_to_str=True)
+    settings = cast(dict[str, Any], OmegaConf.to_container(checked, enum_to_str=True))
+    numbers(settings, OmegaConf.to_container(_blank(schema)))  # interpolations, too
+    return _convert(checked), settings
+
+
+@cache
+def _blank(schema: type) -> DictConfig:
+    """The schema with its defaults: not to be changed."""
+    return cast(DictConfig, OmegaConf.structured(schema))
 
 
 def _checked(composed: DictConfig, schema: type) -> DictConfig:
-    blank = OmegaConf.structured(schema)
+    blank = _blank(schema)
     _refuse_unknown(OmegaConf.to_container(composed, resolve=False), blank)
     try:
-        checked = OmegaConf.merge(blank, composed)
+        checked = cast(DictConfig, OmegaConf.merge(blank, composed))
         OmegaConf.resolve(checked)
         missing = sorted(OmegaConf.missing_keys(checked))
     except CONFIG_ERRORS as error:
@@ -42,7 +53,7 @@ def _refuse_unknown(content: Any, allowed: Any, prefix: str = "") -> None:
         return
     for key, value in content.items():
         if key not in allowed.keys():  # noqa: SIM118  `in allowed` is false for keys that have no value yet
-            raise UserError(unknown_key(f"{prefix}{key}", allowed.keys()))
+            raise UserError(unknown_key(f"{prefix}{key}", map(str, allowed.keys())))
         _refuse_unknown(value, allowed._get_node(key), f"{prefix}{key}.")
 
 

@@ -22,6 +22,7 @@ there only spikes are kept.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ class _Scan(torch.autograd.Function):
     """Input spikes (T, B, N_in), W (N_in, N), R (N, N) or None -> spikes (T, B, N)."""
 
     @staticmethod
-    def forward(ctx, s_in, weight, recurrent, grid: Grid):
+    def forward(ctx: Any, s_in: Tensor, weight: Tensor, recurrent: Tensor | None, grid: Grid) -> Tensor:
         a, b = grid.a, grid.b
         current = s_in @ weight
         i = u = before = torch.zeros_like(current[0])
@@ -80,7 +81,7 @@ class _Scan(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         s_in, weight, recurrent, spikes, drive = ctx.saved_tensors
         grid = ctx.grid
         a, b = grid.a, grid.b
@@ -101,7 +102,7 @@ class _Leak(torch.autograd.Function):
     """Input spikes (T, B, N_in), W (N_in, N) -> voltages u[t] of leaky integrators (T, B, N)."""
 
     @staticmethod
-    def forward(ctx, s_in, weight, grid: Grid):
+    def forward(ctx: Any, s_in: Tensor, weight: Tensor, grid: Grid) -> Tensor:
         a, b = grid.a, grid.b
         current = s_in @ weight
         i = u = torch.zeros_like(current[0])
@@ -114,7 +115,7 @@ class _Leak(torch.autograd.Function):
         return torch.stack(out)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         s_in, weight = ctx.saved_tensors
         a, b = ctx.grid.a, ctx.grid.b
         pV = pI = torch.zeros_like(grad[0])
@@ -129,14 +130,14 @@ class _First(torch.autograd.Function):
     """Spikes (T, B, N) -> time of the first spike (B, N) in s, inf without one."""
 
     @staticmethod
-    def forward(ctx, spikes, dt: float):
+    def forward(ctx: Any, spikes: Tensor, dt: float) -> Tensor:
         fired, step = spikes.max(0)
         ctx.save_for_backward(fired, step)
         ctx.shape = spikes.shape
         return torch.where(fired > 0, step.to(spikes.dtype) * dt, math.inf)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         fired, step = ctx.saved_tensors
         out = grad.new_zeros(ctx.shape)
         return out.scatter_(0, step[None], torch.where(fired > 0, grad, 0)[None]), None

@@ -123,7 +123,7 @@ class EventLayer(nn.Module):
 
     @property
     def nb_units(self) -> int:
-        return self.weight.shape[1]
+        return self.weight.shape[-1]
 
     def forward(self, spikes: Spikes, duration: float) -> Spikes:
         """Spikes of the layer up to ``duration`` (s), differentiable by the times of its input and by its weights.
@@ -166,11 +166,9 @@ class EventReadout(nn.Module):
 
         An exponential weight that falls over time lets early voltages, and with them early spikes, count more.
         """
-        times, units, offsets = spike_trains(
-            *spikes, nb_units=len(self.weight), end=self._constants(duration).checked().duration
-        )
-        spikes = Spikes(times, units, offsets)
-        weights(times, self.weight)
+        weights(self.weight)
+        end = self._constants(duration).checked().duration
+        spikes = Spikes(*spike_trains(*spikes, nb_units=len(self.weight), end=end, dtype=self.weight.dtype))
         area = self._area(spikes.times, duration, tau_weight) / duration
         out = torch.zeros(spikes.nb_samples, self.weight.shape[1], dtype=self.weight.dtype)
         return out.index_add(0, spikes.samples, area[:, None] * self.weight[spikes.units.long()])

@@ -1,4 +1,4 @@
-"""A run folder read back as the network that it trained."""
+"""A run folder read back: the network that it trained, and the data."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from surgrad.analysis.rows import started_from
 from surgrad.config.check import check
 from surgrad.config.trust import read_back, require_resolved
 from surgrad.errors import UserError
 from surgrad.experiments.classification.config import ClassificationConfig
+from surgrad.experiments.datasets import Splits
 from surgrad.experiments.dense.config import DenseConfig
 from surgrad.experiments.spike_train_matching.config import SpikeTrainMatchingConfig
 from surgrad.network.connections import Dense
@@ -50,6 +52,21 @@ def trained_network(record: RunRecord, weights: str = "best", *, trust: bool = F
             raise
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise refuse_unfit(record.folder, error) from error
+
+
+def splits(record: RunRecord) -> Splits:
+    """Training, validation and test set of a run.
+
+    Raises:
+        UserError: for a run of a script that does not classify, and where the data are not there.
+    """
+    script = started_from(record)[0]
+    if script not in CLASSIFY:
+        raise UserError(f"{record.folder} is no run of {', '.join(CLASSIFY)}: its data sets are not read back")
+    with read_back():
+        require_resolved(record.config)
+        cfg: ClassificationConfig | DenseConfig = check(OmegaConf.create(record.config), CLASSIFY[script])
+        return cfg.dataset.splits()
 
 
 def _chosen(content: dict[str, Any], weights: str) -> tuple[dict[str, torch.Tensor], int]:
@@ -94,6 +111,9 @@ def _matching(config: Any, content: dict[str, Any], weights: str) -> Network:
         layers.append(SpikingLayer(connection, task.neuron(noise, None), constants.tau_mem, constants.tau_syn))
     return Network(layers, None, constants.dt, delay=0)
 
+
+#: Scripts whose runs train on a data set with splits, and what their configuration is checked against.
+CLASSIFY: dict[str, type] = {"deep_convSNN": ClassificationConfig, "dense_SNN": DenseConfig}
 
 SCRIPTS: dict[str, Callable[[Any, dict[str, Any], str], Network]] = {
     "deep_convSNN": _convolutional,

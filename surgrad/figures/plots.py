@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 #: One style for the suite, also for notebooks: `with figures.style(): …`.
 STYLE: dict[str, Any] = {
@@ -19,7 +20,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
-    "axes.prop_cycle": mpl.cycler(
+    "axes.prop_cycle": cycler(
         color=["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#000000"]
     ),
     "xtick.labelsize": 7,
@@ -45,9 +46,9 @@ METHOD_COLORS = {
 TWO_CLASSES = ("#d55e00", "#0072b2")
 
 
-def style() -> AbstractContextManager:
+def style() -> AbstractContextManager[None]:
     """The style of the suite as a context."""
-    return mpl.rc_context(STYLE)
+    return mpl.rc_context(cast(Any, STYLE))
 
 
 def panels(nb_rows: int, nb_columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, np.ndarray]:
@@ -56,13 +57,40 @@ def panels(nb_rows: int, nb_columns: int, size: tuple[float, float], **options: 
     return figure, figure.subplots(nb_rows, nb_columns, squeeze=False, **options)
 
 
+def chance_line(ax: Axes, chance: float | None) -> None:
+    """A line at the score expected by chance that says what it is; nothing for None."""
+    if chance is None:
+        return
+    ax.axhline(chance, color="0.7", linewidth=0.8, zorder=0)
+    place: Any = {"xycoords": ("axes fraction", "data"), "xytext": (0, 1), "textcoords": "offset points"}
+    ax.annotate("chance", (1, chance), **place, ha="right", va="bottom", fontsize=6, color="0.45", zorder=0)
+
+
+def legend_outside(figure: Figure, axes: Sequence[Axes], *, ncols: int | None = None, **options: Any) -> None:
+    """One legend below all axes, over no curve; of entries with the same name the first counts.
+
+    Args: figure; axes whose entries are shown; columns, by default as many as fit; options of the legend.
+    """
+    entries: dict[str, Any] = {}
+    for ax in axes:
+        for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(name, handle)
+    if not entries:
+        return
+    per_entry = 0.55 + 0.062 * max(map(len, entries))  # inches at the legend's size of letters
+    fitting = max(1, min(len(entries), int(figure.get_size_inches()[0] / per_entry)))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=ncols or fitting, **options)
+
+
 def class_color(label: int) -> tuple[float, ...]:
     """Colour of a class: ten hues, in darker shades for the next ten, and so on."""
     shade = 0.75 ** (label // 10)
     return tuple(shade * channel for channel in mpl.colormaps["tab10"](label % 10)[:3])
 
 
-def raster(ax: Axes, spikes: np.ndarray, dt: float, *, color: Any = "black", alpha: float = 0.3, size: float = 1.0):
+def raster(
+    ax: Axes, spikes: np.ndarray, dt: float, *, color: Any = "black", alpha: float = 0.3, size: float = 1.0
+) -> None:
     """Dots at the spikes of one sample against time in ms, larger where there are few units.
 
     Args: spikes (T, *units); dt in s; colour, opacity and relative size of the dots.
@@ -135,12 +163,13 @@ def two_classes(
         time = (np.arange(len(readout)) + 1) * dt * 1e3
         for sample, (label, color) in enumerate(zip(labels, TWO_CLASSES, strict=True)):
             for unit in labels:
-                own = {"linewidth": 1.4, "label": f"class {label}"} if unit == label else {"linewidth": 0.7, "ls": "--"}
-                axes[0, 0].plot(time, readout[:, sample, unit], color=color, **own)
+                own: dict[str, Any] = {"linewidth": 1.4, "label": f"class {label}, its unit"}
+                other = {"linewidth": 0.7, "linestyle": "--", "label": f"class {label}, the other unit"}
+                axes[0, 0].plot(time, readout[:, sample, unit], color=color, **(own if unit == label else other))
             for row, spikes in enumerate(reversed(populations), start=1):
                 raster(axes[row, 0], spikes[:, sample], dt, color=color, alpha=alpha)
-        axes[0, 0].legend(loc="best")
         _finish(axes, populations, len(readout) * dt)
+        legend_outside(figure, [axes[0, 0]])
     return figure
 
 
@@ -184,17 +213,15 @@ def training_curves(metrics: Mapping[str, np.ndarray], *, chance: float | None =
                     label = {"train": "training", "valid": "validation"}[part]
                     ax.plot(*_defined(metrics["epoch"], metrics[f"{part}_{quantity}"]), color=color, label=label)
             ax.set(xlabel="epoch", ylabel=name)
-        if chance is not None:
-            axes[0, 1].axhline(chance, color="0.8", linewidth=0.6, zorder=0)
+        chance_line(axes[0, 1], chance)
         axes[0, 0].set_ylim(0, 1.05 * axes[0, 0].get_ylim()[1])
         axes[0, 1].set_ylim(0, 1.02)
-        axes[0, 0].legend(loc="best")
         for k, name in enumerate(rates):
             axes[0, 2].plot(*_defined(metrics["epoch"], metrics[name]), color=str(0.7 - 0.3 * k), label=f"hidden {k}")
         if rates:
             axes[0, 2].set(xlabel="epoch", ylabel="firing rate (Hz)")
             axes[0, 2].set_ylim(bottom=0)
-            axes[0, 2].legend()
+        legend_outside(figure, axes[0])
     return figure
 
 
@@ -204,31 +231,53 @@ def _defined(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x[there], y[there]
 
 
-def band(ax: Axes, x: np.ndarray, mean: np.ndarray, low: np.ndarray, high: np.ndarray, *, color: Any, label: str):
-    """A mean with its interval as a band."""
+#: Values that a share, and a loss or rate, can have: what an interval beyond them would show does not exist.
+SHARE, POSITIVE = (0.0, 1.0), (0.0, np.inf)
+
+
+def band(
+    ax: Axes,
+    x: np.ndarray,
+    mean: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    *,
+    color: Any,
+    label: str,
+    limits: tuple[float, float] = (-np.inf, np.inf),
+) -> None:
+    """A mean with its interval as a band, cut at the values that there can be."""
     ax.plot(x, mean, color=color, label=label)
-    ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
+    ax.fill_between(x, np.clip(low, *limits), np.clip(high, *limits), color=color, alpha=0.2, linewidth=0)
 
 
 def interval_points(
-    ax: Axes, position: float, values: np.ndarray, interval: tuple[float, float, float], *, color: Any, label: str = ""
-):
-    """Single runs as faint dots beside their mean and interval. Args: interval (mean, low, high, …)."""
+    ax: Axes,
+    position: float,
+    values: np.ndarray,
+    interval: tuple[float, ...],
+    *,
+    color: Any,
+    label: str = "",
+    limits: tuple[float, float] = (-np.inf, np.inf),
+) -> None:
+    """Single runs as faint dots beside their mean and (mean, low, high, …) of their interval, cut at the limits."""
     mean, low, high, *_ = interval
+    low, high = np.clip((low, high), *limits)
     ax.plot(np.full(len(values), position + 0.12), values, ".", color=color, alpha=0.45, markersize=4)
     error = np.array([[mean - low], [high - mean]])
     ax.errorbar(position, mean, error, fmt="o", color=color, markersize=4, capsize=2, linewidth=1, label=label or None)
 
 
 def learning_curves(curves: Mapping[str, Mapping[str, Sequence[np.ndarray]]], *, chance: float | None = None) -> Figure:
-    """Loss and accuracy over epochs, one colour per method: validation as a line with its band, training dashed.
+    """Loss and accuracy over epochs, one colour per method: validation as a line with its band, training dotted.
 
     Args:
         curves: for each method its curves by column of metrics.csv, each (epochs, mean, low, high).
         chance: accuracy by chance.
     """
     with style():
-        figure, ((*axes,),) = panels(1, 2, (5.6, 2.2))
+        figure, ((*axes,),) = panels(1, 2, (5.6, 2.7))
         for k, (method, columns) in enumerate(curves.items()):
             color = method_color(method, k)
             for ax, quantity in zip(axes, ("loss", "acc"), strict=True):
@@ -236,12 +285,14 @@ def learning_curves(curves: Mapping[str, Mapping[str, Sequence[np.ndarray]]], *,
                     epochs, mean, *_ = columns[f"train_{quantity}"]
                     ax.plot(epochs, mean, color=color, linestyle=":", linewidth=0.9)
                 if f"valid_{quantity}" in columns:
-                    band(ax, *columns[f"valid_{quantity}"], color=color, label=method)
+                    limits = SHARE if quantity == "acc" else POSITIVE
+                    band(ax, *columns[f"valid_{quantity}"], color=color, label=method, limits=limits)
         axes[0].set(xlabel="epoch", ylabel="loss")
+        axes[0].set_ylim(bottom=0)
         axes[1].set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
-        if chance is not None:
-            axes[1].axhline(chance, color="0.8", linewidth=0.6, zorder=0)
-        axes[1].legend(loc="lower right", title="validation (dotted: training)", title_fontsize=6)
+        chance_line(axes[1], chance)
+        axes[0].plot([], [], color="0.4", linestyle=":", linewidth=0.9, label="training (no band)")
+        legend_outside(figure, axes, title="validation: mean and 95 % interval", title_fontsize=7)
     return figure
 
 
@@ -258,23 +309,25 @@ def by_layer(
         ylabel: label.
         line: a line to compare with.
     """
+    width = 0.8 / max(len(values), 3)
     with style():
-        figure, ((ax,),) = panels(1, 1, (3.0, 2.2))
+        figure, ((ax,),) = panels(1, 1, (3.4, 2.5))
         if line is not None:
             ax.axhline(line, color="0.8", linewidth=0.6, zorder=0)
         for k, (method, layers) in enumerate(values.items()):
             for layer, (runs, interval) in enumerate(layers):
-                position = layer + 0.25 * (k - (len(values) - 1) / 2)
+                position = layer + width * (k - (len(values) - 1) / 2)
                 label = method if layer == 0 else ""
-                interval_points(ax, position, runs, interval, color=method_color(method, k), label=label)
+                color = method_color(method, k)
+                interval_points(ax, position, runs, interval, color=color, label=label, limits=POSITIVE)
         nb_layers = max(len(layers) for layers in values.values())
         ax.set(xticks=range(nb_layers), xticklabels=[f"hidden {k}" for k in range(nb_layers)], ylabel=ylabel)
-        ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
-        ax.legend()
+        ax.set_ylim(bottom=0)
+        legend_outside(figure, [ax])
     return figure
 
 
-def swapped(values: Mapping[str, tuple[tuple, tuple]], *, chance: float | None = None) -> Figure:
+def swapped(values: Mapping[str, tuple[tuple[Any, ...], tuple[Any, ...]]], *, chance: float | None = None) -> Figure:
     """Test accuracy with the spikes a network was trained with and with those of the other method.
 
     Args:
@@ -286,10 +339,9 @@ def swapped(values: Mapping[str, tuple[tuple, tuple]], *, chance: float | None =
         for k, (method, pair) in enumerate(values.items()):
             color = method_color(method, k)
             for side, (runs, interval) in enumerate(pair):
-                interval_points(ax, 2.2 * k + side, runs, interval, color=color)
+                interval_points(ax, 2.2 * k + side, runs, interval, color=color, limits=SHARE)
             ax.plot([2.2 * k, 2.2 * k + 1], [interval[0] for _, interval in pair], color=color, linewidth=0.7)
-        if chance is not None:
-            ax.axhline(chance, color="0.8", linewidth=0.6, zorder=0)
+        chance_line(ax, chance)
         ticks = [2.2 * k + side for k in range(len(values)) for side in (0, 1)]
         ax.set_xticks(ticks, ["own", "swapped"] * len(values))
         for k, method in enumerate(values):
@@ -313,15 +365,15 @@ def curves_by_layer(curves: Mapping[str, Sequence[Sequence[np.ndarray]]], ylabel
     """
     nb_layers = max(len(layers) for layers in curves.values())
     with style():
-        figure, axes = panels(1, nb_layers, (0.6 + 1.7 * nb_layers, 1.9), sharey=True)
+        figure, axes = panels(1, nb_layers, (0.6 + 1.7 * nb_layers, 2.3), sharey=True)
         for k, (method, layers) in enumerate(curves.items()):
             for layer, values in enumerate(layers):
-                band(axes[0, layer], *values, color=method_color(method, k), label=method)
+                band(axes[0, layer], *values, color=method_color(method, k), label=method, limits=POSITIVE)
         for layer, ax in enumerate(axes[0]):
             ax.set(xlabel="epoch", title=f"hidden {layer}")
         axes[0, 0].set(ylabel=ylabel)
         axes[0, 0].set_ylim(bottom=0)
-        axes[0, -1].legend()
+        legend_outside(figure, axes[0])
     return figure
 
 
@@ -334,7 +386,7 @@ def rate_histograms(rates: Mapping[str, Sequence[np.ndarray]], nb_bins: int = 30
     """
     nb_layers = max(len(layers) for layers in rates.values())
     with style():
-        figure, axes = panels(1, nb_layers, (0.6 + 1.7 * nb_layers, 1.9))
+        figure, axes = panels(1, nb_layers, (0.6 + 1.7 * nb_layers, 2.3))
         for layer, ax in enumerate(axes[0]):
             there = {method: layers[layer].ravel() for method, layers in rates.items() if layer < len(layers)}
             bins = np.linspace(0, max(1.0, *(float(values.max()) for values in there.values())), nb_bins + 1)
@@ -342,5 +394,5 @@ def rate_histograms(rates: Mapping[str, Sequence[np.ndarray]], nb_bins: int = 30
                 ax.hist(values, bins, histtype="step", color=method_color(method, k), label=method, density=True)
             ax.set(xlabel="firing rate (Hz)", title=f"hidden {layer}", yticks=[])
         axes[0, 0].set_ylabel("share of neurons")
-        axes[0, -1].legend()
+        legend_outside(figure, axes[0])
     return figure

@@ -66,6 +66,8 @@ def sample_ids(ids: Any, nb_samples: int, device: torch.device) -> Tensor:
     if isinstance(ids, Tensor) and ids.dtype not in INTEGERS:
         raise UserError(f"ids are {ids.dtype}; they must be integers, one for each sample")
     require_shape("ids", ids, (nb_samples,), "(B,)")
+    if ids.device.type == "meta":
+        raise UserError("ids are on the meta device, which holds no values")
     return ids.to(device, torch.int64).contiguous()
 
 

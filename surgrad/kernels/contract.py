@@ -71,19 +71,24 @@ class ConnectionSpec:
             yield f"{self.name}.{name}", x
 
 
-def connection_spec(part: Any, name: str, dt: float | None = None) -> ConnectionSpec | None:
+def connection_spec(
+    part: Any, name: str, dt: float | None = None, out_shape: tuple[int, ...] = ()
+) -> ConnectionSpec | None:
     """The specification of a connection: its own account of itself, else that of any function of spikes.
 
     Args:
         part: a connection, module, function, specification or None.
         name: for messages.
         dt: time step in s for delays.
+        out_shape: of the units that it drives, where it does not say.
     """
     if part is None or isinstance(part, ConnectionSpec):
         return part
     if hasattr(part, "spec"):
         return part.spec(name, dt)
-    shape = (part.out_features,) if isinstance(part, nn.Linear) else tuple(getattr(part, "out_shape", ()))
+    if not callable(part):
+        raise UserError(f"{name} is {type(part).__name__}; it must be a connection or a function of spikes")
+    shape = (part.out_features,) if isinstance(part, nn.Linear) else tuple(getattr(part, "out_shape", out_shape))
     known_input = (part.in_features,) if isinstance(part, nn.Linear) else getattr(part, "in_shape", None)
     parameters = tuple(part.named_parameters()) if isinstance(part, nn.Module) else ()
     return ConnectionSpec(
@@ -156,6 +161,8 @@ class ReadoutSpec:
         for name, x in self.constants():
             _require_broadcast(name, x, self.unit_shape)
         _require_units(self.feedforward, None, self.unit_shape)
+        if not isinstance(self.u0, int | float) or not math.isfinite(self.u0):
+            raise UserError(f"u0={self.u0!r} of {self.name} must be a finite number")
 
     def constants(self) -> Iterator[tuple[str, Tensor]]:
         yield f"{self.name}: decay a of tau_syn", self.a

@@ -5,7 +5,6 @@ fastest one that knows every part of a network, and says so where that is not th
 """
 
 import contextlib
-import importlib.util
 import logging
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -116,7 +115,7 @@ def _cuda_obstacle(dtype: torch.dtype, device: torch.device) -> str | None:
     """Why no Triton kernel can run in ``dtype`` on ``device``, or None."""
     if device.type != "cuda" and not (device.type == "cpu" and cuda.interpreted()):
         return f"the data is on {device}"
-    if importlib.util.find_spec("triton") is None:
+    if not cuda.triton_installed():
         return "Triton is not installed; pip install triton"
     if dtype != torch.float32:
         return f"it computes in float32, not {dtype}"
@@ -206,17 +205,19 @@ def lif(
     Raises:
         UserError: that names the argument that does not fit.
     """
+    if not isinstance(neuron, LIF):
+        raise UserError(f"neuron is {type(neuron).__name__}; it must be a LIF")
     if isinstance(neuron, AdaptiveLIF):
-        raise UserError("AdaptiveLIF neurons have constants of their own: run them in a SpikingLayer of a Network")
+        raise UserError("neuron is AdaptiveLIF, which has constants of its own: run it in a SpikingLayer of a Network")
     noise = noise_key(0, 0) if noise is None else noise_key(noise.seed, noise.draw, noise.layer)
     units = _require_current(current)
     a, b = (_decay(name, x, current) for name, x in (("a", a), ("b", b)))
-    loop = connection_spec(recurrence, "recurrence")
+    loop = connection_spec(recurrence, "recurrence", out_shape=units)
     layer = LayerSpec("the layer", neuron, units, a, b, recurrent=loop, index=noise.layer)
     require_alike([("current", current[:0]), *layer.tensors()])
     nb_samples, old = current.shape[1], None
     if state is not None or previous is not None:
-        i, u = (None, None) if state is None else state
+        i, u = (None, None) if state is None else _pair(state)
         old = LayerState(
             *(_earlier(n, x, current) for n, x in (("state.i", i), ("state.u", u), ("previous", previous)))
         )
@@ -258,7 +259,7 @@ def readout(
     layer = ReadoutSpec("the readout", units, a, b, u0=u0, unit_gain=unit_gain)
     require_alike([("current", current[:0]), *layer.tensors()])
     if state is not None:
-        state = LIFState(*(_earlier(f"state.{n}", x, current) for n, x in zip("iu", state, strict=True)))
+        state = LIFState(*(_earlier(f"state.{n}", x, current) for n, x in zip("iu", _pair(state), strict=True)))
     integrate = _single(kernel, current, layer)
     with _own_precision(current.device):
         y, end = integrate(layer, current, state)
@@ -277,9 +278,17 @@ def _require_current(current: Tensor) -> tuple[int, ...]:
 
 def _decay(name: str, x: Any, current: Tensor) -> Tensor:
     """A decay in dtype of the current."""
+    if not isinstance(x, Tensor | float | int):
+        raise UserError(f"{name} is {type(x).__name__}; it must be a number, or a tensor that fits the units")
     x = torch.as_tensor(x, device=None if isinstance(x, Tensor) else current.device)
     require_device(name, x, current.device)
     return x.to(current.dtype)
+
+
+def _pair(state: Any) -> LIFState:
+    if not isinstance(state, tuple) or len(state) != 2:
+        raise UserError(f"state is {type(state).__name__}; it must be a LIFState of i and u, (B, *units) each")
+    return LIFState(*state)
 
 
 def _earlier(name: str, x: Tensor | None, current: Tensor) -> Tensor:

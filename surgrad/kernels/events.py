@@ -39,6 +39,7 @@ class Events:
             require_device(f"{name} of the events", x, self.steps.device)
             object.__setattr__(self, name, x.to(torch.int64 if name == "offsets" else torch.int32).contiguous())
         object.__setattr__(self, "nb_steps", count_of("nb_steps of the events", self.nb_steps))
+        object.__setattr__(self, "unit_shape", tuple(self.unit_shape))
         if len(self.steps) != len(self.units) or not len(self.offsets):
             raise UserError(
                 f"events have {len(self.steps)} steps, {len(self.units)} units and {len(self.offsets)} offsets; steps "

@@ -21,11 +21,17 @@ class SpikeTrains(NamedTuple):
 
 
 def spike_trains(
-    times: Tensor, units: Tensor, offsets: Tensor, *, nb_units: int | None = None, end: float = math.inf
+    times: Tensor,
+    units: Tensor,
+    offsets: Tensor,
+    *,
+    nb_units: int | None = None,
+    end: float = math.inf,
+    dtype: torch.dtype | None = None,
 ) -> SpikeTrains:
     """Spikes as compiled code reads them.
 
-    Args: number of units; end of the window in s.
+    Args: number of units; end of the window in s; dtype that the weights have.
 
     Raises:
         UserError: unless times are finite, sorted and inside [0, end], units below ``nb_units``, and offsets fit.
@@ -37,6 +43,8 @@ def spike_trains(
             raise UserError(f"{name} of spikes are {found}; they must be a tensor of {kind} with one axis")
         if x.device.type != "cpu":
             raise UserError(f"{name} of spikes are on {x.device}; event-based layers run on the CPU: take device=cpu")
+    if dtype is not None and times.dtype != dtype:
+        raise UserError(f"times are {times.dtype}, weights {dtype}: make them the same")
     if len(times) != len(units) or not len(offsets) or int(offsets[0]) or int(offsets[-1]) != len(times):
         last = int(offsets[-1]) if len(offsets) else "nowhere"
         raise UserError(f"{len(times)} times, {len(units)} units and offsets up to {last} do not fit together")
@@ -64,8 +72,8 @@ def _require_window(times: Tensor, offsets: Tensor, end: float) -> None:
         raise UserError("spike times must not decrease within a sample: sort them")
 
 
-def weights(times: Tensor, weight: Tensor, recurrent: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Weights (N_in, N) and recurrent ones (N, N) or None, contiguous, of the dtype of the spike times.
+def weights(weight: Tensor, recurrent: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Weights (N_in, N) and recurrent ones (N, N) or None, contiguous.
 
     Raises:
         UserError: for other shapes, dtypes or devices, and values that are not finite.
@@ -76,11 +84,9 @@ def weights(times: Tensor, weight: Tensor, recurrent: Tensor | None = None) -> t
         wanted = (weight.shape[1],) * 2
         raise UserError(f"recurrent weights have shape {tuple(recurrent.shape)}; they must be {wanted}")
     if weight.dtype not in FLOATS:
-        raise UserError(f"event-based layers compute in float32 or float64, not {weight.dtype}")
+        raise UserError(f"weights: event-based layers compute in float32 or float64, not {weight.dtype}")
     if weight.device.type != "cpu":
         raise UserError(f"event-based layers run on the CPU, but the weights are on {weight.device}; take device=cpu")
-    if times.dtype != weight.dtype:
-        raise UserError(f"times are {times.dtype}, weights {weight.dtype}: make them the same")
     require_alike([("weights", weight), *([("recurrent weights", recurrent)] if recurrent is not None else [])])
     return weight.contiguous(), None if recurrent is None else recurrent.contiguous()
 

@@ -73,8 +73,8 @@ class SpikingLayer(nn.Module):
             self.neuron,
             self.unit_shape,
             *self.decays(dt),
-            feedforward=connection_spec(self.feedforward, f"{name}.feedforward", dt),
-            recurrent=connection_spec(self.recurrent, f"{name}.recurrent", dt),
+            feedforward=connection_spec(self.feedforward, f"{name}.feedforward", dt, self.unit_shape),
+            recurrent=connection_spec(self.recurrent, f"{name}.recurrent", dt, self.unit_shape),
             adaptation=None if self.adaptation is None else self.adaptation.values(dt),
             index=index,
         )
@@ -115,7 +115,7 @@ class Readout(nn.Module):
 
     def spec(self, name: str, dt: float) -> ReadoutSpec:
         """What kernels are given of this readout: ``name`` for messages, dt in s."""
-        connection = connection_spec(self.feedforward, f"{name}.feedforward", dt)
+        connection = connection_spec(self.feedforward, f"{name}.feedforward", dt, self.unit_shape)
         return ReadoutSpec(name, self.unit_shape, *self.decays(dt), connection, self.u0, self.unit_gain)
 
     def extra_repr(self) -> str:

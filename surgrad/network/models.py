@@ -43,7 +43,7 @@ class ConvStack:
     rec_stride: int = 1
     rec_padding: int = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.nb_hidden_layers < 1:
             raise UserError(f"nb_hidden_layers={self.nb_hidden_layers}: at least one layer is needed")
         for name in ("nb_filters", "kernel_size", "stride", "padding"):
@@ -66,7 +66,7 @@ def conv_snn(
     tau_syn: float,
     tau_readout: float,
 ) -> Network:
-    """A stack of (recurrent) 1-D convolutional LIF layers under a leaky readout, all weights still zero.
+    """A stack of (recurrent) 1-D convolutional LIF layers under a leaky readout, weights as new connections have them.
 
     Args:
         stack: shapes of the layers.
@@ -109,7 +109,7 @@ def dense_snn(
     readout_unit_gain: bool = True,
     delay: int = 1,
 ) -> Network:
-    """A stack of dense (recurrent) LIF layers under a leaky readout, all weights still zero.
+    """A stack of dense (recurrent) LIF layers under a leaky readout, weights as new connections have them.
 
     Args:
         sizes: units of the input, of each hidden layer and of the readout.

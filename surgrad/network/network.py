@@ -77,28 +77,16 @@ class Network(nn.Module):
             precision: of the products; "bf16" only on a GPU (state is always float32, spikes are exact in either).
             kernel: "auto", "reference", "cpu" or "cuda".
         """
-        nb_steps = x.nb_steps if isinstance(x, EventBatch) else len(x)
-        if state is None and not return_state:
-            for layer in self.stack:
-                if isinstance(layer.feedforward, DelayedDense):
-                    layer.feedforward.require_within(self.dt, nb_steps)
         if isinstance(x, EventBatch):
             ids = x.ids if ids is None else ids
-            x = Events(x.steps, x.units, x.offsets, x.nb_steps, tuple(x.unit_shape))
-        return dispatch.run(
-            self.spec(),
-            x,
-            seed=seed,
-            draw=draw,
-            ids=ids,
-            state=state,
-            record=record,
-            return_state=return_state,
-            truncate=truncate,
-            memory=memory,
-            precision=precision,
-            kernel=kernel,
-        )
+            x = Events(x.steps, x.units, x.offsets, x.nb_steps, x.unit_shape)
+        if state is None and not return_state and isinstance(x, Events | Tensor):
+            for layer in self.stack:
+                if isinstance(layer.feedforward, DelayedDense):
+                    layer.feedforward.require_within(self.dt, x.nb_steps if isinstance(x, Events) else len(x))
+        options = {"seed": seed, "draw": draw, "ids": ids, "state": state, "record": record, "truncate": truncate}
+        options |= {"return_state": return_state, "memory": memory, "precision": precision, "kernel": kernel}
+        return dispatch.run(self.spec(), x, **options)
 
     @property
     def stack(self) -> list[SpikingLayer | Readout]:

@@ -52,7 +52,7 @@ class RatePropagated(Initializer):
     nb_samples: int = 16
     readout: Initializer = field(default_factory=Distribution)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._rule(self.nu)
         if self.nb_steps < 1 or self.nb_samples < 1 or self.nb_corrections < 0:
             sizes = f"nb_steps={self.nb_steps}, nb_samples={self.nb_samples}, nb_corrections={self.nb_corrections}"

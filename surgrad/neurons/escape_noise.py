@@ -45,7 +45,7 @@ class Sigmoid:
     stochastic: ClassVar[bool] = True
     beta: float = 10.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require_positive(self, beta=self.beta)
 
     def probability(self, x: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class Exponential:
     p0: float = 2 / 3
     delta_u: float = 0.133
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require_positive(self, p0=self.p0, delta_u=self.delta_u)
 
     def probability(self, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ and step serves both the spike and the reset. With Euler decay, a = 1 - dt/tau_s
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -104,7 +104,7 @@ class LIF:
     unit_gain: bool = True
     decay: str = "exponential"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, allowed in (("reset", RESETS), ("decay", DECAYS)):
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name}={getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}")
@@ -153,7 +153,7 @@ class AdaptiveLIF(LIF):
     trainable: bool = True
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         lowest = {"a": -1.0, "b": -math.inf, "tau_w": 0.0}
         for name, bound in lowest.items():
@@ -168,22 +168,24 @@ class _Spike(torch.autograd.Function):
     """Forward: a comparison with the (random) threshold. Backward: the surrogate."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, threshold: Tensor | float, surrogate: Surrogate) -> Tensor:
+    def forward(ctx: Any, x: Tensor, threshold: Tensor | float, surrogate: Surrogate) -> Tensor:
         s = (x > threshold).to(x.dtype)
         ctx.save_for_backward(x, s)
         ctx.surrogate = surrogate
         return s
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         x, s = ctx.saved_tensors
         return grad * ctx.surrogate(x, s), None, None
 
 
 def spike(u: Tensor, neuron: LIF, uniform: Tensor | None = None) -> Tensor:
     """s = H(u - 1), or the draw of the escape noise given ``uniform`` in (0, 1); 0 or 1 in the dtype of ``u``."""
-    stochastic = neuron.escape_noise.stochastic
-    threshold = neuron.escape_noise.threshold(uniform) if stochastic else 0.0
+    threshold: Tensor | float = 0.0
+    if neuron.escape_noise.stochastic:
+        assert uniform is not None
+        threshold = neuron.escape_noise.threshold(uniform)
     return _Spike.apply(u - 1, threshold, neuron.surrogate)
 
 

@@ -32,7 +32,7 @@ class SuperSpike:
 
     beta: float = 10.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require_positive(self, beta=self.beta)
 
     def __call__(self, x: Tensor, s: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class AsymptoticSuperSpike:
 
     beta: float = 10.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require_positive(self, beta=self.beta)
 
     def __call__(self, x: Tensor, s: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class SigmoidPrime:
 
     beta: float = 10.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require_positive(self, beta=self.beta)
 
     def __call__(self, x: Tensor, s: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class ScaledSigmoidPrime:
 
     beta: float = 10.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require_positive(self, beta=self.beta)
 
     def __call__(self, x: Tensor, s: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class Esser:
 
     beta: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require_positive(self, beta=self.beta)
 
     def __call__(self, x: Tensor, s: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class Exponential:
     p0: float = 2 / 3
     delta_u: float = 0.133
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require_positive(self, p0=self.p0, delta_u=self.delta_u)
 
     def __call__(self, x: Tensor, s: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -82,13 +82,13 @@ def _open_study(cfg: SearchConfig, folder: Path) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = cfg.storage or f"sqlite:///{folder / 'study.db'}"
     with _guard(folder):
-        opened = storage
+        opened: str | optuna.storages.RDBStorage = storage
         if storage.startswith("sqlite"):  # several processes write: wait for each other
             opened = optuna.storages.RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": 60}})
         study = optuna.create_study(
             study_name=cfg.study_name,
             storage=opened,
-            direction=cfg.direction,
+            direction=cast(Any, cfg.direction),
             pruner=PRUNERS[cfg.pruner](cfg),
             load_if_exists=True,
         )
@@ -160,7 +160,7 @@ class Job:
     command: list[str]
     output: Path
     told: int = -1  # last epoch that the study knows of
-    process: subprocess.Popen | None = None
+    process: subprocess.Popen[bytes] | None = None
     pruned: bool = False
     _seen: tuple[int, int] | None = None
 
@@ -244,7 +244,8 @@ class Job:
     def _reason(self, record: RunRecord) -> str:
         said = self.output.read_text(errors="replace").strip().splitlines()
         errors = [line.split("error: ", 1)[1] for line in said if "error: " in line]
-        return (errors or [record.summary.get("error"), *said])[-1] or f"exit code {self.process.returncode}"
+        last = (errors or [str(record.summary.get("error") or ""), *said])[-1]
+        return last or f"exit code {self.process.returncode if self.process else None}"
 
 
 def _prepare(study: optuna.Study, trial: optuna.Trial, cfg: SearchConfig, folder: Path) -> Job:

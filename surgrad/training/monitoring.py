@@ -106,7 +106,7 @@ class Monitor:
     alpha: float = 0.3
     alpha_trials: float = 0.75
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(self.sample_seed)
         self.samples = torch.randperm(len(self.dataset), generator=generator)[: self.nb_samples].numpy()
         nb_units = int(np.prod(self.network.layers[self.idx_layer].unit_shape))

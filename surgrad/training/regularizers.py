@@ -41,7 +41,7 @@ class ActivityRegularizer:
     threshold: float = 0.0
     dims: Dims = "population"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.dims, str) and self.dims not in DIMS:
             raise UserError(f"dims={self.dims!r} is unknown; allowed: {', '.join(DIMS)}, or axes such as [-2, -1]")
         if self.strength < 0 or self.threshold < 0:

@@ -105,7 +105,10 @@ def test_a_command_runs_in_a_folder_of_its_own_and_is_not_repeated(suite, tmp_pa
         ("method=superspik", r"method=superspik: unknown \(did you mean superspike\?\); allowed: misspelt, stoch"),
         ("method=misspelt", r"method/misspelt.yaml: unknown key method.betta \(did you mean method.beta\?\)"),
         ("methods=superspike", r"unknown key methods \(did you mean method\?\)"),
-        ("--config-name=confg", r"--config-name=confg: there is no such configuration"),
+        (
+            "--config-name=confg",
+            r"--config-name=confg: unknown \(did you mean config\?\); allowed: config, config_no_schema, ",
+        ),
         ("--config-name=config_unchecked", r"'seed' not found; does the configuration's .* begin with `- schema`\?"),
         ("--config-name=config_no_schema", r"unknown key sed \(did you mean seed\?\)"),
         ("dataset=hdf5", r"dataset.path: has no value"),

@@ -191,6 +191,23 @@ def test_full_backpropagation_descends_the_van_rossum_distance():
     assert min(after) < before
 
 
+def test_full_backpropagation_is_the_sum_of_what_each_output_asks_for():
+    """The distance is summed over outputs: what one of them learns does not depend on how many others there are."""
+    episode = random_episode(nb_trials=1)
+    mode = SpikeMode(Step(), Step())  # noise is addressed by the number of the neuron
+
+    def update(outputs: slice) -> Weights:
+        task = Task(episode.task.x, episode.task.target[..., outputs], episode.task.neurons)
+        weights = Weights(episode.weights.hidden, episode.weights.output[:, outputs])
+        activity = task.forward(weights, mode, episode.key, 1)
+        return full_backpropagation(Episode(task, weights, activity, mode, episode.key, episode.surrogate))
+
+    whole, parts = update(slice(None)), [update(slice(k, k + 1)) for k in range(7)]
+    assert whole.output.abs().max() > 0
+    torch.testing.assert_close(whole.output, torch.cat([part.output for part in parts], dim=1))
+    torch.testing.assert_close(whole.hidden, torch.stack([part.hidden for part in parts]).sum(0))
+
+
 def test_threshold_only_sets_the_scale_of_the_membrane():
     one, two = random_episode(), random_episode(theta=2.0)
     doubled = Weights(*(2 * w for w in one.weights))

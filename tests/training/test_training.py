@@ -81,11 +81,32 @@ class Interrupted(MaxOverTimeCrossEntropy):
         return super().__call__(readout, labels)
 
 
+def require_learned(folder, splits, perturbation=0.0, seed=0):
+    """Sixteen epochs, before rounding has grown to the size of the weights: the loss falls and most answers are right.
+
+    Args: standard deviation of what is added to every starting weight, and its seed.
+    """
+    objective, generator = Objective(MaxOverTimeCrossEntropy()), torch.Generator().manual_seed(seed)
+    network = make_network("superspike")
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += perturbation * torch.randn(weight.shape, generator=generator)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
+    with open_run(folder, {"nb_epochs": 16}) as run:
+        Fit(network, optimizer, splits[0], splits[1], GRID, objective, run=run, nb_epochs=16, seed=3)()
+    (record,) = load_runs(folder)
+    assert record.metrics["train_loss"][-1] < 0.8 * record.metrics["train_loss"][1]
+    assert record.metrics["train_acc"][-1] > 0.5  # chance is 1/3
+
+
 def test_a_small_problem_is_learned(tmp_path, splits):
-    objective = Objective(MaxOverTimeCrossEntropy())
-    _, metrics, _ = fit(tmp_path, splits, nb_epochs=25, method="superspike", augment=None, objective=objective, lr=0.05)
-    assert metrics["train_loss"][-1] < 0.5 * metrics["train_loss"][1]
-    assert metrics["train_acc"][-1] > 0.8  # chance is 1/3
+    require_learned(tmp_path, splits)
+
+
+@pytest.mark.slow
+def test_rounding_does_not_decide_whether_it_is_learned(tmp_path, splits):
+    for seed in range(20):
+        require_learned(tmp_path / str(seed), splits, perturbation=1e-6, seed=seed)
 
 
 def test_two_runs_with_one_seed_are_equal_and_another_seed_is_not(tmp_path, splits):
@@ -99,6 +120,19 @@ def test_a_run_stopped_within_an_epoch_goes_on_as_if_it_had_not_been(tmp_path, s
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "a", splits, objective=replace(OBJECTIVE, loss=Interrupted(nb_losses)))
     require_equal(fit(tmp_path / "a", splits), fit(tmp_path / "b", splits))
+
+
+def test_a_resumed_run_still_knows_the_best_epoch_before_it_was_stopped(tmp_path, splits, monkeypatch):
+    """The best epoch is one that a resumed run does not see again: here the untrained network, whatever comes."""
+    monkeypatch.setattr(Best, "beaten_by", lambda *scores: False)
+    whole = fit(tmp_path / "whole", splits)
+    stopped = replace(OBJECTIVE, loss=Interrupted(1 + 6 + 1 + 6 + 1 + 2))
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "stopped", splits, objective=stopped)
+    resumed = fit(tmp_path / "stopped", splits)
+    assert resumed[2].epoch == 0
+    assert not all(torch.equal(resumed[2].weights[name], weight) for name, weight in resumed[0].items())
+    require_equal(resumed, whole)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ class WavFolder:
     recordings: list[Recording] = field(init=False)
     files: list[Path] = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         rows = self._by_table() if self.table else self._by_name()
         self.files = [self.folder / file for file, _, _ in rows]
         self.recordings = [

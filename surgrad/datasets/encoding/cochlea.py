@@ -311,7 +311,7 @@ class Cochlea:
     sites: ReleaseSites = ReleaseSites()
     bushy_cell: BushyCell = BushyCell()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 1 <= self.nb_channels <= 65535:
             raise UserError(f"nb_channels={self.nb_channels}: allowed are 1 to 65535")
         lowest = 2 * (self.hair_cell.l + self.hair_cell.r)

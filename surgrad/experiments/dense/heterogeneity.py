@@ -20,11 +20,11 @@ from surgrad.analysis.rows import (
     Row,
     chosen,
     column,
-    grouped_rows,
+    grouped,
     only_data_set,
     paired_difference,
     rows_of,
-    rows_table,
+    table,
 )
 from surgrad.config.check import check
 from surgrad.config.trust import read_back
@@ -127,7 +127,7 @@ def load_taus(where: str | Path, dataset: str | None = None) -> list[Row]:
 # ---------------------------------------------------------------- comparisons
 def by_condition(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
     """Rows of each condition: HomInit before others, StdTr before HetTr."""
-    groups = grouped_rows(rows, "condition")
+    groups = grouped(rows, "condition")
     return dict(
         sorted(groups.items(), key=lambda group: [part not in ("HomInit", "StdTr") for part in group[0][0].split("-")])
     )
@@ -194,9 +194,9 @@ def tables(rows: Sequence[Row], taus: Sequence[Row]) -> str:
     """Markdown: conditions, gains of trained time constants at all speeds, fits of what was learned."""
     groups = by_condition(rows)
     columns = {"validation": "valid_acc", "test": "test_acc", "spikes": "spikes", "parameters": "nb_weights"}
-    lines = [rows_table(groups, columns | {"of them time constants": "nb_taus"}, "condition"), ""]
+    lines = [table(groups, columns | {"of them time constants": "nb_taus"}, "condition"), ""]
     speeds = {f"test, time x {factor:g}": f"test_acc_x{factor:g}" for factor in STRETCHES}
-    lines += [rows_table(groups, speeds, "condition"), ""]
+    lines += [table(groups, speeds, "condition"), ""]
     scores = {"validation": "valid_acc", "test": "test_acc"} | speeds
     for head, difference in (("HetTr - StdTr", gains), ("HetInit - HomInit", gains_of_start)):
         found = {label: difference(rows, key) for label, key in scores.items()}

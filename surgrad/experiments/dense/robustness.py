@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from surgrad.analysis import intervals as study
-from surgrad.analysis.intervals import Interval
+from surgrad.analysis.intervals import Interval, interval
 from surgrad.analysis.rows import (
     Point,
     Row,
@@ -19,13 +18,13 @@ from surgrad.analysis.rows import (
     column,
     config_name,
     curves,
-    grouped_rows,
+    grouped,
     only_data_set,
     paired_difference,
     rows_of,
-    rows_table,
+    table,
 )
-from surgrad.runs.record import REPO, RunRecord
+from surgrad.runs.record import REPO, RunRecord, last_value
 
 PUBLISHED = REPO / "Classification" / "analysis" / "robustness.csv"
 
@@ -71,7 +70,7 @@ def rows(run: RunRecord) -> list[Row]:
         "seed": int(run.get("seed")),
         "valid_acc": run.summary["valid_acc_best_valid"],
         "test_acc": run.summary["test_acc_best_valid"],
-        "train_acc": study.last_value(run, "train_acc"),
+        "train_acc": last_value(run, "train_acc"),
         "spikes": run.summary["test_spikes_per_sample"],
         "chance": 1 / run.summary["nb_classes"],
     }
@@ -88,7 +87,7 @@ def load(where: str | Path, dataset: str | None = None) -> tuple[list[Row], str]
     found, source = rows_of(where, VARIED, rows, PUBLISHED)
     if dataset is not None:
         return only_data_set(found, dataset), source
-    return [row for group in grouped_rows(found, "sweep").values() for row in only_data_set(group)], source
+    return [row for group in grouped(found, "sweep").values() for row in only_data_set(group)], source
 
 
 def by_slope(rows: Sequence[Row], sweep: str = "robustness") -> dict[str, dict[float, Point]]:
@@ -106,13 +105,13 @@ class Tuned:
     @property
     def accuracy(self) -> Interval:
         """Test accuracy."""
-        return study.interval(column(self.rows, "test_acc"))
+        return interval(column(self.rows, "test_acc"))
 
 
 def tuned(rows: Sequence[Row], sweep: str = "robustness") -> dict[str, Tuned]:
     """Each surrogate at its own best slope, chosen on the validation set."""
     found = {}
-    for (name,), group in grouped_rows(chosen(rows, sweep=sweep), "surrogate").items():
+    for (name,), group in grouped(chosen(rows, sweep=sweep), "surrogate").items():
         best = best_setting(group, ["beta"])
         found[name] = Tuned(best[0]["beta"], best)
     return found
@@ -126,7 +125,7 @@ def spread_of_shapes(rows: Sequence[Row], sweep: str = "robustness") -> float:
 
 def by_learning_rate(rows: Sequence[Row]) -> dict[str, dict[float, dict[float, Point]]]:
     """Validation accuracy against the learning rate, for each surrogate and slope."""
-    groups = grouped_rows(chosen(rows, sweep="robustness_lr"), "surrogate")
+    groups = grouped(chosen(rows, sweep="robustness_lr"), "surrogate")
     return {name: curves(group, "beta", "lr", "valid_acc") for (name,), group in groups.items()}
 
 
@@ -144,7 +143,7 @@ def by_path(rows: Sequence[Row]) -> dict[str, dict[str, Point]]:
 def cost_of_paths(rows: Sequence[Row]) -> dict[tuple[str, str], Interval]:
     """What each path changes in test accuracy against the network that has neither, paired by seed."""
     found = {}
-    for (label,), group in grouped_rows(_labelled(rows, "robustness_reset"), "label").items():
+    for (label,), group in grouped(_labelled(rows, "robustness_reset"), "label").items():
         pairs = {path: (chosen(group, path=path), chosen(group, path="neither")) for path in list(PATHS.values())[1:]}
         found |= {(label, path): paired_difference(*pair, "test_acc") for path, pair in pairs.items() if all(pair)}
     return found
@@ -167,9 +166,9 @@ class Sparse:
 def by_spikes(rows: Sequence[Row]) -> list[Sparse]:
     """Spikes of all hidden neurons per test sample and test accuracy, for each bound, from many to few."""
     found = []
-    for (bound,), group in grouped_rows(chosen(rows, sweep="robustness_sparse"), "upper_bound").items():
+    for (bound,), group in grouped(chosen(rows, sweep="robustness_sparse"), "upper_bound").items():
         spikes, accuracy = column(group, "spikes"), column(group, "test_acc")
-        found.append(Sparse(bound, (spikes, study.interval(spikes)), (accuracy, study.interval(accuracy))))
+        found.append(Sparse(bound, (spikes, interval(spikes)), (accuracy, interval(accuracy))))
     return sorted(found, key=lambda sparse: -sparse.spikes[1].mean)
 
 
@@ -190,15 +189,15 @@ def tables(rows: Sequence[Row]) -> str:
             sections += [
                 f"**{sweep}**, each surrogate at its tuned slope",
                 "",
-                rows_table(best, scores, "surrogate"),
+                table(best, scores, "surrogate"),
                 "",
             ]
             spread = spread_of_shapes(rows, sweep)
             sections += [f"Largest difference between shapes of normalised peak: {spread:.3f}", ""]
     for sweep, keys in VARIED.items():
         if chosen(rows, sweep=sweep):
-            groups = grouped_rows(chosen(rows, sweep=sweep), *keys)
-            sections += [f"**{sweep}**", "", rows_table(groups, scores, ", ".join(keys)), ""]
+            groups = grouped(chosen(rows, sweep=sweep), *keys)
+            sections += [f"**{sweep}**", "", table(groups, scores, ", ".join(keys)), ""]
     if chosen(rows, sweep="robustness_sparse"):
         sections += [f"Within 5 points of the best of them down to {fewest_spikes(rows):.0f} spikes per sample", ""]
     costs = [f"- {label}, through {path}: {cost}" for (label, path), cost in cost_of_paths(rows).items()]

@@ -1,13 +1,15 @@
 """Figures of the initialisation study, drawn from its run folder."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from surgrad.analysis.rows import Point, Row, grouped_rows, points
-from surgrad.figures.plots import STYLE, panels, style
+from surgrad.analysis.rows import Point, Row, grouped, points
+from surgrad.figures.plots import POSITIVE, SHARE, STYLE, chance_line, legend_outside, panels, style
+from surgrad.figures.sweeps import interval_ends
 from surgrad.runs.record import RunRecord
 
 CYCLE = STYLE["axes.prop_cycle"].by_key()["color"]
@@ -141,17 +143,17 @@ def collapse(run: RunRecord) -> Figure:
             sigma_us = run.attributes(f"collapse/{name}")["sigma_us"]
             rates = run.state(f"collapse/{name}")[:, :, -1]
             _band(top, sigma_us, rates.T, color=CYCLE[k], marker="o", markersize=2.5, label=name)
-        top.axhline(run.get("depth.nu"), color="0.8", linewidth=0.6, zorder=0)
+        top.axhline(run.get("depth.nu"), color="0.6", linewidth=0.8, zorder=0, label="rate of the inputs")
         top.set_yscale("symlog", linthresh=0.1)
         top.set(xlabel=r"$\sigma_U$ asked for", ylabel="rate of the top layer (Hz)", ylim=(-0.02, None))
         top.set_yticks([0, 0.1, 1, 10, 100], ["0", "0.1", "1", "10", "100"])
         top.minorticks_off()
-        top.legend()
+        top.legend(loc="upper left", bbox_to_anchor=(0.0, 1.25))
         attributes = run.attributes("transfer")
         rates = np.asarray(attributes["rates"])
         for k, sigma_u in enumerate(attributes["sigma_us"]):
             passed.plot(rates, run.state("transfer")[k], color=CYCLE[k + 2], label=rf"$\sigma_U$ = {sigma_u:g}")
-        passed.plot(rates, rates, color="0.6", linewidth=0.6, zorder=0)
+        passed.plot(rates, rates, color="0.6", linewidth=0.8, zorder=0, label="unchanged")
         passed.set(xlabel="input rate (Hz)", ylabel="output rate (Hz)")
         passed.legend()
     return figure
@@ -168,7 +170,7 @@ def real(run: RunRecord) -> Figure:
                 layers = np.arange(values.shape[1])
                 _band(deviation, layers, values, label=f"{name}, {kind}", **shown)
                 _band(rate, layers, run.state(f"real/{kind}/{name}/rate"), **shown)
-        deviation.axhline(run.get("real.sigma_u"), color="0.8", linewidth=0.6, zorder=0)
+        deviation.axhline(run.get("real.sigma_u"), color="0.6", linewidth=0.8, zorder=0, label="asked for")
         deviation.set(ylabel=r"$\sigma_U$ of the free membrane", ylim=(0, None))
         rate.set(ylabel="firing rate (Hz)", ylim=(0, None))
         for ax in (deviation, rate):
@@ -200,15 +202,16 @@ def accuracy(rows: Sequence[Row]) -> Figure:
         rows: of `surgrad.experiments.initialization.study.sweep`.
     """
     with style():
-        figure, ((acc, rate),) = panels(1, 2, (6.4, 2.3))
-        for k, ((name,), group) in enumerate(grouped_rows(rows, "initializer").items()):
+        figure, ((acc, rate),) = panels(1, 2, (6.4, 2.6))
+        for k, ((name,), group) in enumerate(grouped(rows, "initializer").items()):
             for ax, key, shown in (
                 (acc, "test_acc", {"label": RULES.get(name, name)}),
                 (rate, "rate_before", {} if k else {"label": "before training"}),
                 (rate, "rate_after", {"markerfacecolor": "white"} | ({} if k else {"label": "after training"})),
             ):
-                _points(ax, points(group, "sigma_u", key), shift=1.04 if k else 0.96, color=CYCLE[k], **shown)
-        acc.axhline(rows[0]["chance"], color="0.8", linewidth=0.6, zorder=0)
+                where: dict[str, Any] = {"shift": 1.04 if k else 0.96, "limits": SHARE if ax is acc else POSITIVE}
+                _points(ax, points(group, "sigma_u", key), color=CYCLE[k], **where, **shown)
+        chance_line(acc, rows[0]["chance"])
         acc.set(ylabel="test accuracy", ylim=(0, 1.02))
         rate.set_yscale("symlog", linthresh=0.1)
         rate.set(ylabel="rate of the top layer (Hz)", ylim=(-0.02, None))
@@ -218,16 +221,23 @@ def accuracy(rows: Sequence[Row]) -> Figure:
             ax.set(xscale="log", xlabel=r"initial $\sigma_U$")
             ax.set_xticks(values, [f"{value:g}" for value in values])
             ax.minorticks_off()
-        acc.legend(loc="lower left")
-        rate.legend(loc="lower right")
+        legend_outside(figure, [acc, rate])
     return figure
 
 
-def _points(ax: Axes, curve: Mapping[float, Point], *, shift: float, color: str, **options) -> None:
+def _points(
+    ax: Axes,
+    curve: Mapping[float, Point],
+    *,
+    shift: float,
+    color: str,
+    limits: tuple[float, float],
+    **options: Any,
+) -> None:
     """A curve of means with intervals, and its runs as faint dots. Args: axes; curve; factor beside its x; colour."""
     x = shift * np.array(list(curve))
-    mean, low, high = (np.array([getattr(band, end) for _, band in curve.values()]) for end in ("mean", "low", "high"))
-    bars = np.nan_to_num([mean - low, high - mean])
+    mean, low, high = interval_ends([band for _, band in curve.values()], limits)
+    bars = [mean - low, high - mean]
     ax.errorbar(x, mean, bars, marker="o", markersize=3.5, capsize=2, linewidth=0.9, color=color, **options)
     for place, (values, _) in zip(x, curve.values(), strict=True):
         ax.plot(np.full(len(values), place), values, ".", color=color, alpha=0.35, markersize=3)

@@ -50,7 +50,7 @@ class Cell:
     dt: float = 2e-3
 
     def layer(self, nb_inputs: int, nb_units: int, recurrent: bool) -> SpikingLayer:
-        """A layer of these neurons, weights still zero."""
+        """A layer of these neurons."""
         own = Dense(nb_units, nb_units) if recurrent else None
         return SpikingLayer(Dense(nb_inputs, nb_units), LIF(), self.tau_mem, self.tau_syn, own)
 

@@ -46,7 +46,7 @@ class BernoulliStack:
     biases: tuple[Tensor, ...] | None = None
     beta: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_slope("beta", self.beta)
         if not self.weights:
             raise UserError("a Bernoulli stack needs at least one layer of weights")

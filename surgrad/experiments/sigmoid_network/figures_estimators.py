@@ -91,7 +91,7 @@ def _cosine_panel(ax: Axes, study: Study) -> None:
 def estimator_comparison(chain: ChainCurve, curve: SampleCurve, studies: Sequence[Study]) -> Figure:
     """The chain; cosine against samples and network runs; bias, spread and cosine against each study's variable."""
     with style():
-        fig, axes = plt.subplots(1 + len(studies), 3, figsize=(7.4, 2.2 * (1 + len(studies)) + 0.7))
+        fig, axes = plt.subplots(1 + len(studies), 3, figsize=(10.5, 3.0 * (1 + len(studies)) + 0.8))
         _chain_panel(axes[0, 0], chain)
         for m, name in enumerate(curve.methods):
             _median_line(axes[0, 1], curve.nb_samples, curve.cosine[:, m], name)

@@ -47,7 +47,7 @@ class SigmoidNet:
     beta: float
     sizes: tuple[int, ...] = (1, 1, 2, 1)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_slope("beta", self.beta)
         if len(self.sizes) < 2 or min(self.sizes) < 1 or self.sizes[-1] != 1:
             raise UserError(
@@ -122,7 +122,7 @@ class Plane:
     first: Array
     second: Array
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         a, b = (np.asarray(d, dtype=np.float64) for d in (self.first, self.second))
         if a.ndim != 1 or a.shape != b.shape:
             raise UserError(f"directions of shape {a.shape} and {b.shape} do not span a plane; give two vectors")
@@ -176,7 +176,7 @@ class Circle:
     radius: float = 1.8
     center: Array | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.radius < float("inf"):
             raise UserError(f"radius={self.radius} must be positive and finite")
         if self.center is not None and np.shape(self.center) != (self.plane.dimension,):

@@ -110,7 +110,7 @@ class Window:
     lower: tuple[float, float]
     upper: tuple[float, float]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.axes[0] == self.axes[1] or not all(0 <= k < len(self.weights) for k in self.axes):
             raise UserError(f"axes={list(self.axes)} must be two different weights, 0 to {len(self.weights) - 1}")
         if not all(a < b for a, b in zip(self.lower, self.upper, strict=True)):

@@ -29,7 +29,7 @@ class Gaussian:
 
     width: float = 0.2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.width > 0:
             raise UserError(f"Gaussian: width={self.width} must be positive")
 
@@ -125,7 +125,7 @@ class DrivenLIF:
     tau_mem: float = 10e-3
     tau_syn: float = 5e-3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("dt", "tau_mem", "tau_syn"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name}={getattr(self, name)} must be a positive time in s")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from surgrad.analysis.rows import by_difference
 from surgrad.experiments.spike_train_matching.recording import FINAL_EPOCHS
 from surgrad.runs.record import REPO, RunRecord, load_runs
 from surgrad.training.statistics import cv_of_isi, fano_over_trials, firing_rates, inter_spike_intervals
@@ -27,7 +28,7 @@ def where() -> str:
 def runs_by_method(
     pattern: str | Path | Iterable[str | Path], dataset: str | None = None
 ) -> dict[str, list[RunRecord]]:
-    """Finished runs by method, deterministic first.
+    """Finished runs by method, deterministic first, and by whatever else differs but the seed.
 
     Args:
         pattern: see `surgrad.runs.record.load_runs`.
@@ -43,9 +44,10 @@ def runs_by_method(
     runs = [run for run in runs if run.status == "done" and dataset in (None, run.get("dataset.name"))]
     if not runs:
         raise FileNotFoundError(f"no finished run of dataset={dataset} matches {pattern}. Make some with: {COMMAND}")
-    names = [run.get("method.name") for run in runs]
-    ordered = sorted(set(names), key=lambda name: METHODS.index(name) if name in METHODS else len(METHODS))
-    return {name: [run for run, n in zip(runs, names, strict=True) if n == name] for name in ordered}
+    groups = by_difference(runs, "method.name")[1]
+    methods = {name: name.partition(",")[0] for name in groups}
+    rank = {method: k for k, method in enumerate(METHODS)}
+    return {name: groups[name] for name in sorted(groups, key=lambda name: rank.get(methods[name], len(METHODS)))}
 
 
 def published_curves(variant: str = "adjoint") -> dict[str, dict[str, np.ndarray]]:

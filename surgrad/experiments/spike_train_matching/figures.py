@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from surgrad.figures.plots import band, method_color, style
+from surgrad.figures.plots import band, legend_outside, method_color, style
 
 
 def paint(ax: Axes, spikes: np.ndarray, dt: float, title: str = "") -> None:
@@ -67,7 +67,7 @@ def losses(
         names: method -> name in the legend.
     """
     with style():
-        figure, axes = plt.subplots(1, len(quantities), figsize=(0.3 + 2.6 * len(quantities), 2.2), squeeze=False)
+        figure, axes = plt.subplots(1, len(quantities), figsize=(0.3 + 2.6 * len(quantities), 2.5), squeeze=False)
         for ax, (column, label) in zip(axes[0], quantities.items(), strict=True):
             for k, (method, runs) in enumerate(curves.items()):
                 nb = min((len(run[column]) for run in runs if column in run), default=0)
@@ -88,8 +88,8 @@ def losses(
                 ax.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
                 ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         if reference:
-            axes[0, 0].plot([], [], color="0.4", linestyle=":", linewidth=0.9, label="published code")
-        axes[0, 0].legend()
+            axes[0, 0].plot([], [], color="0.4", linestyle=":", linewidth=0.9, label="published code, seed 17")
+        legend_outside(figure, axes[0])
     return figure
 
 
@@ -107,7 +107,7 @@ def over_epochs(
         lines: column -> value to compare with, drawn as a line.
     """
     with style():
-        figure, axes = plt.subplots(1, len(quantities), figsize=(0.3 + 2.4 * len(quantities), 2.0), squeeze=False)
+        figure, axes = plt.subplots(1, len(quantities), figsize=(0.3 + 2.4 * len(quantities), 2.4), squeeze=False)
         for ax, (column, label) in zip(axes[0], quantities.items(), strict=True):
             for k, (method, runs) in enumerate(curves.items()):
                 for j, run in enumerate(run for run in runs if column in run):
@@ -124,7 +124,7 @@ def over_epochs(
             if lines and column in lines:
                 ax.axhline(lines[column], color="0.7", linewidth=0.8, linestyle="--", zorder=0, label="target")
             ax.set(xlabel="epoch", ylabel=label, ylim=(0, None))
-        axes[0, -1].legend()
+        legend_outside(figure, axes[0])
     return figure
 
 
@@ -141,7 +141,7 @@ def distributions(
         nb_bins: number of bins.
     """
     with style():
-        figure, axes = plt.subplots(1, len(panels), figsize=(0.3 + 2.2 * len(panels), 2.0), squeeze=False)
+        figure, axes = plt.subplots(1, len(panels), figsize=(0.3 + 2.2 * len(panels), 2.4), squeeze=False)
         for ax, (label, groups) in zip(axes[0], panels.items(), strict=True):
             groups = {name: values[np.isfinite(values)] for name, values in groups.items()}
             largest = max((np.quantile(values, 0.995) for values in groups.values() if len(values)), default=1.0)
@@ -153,7 +153,8 @@ def distributions(
                 if len(values):
                     ax.axvline(values.mean(), color=color, linewidth=0.7, linestyle="--")
             ax.set(xlabel=label, ylabel="share")
-        axes[0, 0].legend()
+        axes[0, 0].plot([], [], color="0.4", linewidth=0.7, linestyle="--", label="mean")
+        legend_outside(figure, axes[0])
     return figure
 
 
@@ -164,9 +165,10 @@ def membranes(traces: Mapping[str, tuple[np.ndarray, np.ndarray]], dt: float, th
         for ax, (title, (membrane, spikes)) in zip(axes[:, 0], traces.items(), strict=True):
             time = np.arange(len(membrane)) * dt * 1e3
             ax.plot(time, membrane, color="black", linewidth=0.8)
-            ax.axhline(theta, color="0.7", linewidth=0.6, linestyle="--")
+            ax.axhline(theta, color="0.7", linewidth=0.6, linestyle="--", label="threshold")
             top = max(theta, membrane.max())
             ax.vlines(time[spikes > 0], top * 1.05, top * 1.25, color="#d55e00", linewidth=0.8)
             ax.set(title=title, ylabel="$u$")
         axes[-1, 0].set_xlabel("time (ms)")
+        legend_outside(figure, axes[:, 0])
     return figure

@@ -77,7 +77,7 @@ class Neurons:
     delta_uo: float = 13e-3
     reset: str = "multiplicative_leak"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("dt", "tau_mem", "tau_syn", "theta", "eps0", "delta_uo"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise UserError(f"{name}={getattr(self, name)} must be positive and finite")
@@ -244,7 +244,7 @@ class Task:
         return self._known_ids[nb_trials]
 
     def _scan(self, current: Tensor, neuron: LIF, noise: NoiseKey, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The one door to the kernels, whose threshold is 1: current (T, B, N) -> spikes, membrane."""
+        """Every call of a kernel, whose threshold is 1: current (T, B, N) -> spikes, membrane."""
         theta = self.neurons.theta
         if theta != 1:
             current = current / theta

@@ -36,7 +36,7 @@ class Training:
     batch_size: int = 1
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.update not in UPDATES:
             raise UserError(f"update={self.update!r} is unknown; allowed: {', '.join(UPDATES)}")
         for name in ("nb_trials", "batch_size"):
@@ -65,7 +65,10 @@ class Epoch(NamedTuple):
 class Learner:
     """Learns epoch by epoch. Noise is addressed by the epoch, so that the weights are all there is to go on from.
 
-    Args: task; initial weights; how to learn.
+    Args:
+        task: the task.
+        weights: initial weights.
+        training: how to learn.
     """
 
     def __init__(self, task: Task, weights: Weights, training: Training):

@@ -172,6 +172,9 @@ class SuperSpikeNetwork:
             UserError: if shapes do not fit; or if weights are no longer finite.
         """
         sizes = (self.hidden.weight.shape[1], self.output.weight.shape[0])
+        for name, y in (("input", x), ("target", target)):
+            if not isinstance(y, Tensor):
+                raise UserError(f"{name} is {type(y).__name__}; it must be a tensor (T, N) of 0 and 1")
         if x.dim() != 2 or target.dim() != 2 or len(x) != len(target) or (x.shape[1], target.shape[1]) != sizes:
             raise UserError(
                 f"input {tuple(x.shape)} and target {tuple(target.shape)}: wanted (T, {sizes[0]}), (T, {sizes[1]})"

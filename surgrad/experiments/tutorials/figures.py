@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from surgrad.datasets.encoding.latency import ChargingLatency
 from surgrad.datasets.encoding.threshold_crossing import Events
-from surgrad.figures.plots import panels, style
+from surgrad.figures.plots import chance_line, panels, style
 from surgrad.neurons.surrogate import Surrogate
 
 
@@ -53,8 +53,7 @@ def learning(conditions: Mapping[str, Mapping[str, np.ndarray]], *, chance: floa
         axes[1].set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
         for ax in axes:
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        if chance is not None:
-            axes[1].axhline(chance, color="0.8", linewidth=0.6, zorder=0)
+        chance_line(axes[1], chance)
         title = "dashed: test" if any("test_acc" in columns for columns in conditions.values()) else None
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", title=title, title_fontsize=7)
     return figure

@@ -176,7 +176,7 @@ def spiking_layer(
         UserError: for arguments that do not fit, and for a sample that makes more spikes than allowed.
     """
     constants.checked()
-    weight, recurrent = spike_trains.weights(times, weight, recurrent)
+    weight, recurrent = spike_trains.weights(weight, recurrent)
     trains = _trains(times, units, offsets, weight, constants.duration)
     return _Spiking.apply(trains.times, weight, recurrent, trains.units, trains.offsets, constants)
 
@@ -184,7 +184,7 @@ def spiking_layer(
 def peaks(times: Tensor, units: Tensor, offsets: Tensor, weight: Tensor, constants: Constants) -> tuple[Tensor, Tensor]:
     """The largest voltage of a leaky readout and its time, (B, N) each. Raises: UserError, as `spiking_layer`."""
     constants.checked()
-    weight, _ = spike_trains.weights(times, weight)
+    weight, _ = spike_trains.weights(weight)
     trains = _trains(times, units, offsets, weight, constants.duration)
     return _Peaks.apply(trains.times, weight, trains.units, trains.offsets, constants)
 
@@ -192,11 +192,11 @@ def peaks(times: Tensor, units: Tensor, offsets: Tensor, weight: Tensor, constan
 def voltages(times: Tensor, units: Tensor, offsets: Tensor, weight: Tensor, at: Tensor, constants: Constants) -> Tensor:
     """Voltages of a leaky readout at the times ``at`` (S,), (B, S, N). Raises: UserError, as `spiking_layer`."""
     constants.checked()
-    weight, _ = spike_trains.weights(times, weight)
+    weight, _ = spike_trains.weights(weight)
     at = spike_trains.sampling_times(at, weight)
     trains = _trains(times, units, offsets, weight, math.inf)
     return _Voltages.apply(trains.times, weight, trains.units, trains.offsets, at, constants)
 
 
 def _trains(times: Tensor, units: Tensor, offsets: Tensor, weight: Tensor, end: float) -> SpikeTrains:
-    return spike_trains.spike_trains(times, units, offsets, nb_units=len(weight), end=end)
+    return spike_trains.spike_trains(times, units, offsets, nb_units=len(weight), end=end, dtype=weight.dtype)

@@ -37,9 +37,14 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
 
 
+def triton_installed() -> bool:
+    """Whether Triton can be imported; it comes with PyTorch's CUDA builds."""
+    return importlib.util.find_spec("triton") is not None
+
+
 def available() -> bool:
     """Whether Triton is installed and there is a CUDA device, or Triton's interpreter is asked for."""
-    return importlib.util.find_spec("triton") is not None and (interpreted() or torch.cuda.is_available())
+    return triton_installed() and (interpreted() or torch.cuda.is_available())
 
 
 def obstacle(network: NetworkSpec) -> str | None:
