@@ -23,15 +23,18 @@ from surgrad.errors import UserError
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
 
 
-def explain(error: BaseException) -> str:
-    """One line for a configuration error of Hydra or OmegaConf."""
+def explain(error: BaseException, primary: Iterable[str] = ()) -> str:
+    """One line for a configuration error of Hydra or OmegaConf; `primary`: what --config-name may be."""
     for link in _chain(error):
         if isinstance(link, UserError):
             return str(link)
     for kind, say in _SAYINGS:
         for link in _chain(error):
             if isinstance(link, kind):
-                return say(link, _file(error))
+                said: str = say(link, _file(error))
+                if said.startswith("--config-name="):
+                    return unknown_option("--config-name", said.partition("=")[2], primary)
+                return said
     return " ".join(str(error).split())
 
 
@@ -79,7 +82,7 @@ def _say_missing_config(error: Any, where: str) -> str:
         return unknown_option(group, option, error.options)
     if group:
         return f"{where}there is no {group}/{option}.yaml among the configurations"
-    return f"--config-name={option}: there is no such configuration"
+    return f"--config-name={option}"
 
 
 def _say_wrong_type(error: Any, where: str) -> str:
