@@ -12,10 +12,13 @@ import torch
 
 from surgrad.config.common import resolve_device
 from surgrad.config.entry import entry
+from surgrad.datasets.events import EventDataset
 from surgrad.experiments.classification.config import ClassificationConfig
 from surgrad.figures import plots as figures
 from surgrad.network.initializers import Distribution, FluctuationDrivenCentered
 from surgrad.network.methods import set_neuron
+from surgrad.network.network import Network
+from surgrad.runs.folder import Run
 from surgrad.runs.record import RunRecord
 from surgrad.training.distributed import Processes, open_run
 from surgrad.training.evaluation import evaluate_repeatedly, final_scores
@@ -26,6 +29,31 @@ from surgrad.training.monitoring import Monitor
 from surgrad.training.optimizers import build_optimizer
 
 log = logging.getLogger(__name__)
+
+
+def monitor_of(
+    cfg: ClassificationConfig, network: Network, dataset: EventDataset, grid: BatchGrid, run: Run, compute: Compute
+) -> Monitor:
+    """What looks at the network before, during and after training."""
+    return Monitor(
+        network,
+        dataset=dataset,
+        grid=grid,
+        run=run,
+        nb_samples=cfg.plotting.nb_samples,
+        window=cfg.fano_window,
+        binned=cfg.binned,
+        nb_repeats=cfg.fano.repeats,
+        nb_trials=cfg.plotting.nb_samples_trials,
+        idx_layer=cfg.plotting.idx_layer,
+        idx_neuron=cfg.plotting.idx_neuron,
+        sample_seed=cfg.plotting.sample_seed,
+        seed=cfg.seed,
+        compute=compute,
+        plot=cfg.plot == "plot",
+        alpha=cfg.plotting.point_alpha,
+        alpha_trials=cfg.plotting.point_alpha_trials,
+    )
 
 
 @entry(
@@ -51,25 +79,7 @@ def main(cfg: ClassificationConfig, run) -> float:
     grid = BatchGrid(cfg.batch_size, data.time_step, data.nb_steps, (1, train.nb_units), str(device))
     compute = Compute(cfg.kernel, cfg.memory, cfg.truncate, cfg.precision)
     objective = Objective(build_loss(cfg.loss_type), cfg.regularizer.build())
-    monitor = Monitor(
-        network,
-        dataset=train if valid is None else valid,
-        grid=grid,
-        run=run,
-        nb_samples=cfg.plotting.nb_samples,
-        window=cfg.fano_window,
-        binned=cfg.binned,
-        nb_repeats=cfg.fano.repeats,
-        nb_trials=cfg.plotting.nb_samples_trials,
-        idx_layer=cfg.plotting.idx_layer,
-        idx_neuron=cfg.plotting.idx_neuron,
-        sample_seed=cfg.plotting.sample_seed,
-        seed=cfg.seed,
-        compute=compute,
-        plot=cfg.plot == "plot",
-        alpha=cfg.plotting.point_alpha,
-        alpha_trials=cfg.plotting.point_alpha_trials,
-    )
+    monitor = monitor_of(cfg, network, train if valid is None else valid, grid, run, compute)
 
     def look(epoch: int) -> dict[str, float]:
         """Monitor before training, every epoch_chunk epochs, and after; one process does."""

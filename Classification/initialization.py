@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 @entry("initialization", InitializationConfig, run_name="initialization/dataset=${dataset.name}/seed=${seed}")
 def main(cfg: InitializationConfig, run) -> None:
     pieces = Pieces(run, study.LayerResult, study.StackResult)
-    one_layer(cfg, run, pieces.under("grid"))
+    one_layer(cfg, run, pieces)
     time_steps(cfg, run, pieces.under("steps"))
     with_depth(cfg, run, pieces.under("depth"))
     real_spikes(cfg, run, pieces)
@@ -44,16 +44,18 @@ def generator(cfg: InitializationConfig, part: int) -> torch.Generator:
     return torch.Generator().manual_seed(4 * cfg.seed + part)
 
 
-def one_layer(cfg: InitializationConfig, run, keep: Keep) -> None:
+def one_layer(cfg: InitializationConfig, run, pieces: Pieces) -> None:
     """Every target of the grid, a row of metrics.csv for each and draw."""
     what, random = cfg.grid, generator(cfg, 0)
     sizes = {"nb_inputs": what.nb_inputs, "nb_units": what.nb_units, "nb_steps": round(what.duration / cfg.time_step)}
     ratios = []
     for target in study.targets(what.mu_u, what.xi, what.nu, what.alpha):
         measure = partial(study.measure_layer, target, cfg.cell, random, **sizes)
-        draws = keep(str(tuple(target)), lambda measure=measure: [measure() for _ in range(what.nb_draws)], random)
+        draws = pieces(
+            f"grid/{tuple(target)}", lambda measure=measure: [measure() for _ in range(what.nb_draws)], random
+        )
         for draw, found in enumerate(draws):
-            run.log({**target._asdict(), "sigma_u": target.sigma_u, "draw": draw, **found._asdict()})
+            pieces.log({**target._asdict(), "sigma_u": target.sigma_u, "draw": draw, **found._asdict()})
             ratios.append((target.nu, found.std / target.sigma_u, found.std / found.predicted_std))
     nu, to_target, to_theory = np.array(ratios).T
     for rate in what.nu:

@@ -38,7 +38,7 @@ def pages() -> dict[str, str | bytes]:
     """Files of the site, by their path in it: Markdown with the links of the repository, and all else as it is."""
     found: dict[str, str | bytes] = {"index.md": (REPOSITORY / "README.md").read_text()}
     for path in sorted((REPOSITORY / "docs").rglob("*")):
-        if path.is_file() and path.suffix not in (".yaml", ".json"):
+        if path.is_file() and path.suffix not in (".yaml", ".csv"):
             uri = path.relative_to(REPOSITORY / "docs").as_posix()
             found[uri] = path.read_text() if path.suffix == ".md" else path.read_bytes()
     for name, modules in packages().items():

@@ -32,7 +32,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 @pytest.mark.parametrize("code", ["import surgrad", "import surgrad.cli"])
 def test_heavy_libraries_are_imported_when_needed(code):
-    heavy = {"torch", "matplotlib", "hydra", "wandb", "numba"}
+    heavy = {"torch", "matplotlib", "hydra", "wandb"}
     if code == "import surgrad":
         heavy |= {"numpy", "h5py"}
     check = f"import sys; {code}; print(sorted(set(sys.modules) & {heavy}))"

@@ -111,7 +111,8 @@ class Papers:
 def load_claims(path: str | Path) -> Papers:
     """Read docs/claims.yaml.
 
-    Raises: UserError naming what is wrong: an unknown or missing key, two claims of one id, an unknown paper or margin.
+    Raises:
+        UserError: naming what is wrong: an unknown or missing key, two claims of one id, an unknown paper or margin.
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Papers), OmegaConf.load(path))

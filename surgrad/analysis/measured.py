@@ -175,7 +175,10 @@ def is_run_of(run: Mapping[str, Any], job: Job) -> bool:
 
     Every key that the run has must have the job's value. A key that the run lacks is one that did not exist then; it
     does not matter unless the job overrides it.
-    Args: `identity` of the run; a job.
+
+    Args:
+        run: `identity` of the run.
+        job: a job.
     """
     asked = _identity(job.settings)
     named = {override.partition("=")[0].lstrip("+") for override in job.overrides}
@@ -235,7 +238,8 @@ def _command(run: RunRecord) -> str:
 def read_measured(path: Path) -> dict[str, Measured]:
     """What `write_measured` wrote, by id of the claim; nothing if there is no file.
 
-    Raises: UserError naming a line that is not one of such a file.
+    Raises:
+        UserError: naming a line that is not one of such a file.
     """
     if not path.exists():
         return {}

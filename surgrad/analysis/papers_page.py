@@ -101,6 +101,11 @@ INTRODUCTION = (
     "that fit."
 )
 
+MARGINS = (
+    "Why an interval may be as far from the published value as asked, and since when that number is written down. The "
+    "reasons of those of 2026-11-22 were written on 2026-11-27, after the runs; the numbers were not changed then."
+)
+
 
 def by_paper(papers: Papers, found: Sequence[Row]) -> list[tuple[Paper, list[Row], list[Row]]]:
     """Papers with their claims on networks and, apart, those that were recomputed; in the order of the file."""
@@ -139,7 +144,7 @@ def markdown(papers: Papers, found: Sequence[Row]) -> str:
         if commands := _commands([*networks, *exact]):
             lines += ["```", *commands, "```", ""]
         lines += [f"Tried before: {text}\n" for text in paper.tried]
-    lines += ["## Margins", "", "Why an interval may be as far from the published value as asked, and since when.", ""]
+    lines += ["## Margins", "", MARGINS, ""]
     lines += _table(("margin", "why", "since"), [(m.key, m.why, m.dated) for m in papers.margins])
     return "\n".join(lines).rstrip() + "\n"
 
@@ -171,7 +176,7 @@ def page(papers: Papers, found: Sequence[Row]) -> str:
     body = [f"<h1>Papers</h1><p>{introduction}</p>", _html_table(TALLY_HEADS, _tallies(found)), f"<nav>{links}</nav>"]
     body += [_section(paper, networks, exact) for paper, networks, exact in parts]
     margins = _html_table(("margin", "why", "since"), [(m.key, m.why, m.dated) for m in papers.margins])
-    body += [f'<section id="margins"><h2>Margins</h2>{margins}</section>']
+    body += [f'<section id="margins"><h2>Margins</h2><p>{html.escape(MARGINS)}</p>{margins}</section>']
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'

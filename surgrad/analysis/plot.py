@@ -30,8 +30,12 @@ def plot(runs: Sequence[RunRecord], x: str, y: str, by: str | None = None) -> tu
         x: dotted key of the configuration.
         y: final number, or column of metrics.csv, of which the last value counts.
         by: dotted key of the configuration, or of a part of it that has a name or class, such as "surrogate".
-    Returns: the figure (dots: runs; marks: mean and 95 % interval) and a Markdown table with mean, interval and n.
-    Raises: UserError naming the keys or numbers there are if one is not among them.
+
+    Returns:
+        the figure (dots: runs; marks: mean and 95 % interval) and a Markdown table with mean, interval and n.
+
+    Raises:
+        UserError: naming the keys or numbers there are if one is not among them.
     """
     done = finished(runs)
     _require(done, x, y, by)

@@ -68,8 +68,13 @@ def chosen(items: Iterable[AnItem], **settings: Any) -> list[AnItem]:
 def only_data_set(items: Sequence[AnItem], name: str | None = None, key: str = "dataset") -> list[AnItem]:
     """The items on one data set: ``name``, or the one of most items.
 
-    Args: items; name; the key that holds it ("dataset.name" of runs).
-    Raises: UserError if none is on ``name``.
+    Args:
+        items: the items.
+        name: the name.
+        key: the key that holds it ("dataset.name" of runs).
+
+    Raises:
+        UserError: if none is on ``name``.
     """
     groups = {values[0]: group for values, group in grouped(items, key).items()}
     name = name or max(groups, key=lambda one: len(groups[one]))
@@ -184,7 +189,8 @@ def best_setting(items: Sequence[AnItem], keys: Sequence[str], by: Number = "val
 def paired_difference(first: Sequence[Item], second: Sequence[Item], which: Number, by: str = "seed") -> Interval:
     """Mean and 95 % interval of a number in ``first`` minus that in ``second``, over pairs with the same seed.
 
-    Raises: UserError if no seed is in both, or a seed twice in one of them.
+    Raises:
+        UserError: if no seed is in both, or a seed twice in one of them.
     """
     values = [{item.get(by): number(item, which) for item in items} for items in (first, second)]
     if any(len(by_seed) != len(items) for by_seed, items in zip(values, (first, second), strict=True)):
@@ -216,7 +222,10 @@ def nb_layers(runs: Sequence[RunRecord]) -> int:
 def table(groups: Mapping[Any, Sequence[Any]], columns: Mapping[str, Number], head: str) -> str:
     """A Markdown table: one row per group, mean ± half the 95 % interval of each column, number of runs.
 
-    Args: groups; for each heading the number it shows; heading of the first column.
+    Args:
+        groups: the groups.
+        columns: for each heading the number it shows.
+        head: heading of the first column.
     """
     lines = [f"| {head} | runs | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for key, items in groups.items():

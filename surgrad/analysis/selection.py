@@ -1,4 +1,4 @@
-"""What choosing an epoch by its test accuracy feigns: the gap to the epoch that the validation set chooses.
+"""What choosing an epoch by its test accuracy pretends: the gap to the epoch that the validation set chooses.
 
 Reported accuracies on SHD are often those of the epoch with the best test accuracy, for the data set comes without a
 validation set. Of n epochs whose accuracies scatter, the largest is too large even if none of them is better.

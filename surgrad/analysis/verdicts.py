@@ -43,7 +43,9 @@ def allowed(expect: Mapping[str, float], published: float | None) -> Bounds:
 def decide(interval: Interval, bounds: Bounds) -> str:
     """reproduced: the interval lies inside; not reproduced: outside; undecided: across, or there is none.
 
-    Args: mean and 95 % interval; smallest and largest value that are as claimed.
+    Args:
+        interval: mean and 95 % interval.
+        bounds: smallest and largest value that are as claimed.
     """
     low, high = bounds
     if math.isnan(interval.low) or math.isnan(interval.high):
@@ -60,8 +62,12 @@ def judge(
 ) -> Verdict:
     """What an interval over runs says of a claim.
 
-    Args: mean and 95 % interval; what is expected (nothing: the number is only reported); published value; runs that
-        are asked for; whether the number is computed without randomness, so that one run is all there is to know.
+    Args:
+        interval: mean and 95 % interval.
+        expect: what is expected; nothing if the number is only reported.
+        published: published value.
+        nb_asked: number of runs that are asked for.
+        exact: whether the number is computed without randomness, so that one run is all there is to know.
     """
     if not interval.n:
         return Verdict(NOT_RUN)

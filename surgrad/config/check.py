@@ -1,10 +1,12 @@
 """A composed configuration checked against its dataclass and turned into it."""
 
+from functools import cache
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from surgrad.config.explain import CONFIG_ERRORS, explain, unknown_key
+from surgrad.config.validate import numbers
 from surgrad.errors import UserError
 
 
@@ -18,12 +20,21 @@ def check(composed: DictConfig, schema: type) -> Any:
 
 def check_settings(composed: DictConfig, schema: type) -> tuple[Any, dict[str, Any]]:
     """As `check`, and the same configuration in dicts and lists, as a run folder records it."""
+    numbers(OmegaConf.to_container(composed, resolve=False), OmegaConf.to_container(_blank(schema)))
     checked = _checked(composed, schema)
-    return _convert(checked), cast(dict[str, Any], OmegaConf.to_container(checked, enum_to_str=True))
+    settings = cast(dict[str, Any], OmegaConf.to_container(checked, enum_to_str=True))
+    numbers(settings, OmegaConf.to_container(_blank(schema)))  # interpolations, too
+    return _convert(checked), settings
+
+
+@cache
+def _blank(schema: type) -> DictConfig:
+    """The schema with its defaults: not to be changed."""
+    return cast(DictConfig, OmegaConf.structured(schema))
 
 
 def _checked(composed: DictConfig, schema: type) -> DictConfig:
-    blank = OmegaConf.structured(schema)
+    blank = _blank(schema)
     _refuse_unknown(OmegaConf.to_container(composed, resolve=False), blank)
     try:
         checked = cast(DictConfig, OmegaConf.merge(blank, composed))

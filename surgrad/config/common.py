@@ -2,16 +2,18 @@
 
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 
-from surgrad.config.explain import unknown_option
+from surgrad.config.validate import one_of
 from surgrad.errors import UserError
+from surgrad.runs.folder import RERUN
 from surgrad.runs.wandb import WandbConfig
 
-__all__ = ["CommonConfig", "WandbConfig", "one_of", "positive", "resolve_device", "use_threads"]
+__all__ = ["CommonConfig", "WandbConfig", "resolve_device", "use_threads"]
+
+MOST_THREADS = 1024
 
 
 @dataclass
@@ -24,18 +26,16 @@ class CommonConfig:
     rerun: str = "missing"  # missing | failed | all: what is computed again, see surgrad.runs.folder.RERUN
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
+    def __post_init__(self) -> None:
+        one_of("rerun", self.rerun, RERUN)
+        _gpu_number(self.device)
+        _require_threads(self.num_threads)
 
-def one_of(key: str, value: str, allowed: Iterable[str]) -> None:
-    """Raises UserError naming the key and the allowed values, and the nearest of them, unless value is one."""
-    if value not in allowed:
-        raise UserError(unknown_option(key, value, allowed))
+    def preflight(self) -> None:
+        """Look, before anything is written or computed, for what would stop a run: files, parts that cannot be built.
 
-
-def positive(owner: object, prefix: str, *names: str) -> None:
-    """Raises UserError for the first of these attributes that is not positive; prefix is the key of the owner."""
-    for name in names:
-        if not getattr(owner, name) > 0:
-            raise UserError(f"{prefix}{name}={getattr(owner, name)}: must be positive")
+        Raises: UserError naming the first mistake.
+        """
 
 
 def resolve_device(name: str) -> torch.device:
@@ -44,17 +44,15 @@ def resolve_device(name: str) -> torch.device:
     Raises UserError for another name and for a GPU that is not there.
     """
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    number = _gpu_number(name)
     if name == "auto":
         return torch.device("cuda" if available else "cpu")
     if name == "cpu":
         return torch.device("cpu")
-    match = re.fullmatch(r"cuda(?::(\d+))?", name)
-    if match is None:
-        raise UserError(f"device={name}: unknown; allowed: auto, cpu, cuda, cuda:<n>")
     if available == 0:
         build = "this torch is a CPU build" if torch.version.cuda is None else "torch finds no GPU"
         raise UserError(f"device={name}: no CUDA ({build}); take device=cpu or device=auto")
-    if int(match[1] or 0) >= available:
+    if number >= available:
         raise UserError(f"device={name}: there are {available} GPUs, cuda:0 to cuda:{available - 1}")
     return torch.device(name)
 
@@ -69,6 +67,18 @@ def use_threads(number: int | None) -> None:
         if not said.isdigit() or said == "0":
             return
         number = int(said)
-    if number < 1:
-        raise UserError(f"num_threads={number}: wanted 1 or more, or null")
+    _require_threads(number)
     torch.set_num_threads(number)
+
+
+def _require_threads(number: int | None) -> None:
+    if number is not None and not 1 <= number <= MOST_THREADS:
+        raise UserError(f"num_threads={number}: wanted 1 to {MOST_THREADS}, or null")
+
+
+def _gpu_number(name: str) -> int:
+    """n of cuda:<n>, 0 for other devices. Raises UserError for a name that no device has."""
+    match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name)
+    if match is None:
+        raise UserError(f"device={name}: unknown; allowed: auto, cpu, cuda, cuda:<n>")
+    return int(match[1] or 0)

@@ -1,9 +1,10 @@
-"""The door of every experiment script: composes, checks and converts its configuration, opens its run folder."""
+"""Every experiment script begins here: its configuration is composed, checked and converted, its run folder opened."""
 
 import functools
 import importlib.util
 import inspect
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,16 +17,19 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from surgrad.config import launchers
 from surgrad.config.check import check_settings
-from surgrad.config.common import resolve_device, use_threads
+from surgrad.config.command_line import command_line, options, translated
+from surgrad.config.common import CommonConfig, resolve_device, use_threads
 from surgrad.config.explain import CONFIG_ERRORS, explain
-from surgrad.config.hydra_setup import _command_line, _errors_as_raised, _remove_empty, _store, _write_hydra
+from surgrad.config.help import help_text
+from surgrad.config.hydra_setup import CONFIGS, errors_as_raised, remove_empty, store, write_record
 from surgrad.config.jobs import Job, jobs
 from surgrad.errors import UserError
 from surgrad.paths import runs_folder
-from surgrad.runs.folder import Run, RunDone, check_rerun, open_run
+from surgrad.runs.folder import Run, RunDone, open_run
 from surgrad.runs.record import NOT_IDENTITY, REPO, run_id
 
 log = logging.getLogger(__name__)
@@ -40,7 +44,12 @@ def _run_id(_root_: DictConfig) -> str:
 def _resolved(config: DictConfig, key: str) -> Any:
     if OmegaConf.is_missing(config, key):
         return "???"
-    value = config[key]
+    try:
+        value = config[key]
+    except InterpolationResolutionError as error:
+        if "Recursive" not in str(error):
+            raise
+        raise UserError(f"{key}: refers to itself") from error
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
@@ -61,7 +70,7 @@ def entry(
     config_path: Path | None = None,
     opener: Callable[..., AbstractContextManager[Run]] = open_run,
 ) -> Callable[[Callable[[Any, Run], Any]], Callable[..., Any]]:
-    """Make `main(cfg, run)` the command of a script, configured by Hydra from configs/<suite>.
+    """Make `main(cfg, run)` the command of a script, configured by Hydra from configs/<suite> and configs/shared.
 
     `schema` is the dataclass that `cfg` will be; YAML files take it in as the first of their defaults, `- schema`, and
     are checked against it either way. It lives in a module of its own, which the workers of a parallel sweep import.
@@ -77,39 +86,46 @@ def entry(
 
     def decorate(main: Callable[[Any, Run], Any]) -> Callable[..., Any]:
         folder = Path(main.__code__.co_filename).resolve().parent
-        configs = config_path or REPO / "configs" / suite
+        configs = config_path or CONFIGS / suite
+        folders = [configs, CONFIGS / "shared"]
 
         def jobs_of(arguments: Sequence[str]) -> list[Job]:
-            _store(schema, folder / "Runs", run_name)
+            store(schema, runs_folder(folder), run_name)
             default = "config" if (configs / "config.yaml").exists() else Path(main.__code__.co_filename).stem
-            return jobs(configs, schema, default, arguments)
+            return jobs(configs, schema, default, translated(arguments, schema, folders))
 
         @functools.wraps(main)
         def command(arguments: Sequence[str] | None = None) -> Any:
             outcome: list[Any] = []
+            given = sys.argv[1:] if arguments is None else [str(argument) for argument in arguments]
             user_wants_tracebacks = False
             task = _Task(main, schema, opener, outcome)
             try:
                 if not configs.is_dir():
                     raise UserError(f"{configs} is missing: install the repository with `pip install -e .`")
-                _store(schema, runs_folder(folder), run_name)
-                with _command_line(arguments), _errors_as_raised() as user_wants_tracebacks:
+                asks = not {"--help", "-h"}.isdisjoint(given)
+                text = help_text(inspect.getmodule(main), schema, folders) if asks else ""
+                store(schema, runs_folder(folder), run_name, text)
+                with command_line(given, schema, folders), errors_as_raised() as user_wants_tracebacks:
                     hydra.main(version_base="1.3", config_path=str(configs), config_name="config")(task)()
+                    sys.stdout.flush()
             except JobFailed:
                 raise SystemExit(1) from None
             except KeyboardInterrupt:
                 raise SystemExit(130) from None
+            except BrokenPipeError:  # `--help | head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise SystemExit(141) from None
             except (UserError, *CONFIG_ERRORS) as error:
                 if user_wants_tracebacks:
                     raise
-                sys.stderr.write(f"error: {explain(error)}\n")
+                sys.stderr.write(f"error: {explain(error, options('.', [configs]))}\n")
                 raise SystemExit(1) from None
             except OSError as error:  # Hydra makes the run folder
                 if user_wants_tracebacks:
                     raise
-                sys.stderr.write(
-                    f"error: {error.filename} cannot be written ({error.strerror}): another hydra.run.dir?\n"
-                )
+                what = f"{error.filename} cannot be written" if error.filename else "writing failed"
+                sys.stderr.write(f"error: {what} ({error.strerror}): another hydra.run.dir?\n")
                 raise SystemExit(1) from None
             if any(isinstance(result, JobFailed) for result in outcome):
                 raise SystemExit(1)
@@ -179,17 +195,17 @@ def _run(
     try:
         cfg, settings = check_settings(composed, schema)
         rerun = getattr(cfg, "rerun", "missing")
-        check_rerun(rerun)
         device = resolve_device(str(getattr(cfg, "device", "auto")))
         launchers.take_gpu(device, HydraConfig.get().job)
         use_threads(getattr(cfg, "num_threads", None))
+        preflight(cfg)
     except UserError:
-        _remove_empty(folder)
+        remove_empty(folder)
         raise
     try:
         with opener(folder, settings, getattr(cfg, "wandb", None), rerun=rerun) as run:
             if isinstance(run, Run):  # one of many processes is given something that writes nothing
-                _write_hydra(folder, composed)
+                write_record(folder, composed)
             run.summary["device"] = _device_name(device)
             result = main(cfg, run)
             run.summary["returned"] = result
@@ -197,6 +213,12 @@ def _run(
     except RunDone as done:
         log.info("%s", done)
         return done.summary.get("returned")
+
+
+def preflight(cfg: Any) -> None:
+    """Have a configuration look for what would stop its run (`CommonConfig.preflight`)."""
+    if isinstance(cfg, CommonConfig):
+        cfg.preflight()
 
 
 def _device_name(device: Any) -> str:

@@ -23,15 +23,18 @@ from surgrad.errors import UserError
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
 
 
-def explain(error: BaseException) -> str:
-    """One line for a configuration error of Hydra or OmegaConf."""
+def explain(error: BaseException, primary: Iterable[str] = ()) -> str:
+    """One line for a configuration error of Hydra or OmegaConf; `primary`: what --config-name may be."""
     for link in _chain(error):
         if isinstance(link, UserError):
             return str(link)
     for kind, say in _SAYINGS:
         for link in _chain(error):
             if isinstance(link, kind):
-                return say(link, _file(error))
+                said: str = say(link, _file(error))
+                if said.startswith("--config-name="):
+                    return unknown_option("--config-name", said.partition("=")[2], primary)
+                return said
     return " ".join(str(error).split())
 
 
@@ -44,10 +47,10 @@ def unknown_key(key: str, allowed: Iterable[str], where: str = "") -> str:
     return f"{where}unknown key {key}{_near(name, names, prefix)}; allowed{inside}: {', '.join(names) or 'none'}"
 
 
-def unknown_option(key: str, value: str, allowed: Iterable[str]) -> str:
+def unknown_option(key: str, value: object, allowed: Iterable[str]) -> str:
     """`value` is not among the values that `key` may take."""
     names = [str(option) for option in allowed]
-    return f"{key}={value}: unknown{_near(value, names)}; allowed: {', '.join(names) or 'none'}"
+    return f"{key}={value}: unknown{_near(str(value), names)}; allowed: {', '.join(names) or 'none'}"
 
 
 def _near(name: str, names: list[str], prefix: str = "") -> str:
@@ -79,7 +82,7 @@ def _say_missing_config(error: Any, where: str) -> str:
         return unknown_option(group, option, error.options)
     if group:
         return f"{where}there is no {group}/{option}.yaml among the configurations"
-    return f"--config-name={option}: there is no such configuration"
+    return f"--config-name={option}"
 
 
 def _say_wrong_type(error: Any, where: str) -> str:

@@ -1,10 +1,11 @@
-"""Our defaults for Hydra's own settings, its record in the run folder, and its command line."""
+"""Our defaults for Hydra's own settings, its record in the run folder, and its errors."""
 
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+from typing import cast, get_origin, get_type_hints
 
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
@@ -13,9 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from surgrad.config import launchers
 from surgrad.runs import files
+from surgrad.runs.record import REPO
+
+#: Folders of configurations: one for each suite, and `shared` with the groups that suites have in common.
+CONFIGS = REPO / "configs"
 
 
-def _write_hydra(folder: Path, composed: DictConfig) -> None:
+def write_record(folder: Path, composed: DictConfig) -> None:
     """Hydra's own record; written here, because Hydra would overwrite that of another run before it can be checked."""
     job = HydraConfig.get()
     (folder / ".hydra").mkdir(exist_ok=True)
@@ -24,7 +29,7 @@ def _write_hydra(folder: Path, composed: DictConfig) -> None:
         files.write_text(folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(content))
 
 
-def _remove_empty(folder: Path) -> None:
+def remove_empty(folder: Path) -> None:
     """Hydra makes the folder before the configuration can be looked at: leave none behind for a mistyped command."""
     above = [path for path in folder.parents if "Runs" in path.parts]
     for path in (folder, *above):
@@ -34,13 +39,13 @@ def _remove_empty(folder: Path) -> None:
             return
 
 
-def _store(schema: type, runs: Path, run_name: str) -> None:
-    """Hand Hydra the schema and the house's defaults for its own settings."""
-    store = ConfigStore.instance()
-    store.store(name="schema", node=schema)
+def store(schema: type, runs: Path, run_name: str, help_text: str = "") -> None:
+    """Hand Hydra the schema, our defaults for its own settings, and what --help says."""
+    config_store = ConfigStore.instance()
+    config_store.store(name="schema", node=_open(schema))
     name = f"{run_name}-${{run_id:}}"
     output = {"run": {"dir": f"{runs}/{name}"}, "sweep": {"dir": str(runs), "subdir": name}}
-    store.store(group="hydra/output", name="surgrad", node=output, package="hydra")
+    config_store.store(group="hydra/output", name="surgrad", node=output, package="hydra")
     for group, label in (("job_logging", "${job_label:}"), ("hydra_logging", "")):
         logging_config = {
             "version": 1,
@@ -49,38 +54,32 @@ def _store(schema: type, runs: Path, run_name: str) -> None:
             "root": {"level": "INFO", "handlers": ["console"]},
             "disable_existing_loggers": False,
         }
-        store.store(group=f"hydra/{group}", name="surgrad", node=logging_config, package=f"hydra.{group}")
+        config_store.store(group=f"hydra/{group}", name="surgrad", node=logging_config, package=f"hydra.{group}")
     sweeper = {"_target_": "hydra_plugins.surgrad_sweeper.StudySweeper", "max_batch_size": None, "params": None}
-    store.store(group="hydra/sweeper", name="surgrad", node=sweeper, package="hydra.sweeper")
-    launchers.store_all(store)
+    config_store.store(group="hydra/sweeper", name="surgrad", node=sweeper, package="hydra.sweeper")
+    launchers.store_all(config_store)
     ours = dict.fromkeys(("output", "sweeper", "job_logging", "hydra_logging"), "surgrad")
-    house = HydraConf(output_subdir=None)
-    house.defaults = [{k: ours.get(k, v) for k, v in group.items()} for group in house.defaults]
-    house.defaults.sort(key=lambda group: "launcher" in group)  # last, since it may say how many jobs make a batch
-    store.store(group="hydra", name="config", node=house, provider="surgrad")
+    settings = HydraConf(output_subdir=None)
+    if help_text:
+        settings.help.template = help_text.replace("$", "$$")
+    settings.defaults = [{k: ours.get(k, v) for k, v in group.items()} for group in settings.defaults]
+    settings.defaults.sort(key=lambda group: "launcher" in group)  # last, since it may say how many jobs make a batch
+    config_store.store(group="hydra", name="config", node=settings, provider="surgrad")
+
+
+def _open(schema: type) -> DictConfig:
+    """The schema as a node, in which `key.new=value` adds to a dict of no fixed keys, such as optimizer_options."""
+    node: DictConfig = OmegaConf.structured(schema)
+    hints = get_type_hints(schema)
+    for field in fields(schema):
+        if get_origin(hints[field.name]) is dict:
+            OmegaConf.set_struct(cast(DictConfig, node._get_node(field.name)), False)
+    return node
 
 
 @contextmanager
-def _command_line(arguments: Sequence[str] | None) -> Iterator[None]:
-    """The command line as Hydra will see it; a relative --config-path that exists here is meant from here."""
-    before = sys.argv
-    given = [str(a) for a in (before[1:] if arguments is None else arguments)]
-    for i, argument in enumerate(given):
-        option, equals, value = argument.partition("=")
-        if option in ("--config-path", "-cp") and equals and os.path.isdir(value):
-            given[i] = f"{option}={os.path.abspath(value)}"
-        elif i and given[i - 1] in ("--config-path", "-cp") and os.path.isdir(argument):
-            given[i] = os.path.abspath(argument)
-    sys.argv = [before[0], *given]
-    try:
-        yield
-    finally:
-        sys.argv = before
-
-
-@contextmanager
-def _errors_as_raised() -> Iterator[bool]:
-    """Hydra prints errors itself and exits, unless this variable is set: the door says them in one line instead."""
+def errors_as_raised() -> Iterator[bool]:
+    """Hydra prints errors itself and exits, unless this variable is set: `entry` says them in one line instead."""
     name = "HYDRA_FULL_ERROR"
     before = os.environ.get(name)
     os.environ[name] = "1"

@@ -28,7 +28,11 @@ from surgrad.runs.record import REPO
 class Job:
     """A run that a command line asks for.
 
-    Args: its overrides; the composed configuration, which may hold another seed; dataclass of the suite; seed.
+    Args:
+        overrides: its overrides.
+        composed: the composed configuration, which may hold another seed.
+        schema: dataclass of the suite.
+        seed: the seed.
     """
 
     overrides: tuple[str, ...]
@@ -58,7 +62,9 @@ def jobs_of_command(line: str) -> tuple[Job, ...]:
     """The runs of `python3 <script of a suite> …`, a line as it is typed in the repository's root.
 
     Lines that start no run, such as `python3 scripts/download_data.py …`, have none.
-    Raises: UserError for a script that is not there, or a mistake in a configuration.
+
+    Raises:
+        UserError: for a script that is not there, or a mistake in a configuration.
     """
     program, script, *arguments = shlex.split(line)
     if program != "python3" or not (REPO / script).is_file():
@@ -86,7 +92,11 @@ def _module(file: Path) -> ModuleType:
 def jobs(configs: Path, schema: type, default: str, arguments: Sequence[str]) -> list[Job]:
     """The runs of a command line.
 
-    Args: a suite's configurations; its dataclass; the primary configuration if none is named; what follows the script.
+    Args:
+        configs: a suite's configurations.
+        schema: its dataclass.
+        default: the primary configuration if none is named.
+        arguments: what follows the script.
     """
     parsed = get_args_parser().parse_args(list(arguments))
     name, overrides = parsed.config_name or default, list(parsed.overrides)

@@ -13,11 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from surgrad.config.check import check_settings
-from surgrad.config.entry import JobFailed
+from surgrad.config.entry import JobFailed, preflight
 from surgrad.config.explain import CONFIG_ERRORS, explain
 from surgrad.errors import UserError
 from surgrad.runs.environment import sigterm_as_exit
-from surgrad.runs.folder import check_rerun, require_same
+from surgrad.runs.folder import require_same
 from surgrad.runs.record import RunRecord
 from surgrad.runs.tables import sweep_table
 
@@ -90,11 +90,11 @@ def _planned(overrides: list[str], config: DictConfig, schema: type) -> Job:
     HydraConfig.instance().set_config(config)
     try:
         cfg, settings = check_settings(composed, schema)
+        preflight(cfg)
         folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
     finally:
         HydraConfig.instance().cfg = before
     rerun = getattr(cfg, "rerun", "missing")
-    check_rerun(rerun)
     job = Job(overrides, folder, rerun)
     if job.stamp and rerun != "all":
         require_same(folder, settings)

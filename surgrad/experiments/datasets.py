@@ -1,14 +1,17 @@
 """Configuration of the data sets that classification trains on: typed, with units; one schema per kind of data."""
 
 from dataclasses import asdict, dataclass, field, make_dataclass
-from typing import Any, ClassVar
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from omegaconf import MISSING, OmegaConf
 
+from surgrad.config import validate
 from surgrad.config.build import build
 from surgrad.config.check import check
-from surgrad.config.common import one_of, positive
+from surgrad.config.validate import one_of, positive
 from surgrad.datasets.augment import published_noise
 from surgrad.datasets.encoding.latency import image_events
 from surgrad.datasets.events import Augmentation, EventDataset
@@ -17,10 +20,12 @@ from surgrad.datasets.sources.braille import encoded, read_braille
 from surgrad.datasets.sources.hdf5 import read_shd
 from surgrad.datasets.sources.randman import Randman
 from surgrad.datasets.sources.random_task import RandomTask
-from surgrad.datasets.splits import VALIDATIONS, first_of_each, validation_split
+from surgrad.datasets.splits import VALIDATIONS, check_window, first_of_each, validation_split
 from surgrad.errors import UserError
 
 Splits = tuple[EventDataset, EventDataset | None, EventDataset]
+
+MOST_STEPS = 10**7  # of a sample: a number that can only be a mistake of units
 
 
 @dataclass
@@ -49,9 +54,19 @@ class DatasetConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        positive(self, "dataset.", "batch_size", "nu", "duration", "time_step")
+        positive(self, "dataset.", "batch_size", "nu", "duration", "time_step", "nb_inputs", "nb_classes")
+        noise = self.augment
+        validate.probability(noise, "dataset.augment.", "p_drop", "p_insert")
+        validate.not_negative(noise, "dataset.augment.", "sigma_t", "sigma_u", "sigma_u_uniform")
+        if not 0 <= noise.time_stretch < 1:
+            raise UserError(f"dataset.augment.time_stretch={noise.time_stretch}: must be from 0 to below 1")
         if self.nb_steps < 1:
             raise UserError(f"dataset.duration={self.duration} s is shorter than one time_step={self.time_step} s")
+        if self.nb_steps > MOST_STEPS:
+            raise UserError(
+                f"dataset.duration={self.duration} s has {self.nb_steps} steps of time_step={self.time_step} s, "
+                f"more than {MOST_STEPS}"
+            )
 
     @property
     def nb_steps(self) -> int:
@@ -64,6 +79,9 @@ class DatasetConfig:
             return published_noise(dt=self.time_step, nb_steps=self.nb_steps, **asdict(self.augment))
         except ValueError as error:
             raise UserError(f"dataset.augment: {error}") from error
+
+    def preflight(self) -> None:
+        """Raises UserError for a file that is missing, or for a part that cannot be built, before it is needed."""
 
     def splits(self) -> Splits:
         """Training, validation and test set."""
@@ -84,8 +102,8 @@ class HeldOutConfig(DatasetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("dataset.validation", self.validation, self.KINDS)
-        if self.validation == "random" and not 0 < self.validation_split < 1:
-            raise UserError(f"dataset.validation_split={self.validation_split}: need a share between 0 and 1")
+        if self.validation == "random":
+            validate.share(self, "dataset.", "validation_split")
 
     def hold_out(self, everything: EventDataset) -> tuple[EventDataset, EventDataset | None]:
         """(training, validation); raises UserError if one of them is left without samples."""
@@ -117,6 +135,20 @@ class HDF5Config(HeldOutConfig):
     validation_speakers: list[int] | None = None  # speaker: who is held out; null: the last one
     limit: int | None = None  # recordings of each speaker and class, the first of every file; null: all
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.validation == "file" and not self.valid_path:
+            raise UserError("dataset.validation=file: give dataset.valid_path=…")
+        positive(self, "dataset.", "limit")
+
+    def preflight(self) -> None:
+        """Raises UserError naming the key of a file that is missing, and how to get it."""
+        for key in ("train_path", "test_path", *(["valid_path"] if self.validation == "file" else [])):
+            path = getattr(self, key)
+            if not Path(path).is_file():
+                get = f"; get it with: python3 scripts/download_data.py {self.name}" if self.name in DOWNLOADED else ""
+                raise UserError(f"dataset.{key}={path}: no such file{get}")
+
     def splits(self) -> Splits:
         """Reads the files; raises UserError naming file and cause where one is missing or damaged."""
         everything = self._read(self.train_path, nb_units=self.nb_inputs, nb_classes=self.nb_classes)
@@ -130,7 +162,7 @@ class HDF5Config(HeldOutConfig):
         return self._used(read_shd(path, **sizes), path)
 
     def _used(self, dataset: EventDataset, path: str) -> EventDataset:
-        dataset.check_window(self.duration, path)
+        check_window(dataset, self.duration, path)
         return dataset if self.limit is None else first_of_each(dataset, self.limit)
 
     def _options(self) -> dict[str, Any]:
@@ -139,21 +171,33 @@ class HDF5Config(HeldOutConfig):
 
 
 @dataclass
+class SpikingDigitsConfig(HDF5Config):
+    """The spoken digits that ship with the repository, as in the documented runs."""
+
+    limit: int | None = 18  # recordings of each speaker and digit; null: all 50
+
+
+@dataclass
 class ImageLatencyConfig(HeldOutConfig):
     """MNIST or Fashion-MNIST, one spike per bright pixel at the time that ``code`` gives to its brightness."""
 
     folder: str = MISSING  # of the published files; subset/ below it holds the extract
     subset: bool = False  # the extract that ships with the repository instead of the published files
-    code: dict[str, Any] = field(
-        default_factory=dict
-    )  # node of surgrad.datasets.encoding.latency: brightness to time (s)
+    code: dict[str, Any] = field(default_factory=dict)  # node: from brightness to the time of the spike (s)
+
+    def preflight(self) -> None:
+        """Raises UserError naming the file, and the command that fetches it, if one is missing."""
+        idx.find_images(self.folder, self.name, subset=self.subset)
+        self._code()
+
+    def _code(self) -> Any:
+        validate.node("dataset.code", self.code, "surgrad.datasets.encoding.latency.ChargingLatency")
+        return build(self.code, at="dataset.code")
 
     def splits(self) -> Splits:
         """Reads the images; raises UserError naming the file, and the command that fetches it, if one is missing."""
         one_of("dataset.name", self.name, idx.CLASSES)
-        if "_target_" not in self.code:
-            raise UserError("dataset.code: has no _target_, such as surgrad.datasets.encoding.latency.ChargingLatency")
-        code = build(self.code, at="dataset.code")
+        code = self._code()
         parts = idx.read_images(self.folder, self.name, subset=self.subset)
         train, test = (image_events(part, code, name=self.name, class_names=idx.CLASSES[self.name]) for part in parts)
         self.require_sizes(train)
@@ -172,20 +216,29 @@ class BrailleConfig(HeldOutConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.test_split < 1:
-            raise UserError(f"dataset.test_split={self.test_split}: need a share between 0 and 1")
+        validate.share(self, "dataset.", "test_split")
+        validate.not_empty(self, "dataset.", "taxels")
+        validate.not_negative(self, "dataset.", "taxels")
+
+    def preflight(self) -> None:
+        """Raises UserError if the file is missing, or for an encoding that cannot be built."""
+        if not Path(self.path).is_file():
+            raise UserError(f"dataset.path={self.path}: no such file; it is part of the repository, in data/braille")
+        self._encoding()
+
+    def _encoding(self) -> Any:
+        validate.node("dataset.encoding", self.encoding, "surgrad.datasets.encoding.lif_encoding.LIFEncoding")
+        return build(self.encoding, at="dataset.encoding")
 
     def splits(self) -> Splits:
         """Reads and encodes the recordings; raises UserError if the file is missing or damaged."""
-        if "_target_" not in self.encoding:
-            raise UserError("dataset.encoding: has no _target_, such as surgrad.datasets.lif_encoding.LIFEncoding")
         recordings = read_braille(self.path, tuple(self.taxels))
         tests = np.zeros(len(recordings.labels), bool)
         order = np.random.default_rng(self.split_seed).permutation(len(tests))
         tests[order[: round(self.test_split * len(tests))]] = True
         if self.standardize:
             recordings = recordings.standardized(like=recordings.subset(~tests))
-        encoding = build(self.encoding, at="dataset.encoding")
+        encoding = self._encoding()
         spikes = encoded(recordings, encoding, encoding.nb_units(len(self.taxels)), self.name)
         self.require_sizes(spikes)
         return *self.hold_out(spikes.subset(~tests)), spikes.subset(tests)
@@ -199,6 +252,12 @@ class RandomTaskConfig(DatasetConfig):
     nb_classes: int | None = 2
     nb_samples: int = 256
     task_seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "dataset.", "nb_samples")
+        if self.nu * self.time_step > 1:
+            raise UserError(f"dataset.nu={self.nu} Hz: more than one spike per step of time_step={self.time_step} s")
 
     def splits(self) -> Splits:
         """Generates the data; nu is the rate of the inputs. There is nothing to validate on."""
@@ -226,6 +285,14 @@ class RandmanConfig(DatasetConfig):
     randmanseed: int = 1
     fractions: list[float] = field(default_factory=lambda: [0.8, 0.1, 0.1])  # training, validation, test
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "dataset.", "dim_manifold", "nb_samples", "nb_spikes", "alpha_randman")
+        if not 0 < self.step_frac <= 1:
+            raise UserError(f"dataset.step_frac={self.step_frac}: must be above 0, and at most 1")
+        if len(self.fractions) != 3 or min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
+            raise UserError(f"dataset.fractions={self.fractions}: wanted three shares that add up to 1")
+
     def splits(self) -> Splits:
         """Generates the data; the same for the same numbers."""
         try:
@@ -249,6 +316,7 @@ class RandmanConfig(DatasetConfig):
 
 #: The schema of each data set by name; a data set of another name is one in files.
 DATASETS: dict[str, type[DatasetConfig]] = {
+    "spiking_digits": SpikingDigitsConfig,
     "randman": RandmanConfig,
     "mnist": ImageLatencyConfig,
     "fashion_mnist": ImageLatencyConfig,
@@ -257,20 +325,44 @@ DATASETS: dict[str, type[DatasetConfig]] = {
 }
 
 
-def dataset_config(content: Any, extra: type | None = None) -> DatasetConfig:
-    """The data set's own schema, chosen by its name, applied to what the configuration holds under ``dataset``.
+#: Data sets in files that scripts/download_data.py fetches.
+DOWNLOADED = ("shd", "ssc")
+
+if TYPE_CHECKING:
+    DatasetNode = DatasetConfig
+else:  # Hydra composes a dict, since its keys depend on the name; `__post_init__` of a suite makes it the object
+    DatasetNode = dict[str, Any]
+
+D = TypeVar("D", bound=DatasetConfig)
+
+
+def no_dataset() -> Any:
+    """Default of a key `dataset`: nothing composed yet."""
+    return {}
+
+
+def dataset_config(content: Any, kind: type[D] = DatasetConfig) -> D:  # type: ignore[assignment]
+    """What is composed under `dataset`, as an object of the data set's own schema, which its name chooses.
 
     Args:
-        content: the content.
-        extra: a dataclass whose keys a data set also has in this suite, or None.
+        content: keys and values; an object is returned as it is.
+        kind: what a suite's data sets are; its keys are known beside those of the data set.
 
     Raises:
-        UserError: naming the key for an unknown key or a wrong type.
+        UserError: naming an unknown key, a wrong type, a value out of range.
     """
-    if isinstance(content, DatasetConfig):
+    if isinstance(content, kind):
         return content
-    schema = DATASETS.get(str(content.get("name")), HDF5Config)
-    if extra is not None:
-        schema = make_dataclass(schema.__name__, [], bases=(extra, schema))
-    wrapper = make_dataclass("Wrapper", [("dataset", schema, field(default_factory=schema))])
-    return check(OmegaConf.create({"dataset": dict(content)}), wrapper).dataset
+    if not content:
+        raise UserError("dataset: is empty; choose one, e.g. dataset=spiking_digits")
+    name = content.get("name")
+    checked: D = check(OmegaConf.create({"dataset": dict(content)}), _wrapper(kind, str(name))).dataset
+    return checked
+
+
+@cache
+def _wrapper(kind: type[DatasetConfig], name: str) -> type:
+    """A dataclass with the data set as its only field, so that messages name whole keys."""
+    own = DATASETS.get(name, HDF5Config)
+    schema = own if issubclass(own, kind) else make_dataclass(own.__name__, [], bases=(kind, own))
+    return make_dataclass("Wrapper", [("dataset", schema, field(default_factory=schema))])

@@ -46,7 +46,8 @@ def trained_network(record: RunRecord, weights: str = "best") -> Network:
 def splits(record: RunRecord) -> Splits:
     """Training, validation and test set of a run.
 
-    Raises: UserError for a run of a script that does not classify, and where the data are not there.
+    Raises:
+        UserError: for a run of a script that does not classify, and where the data are not there.
     """
     script = started_from(record)[0]
     if script not in CLASSIFY:

@@ -73,7 +73,7 @@ class NoMirror:
 
 
 class WandbMirror:
-    """Passes rows, figures and final numbers to the process that speaks to wandb; its first failure is its last word.
+    """Passes rows, figures and final numbers to the process that speaks to wandb; after a failure it stays silent.
 
     Nothing here waits for wandb: what its process cannot take yet is held in memory, in order.
     """
@@ -127,7 +127,7 @@ class WandbMirror:
 
     def started(self) -> str | None:
         """Wait until wandb knows the run; its address, None if there is no answer. Raises UserError if it refuses."""
-        kind, content = self._hear(_START_SECONDS)
+        kind, content = self._receive(_START_SECONDS)
         if kind == "refused":
             self._leave()
             reason = content.split(". ")[0].rstrip(".")
@@ -148,7 +148,7 @@ class WandbMirror:
             self._write()
         kind = "started"
         while self._process is not None and kind == "started":
-            kind, content = self._hear(max(deadline - time.monotonic(), 0.0))
+            kind, content = self._receive(max(deadline - time.monotonic(), 0.0))
             if kind in ("stopped", "refused"):
                 self._stop(content)
             elif kind == "late":
@@ -170,10 +170,10 @@ class WandbMirror:
         except OSError:  # nobody reads any more
             kind, content = "started", ""
             while kind == "started":
-                kind, content = self._hear(_STOP_SECONDS)
+                kind, content = self._receive(_STOP_SECONDS)
             self._stop(content)
 
-    def _hear(self, seconds: float) -> tuple[str, Any]:
+    def _receive(self, seconds: float) -> tuple[str, Any]:
         try:
             return self._answers.get(timeout=seconds)
         except queue.Empty:

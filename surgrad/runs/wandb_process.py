@@ -29,7 +29,7 @@ def main() -> None:
     try:
         _mirror(sys.stdin.buffer, answer)
     finally:
-        os._exit(0)  # wandb's own farewell waits for a service that may be gone
+        os._exit(0)  # wandb's own end waits for a service that may be gone
 
 
 def _mirror(messages: IO[bytes], answer: Callable[[str, Any], None]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from surgrad.config.explain import unknown_option
+from surgrad.config.validate import not_negative, one_of, positive
 from surgrad.errors import UserError
 from surgrad.runs.record import REPO
 from surgrad.runs.wandb import flatten
@@ -48,12 +48,11 @@ class SearchConfig:
     folder: str | None = None  # null: Runs/search/<study> beside the script
 
     def __post_init__(self) -> None:
-        for key, allowed in (("direction", DIRECTIONS), ("sampler", SAMPLERS), ("pruner", PRUNERS)):
-            if getattr(self, key) not in allowed:
-                raise UserError(unknown_option(key, getattr(self, key), allowed))
-        for key in ("nb_trials", "workers", "startup_trials"):
-            if getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)}: at least 1")
+        one_of("direction", self.direction, DIRECTIONS)
+        one_of("sampler", self.sampler, SAMPLERS)
+        one_of("pruner", self.pruner, PRUNERS)
+        positive(self, "", "nb_trials", "workers", "startup_trials")
+        not_negative(self, "", "warmup_epochs")
         if self.metric.startswith("test"):
             raise UserError(f"metric={self.metric}: the test set must not choose; take valid_acc or valid_loss")
         self.space = flatten(self.space)

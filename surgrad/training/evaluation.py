@@ -49,7 +49,9 @@ def final_scores(
         splits: data sets by name, "valid" and "test"; None is left out.
         score: of a data set, such as {"acc": …}.
         variants: "" and such as "_other": prepare the network for other spikes, given the epoch of its weights.
-    Returns: "<split>_<score><variant>" of the last epoch, with "_best_valid" of the best; and "best_epoch".
+
+    Returns:
+        "<split>_<score><variant>" of the last epoch, with "_best_valid" of the best; and "best_epoch".
     """
     last = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     found: dict[str, float] = {"best_epoch": best.epoch}

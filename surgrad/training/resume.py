@@ -18,6 +18,7 @@ from tqdm import tqdm
 from surgrad.errors import UserError
 from surgrad.runs.folder import Run
 from surgrad.runs.log import progress
+from surgrad.runs.record import RunRecord
 from surgrad.training.distributed import ALONE, Follower, Processes
 
 log = logging.getLogger(__name__)
@@ -29,12 +30,15 @@ T = TypeVar("T")
 class Trainee(ABC):
     """What `run_epochs` trains: one epoch of it, and its state.
 
-    Attributes: shown, columns of metrics.csv that the log repeats; lr_key, where the configuration has the learning
-    rate.
+    Attributes:
+        shown: columns of metrics.csv that the log repeats.
+        lr_key: where the configuration has the learning rate.
+        intact: whether an epoch that fails leaves the state as it was, which then is worth a checkpoint.
     """
 
     shown: ClassVar[tuple[str, ...]] = ()
     lr_key: str = "lr"
+    intact: ClassVar[bool] = False
 
     @property
     def steps(self) -> int:
@@ -49,7 +53,8 @@ class Trainee(ABC):
     def epoch(self, number: int, bar: tqdm) -> Mapping[str, Any]:
         """Train for one epoch, updating the bar ``steps`` times; returns its row of metrics.csv.
 
-        Raises: UserError if there is no going on, such as for a loss that is not finite.
+        Raises:
+            UserError: if there is no going on, such as for a loss that is not finite.
         """
 
     def observe(self, number: int) -> Mapping[str, Any]:
@@ -94,7 +99,9 @@ def run_epochs(
             due, and after the last epoch.
         processes: of this run; the first reads the checkpoint.
         unit: of the progress bar.
-    Raises: UserError if training cannot go on; the last checkpoint stays. Also for one that is not of this run.
+
+    Raises:
+        UserError: if training cannot go on; the last checkpoint stays. Also for one that is not of this run.
     """
     done = _restored(trainee, run, epochs, processes)
     if done is None:
@@ -120,6 +127,9 @@ def run_epochs(
             try:
                 row = trainee.epoch(epoch, bar)
             except UserError as error:
+                if trainee.intact:
+                    kept = epoch - 1
+                    run.checkpoint({"epoch": kept, **trainee.state()})
                 raise UserError(
                     f"epoch {epoch}: {error}; training stopped, the checkpoint in {run.folder} keeps epoch {kept}; "
                     f"try a smaller {trainee.lr_key}"
@@ -172,8 +182,6 @@ def compute_now(name: str, compute: Callable[[], T], generator: torch.Generator 
 class Pieces:
     """Keeps the pieces of a study in its checkpoint: a killed study goes on with those that were not finished.
 
-    The rows of metrics.csv are to be logged again, from the pieces.
-
     Args:
         run: open run folder.
         kinds: dataclasses and named tuples that pieces are made of, beside arrays, tensors, numbers, strings, lists,
@@ -184,7 +192,10 @@ class Pieces:
         self._run, self._kinds = run, {kind.__name__: kind for kind in kinds}
         saved = run.load_checkpoint() or {}
         self._done: dict[str, dict[str, Any]] = saved.get("pieces", {})
-        run.rewind(None)
+        if not self._done:
+            run.rewind(None)
+        columns = RunRecord(run.folder).metrics if self._done and (run.folder / "metrics.csv").exists() else {}
+        self._rows_left = len(next(iter(columns.values()), []))  # that metrics.csv has already
         if self._done:
             log.info("going on after %d pieces, the last of them %s", len(self._done), list(self._done)[-1])
 
@@ -198,6 +209,13 @@ class Pieces:
         elif generator is not None:
             generator.set_state(self._done[name]["generator"])
         return self._built(self._done[name]["value"])
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Add a row to metrics.csv, unless it is there from before: rows come in the same order each time."""
+        if self._rows_left:
+            self._rows_left -= 1
+        else:
+            self._run.log(row)
 
     def under(self, prefix: str) -> Keep:
         """Pieces called ``prefix``/name."""

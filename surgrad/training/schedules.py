@@ -40,7 +40,9 @@ def build_schedule(name: str, optimizer: Optimizer, nb_epochs: int, *, warmup: i
         nb_epochs: of the training.
         warmup: epochs over which learning rates first rise linearly, from a tenth of their value.
         options: of PyTorch's class, such as gamma or patience.
-    Raises: UserError for an unknown name, an option that the schedule does not know, or a value it refuses.
+
+    Raises:
+        UserError: for an unknown name, an option that the schedule does not know, or a value it refuses.
     """
     if name not in SCHEDULES:
         raise UserError(f"lr_schedule.name={name!r} is unknown; allowed: {', '.join(SCHEDULES)}")

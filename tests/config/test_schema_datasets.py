@@ -96,7 +96,7 @@ def test_the_random_task_has_nothing_to_validate_on():
         (BRAILLE | {"test_split": 0}, "dataset.test_split=0"),
         (BRAILLE | {"taxels": [12]}, "taxels=.12."),
         (RANDOM | {"nb_samples": 0}, "nb_samples=0"),
-        (RANDOM | {"nu": 2000}, "rate=2000"),
+        (RANDOM | {"nu": 2000}, "dataset.nu=2000.0 Hz: more than one spike per step"),
     ],
 )
 def test_mistakes_are_named_in_one_line(content, says, tmp_path):

@@ -27,5 +27,6 @@ class Config(CommonConfig):
     pause: float = 0.0  # s after each epoch
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.nb_epochs < 1:
             raise UserError(f"nb_epochs={self.nb_epochs}: wanted 1 or more")

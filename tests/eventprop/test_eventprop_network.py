@@ -1,4 +1,4 @@
-"""Heads, bookkeeping and training of event-based networks, and the Yin-Yang script from its door."""
+"""Heads, bookkeeping and training of event-based networks, and the Yin-Yang script."""
 
 import importlib.util
 import math

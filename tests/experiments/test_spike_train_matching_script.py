@@ -216,7 +216,7 @@ def test_event_files_and_sizes_from_the_file(script, tmp_path):
         (["method=superspite"], "method=superspite: unknown (did you mean superspike"),
         (["method.sg_mode=superspite"], "method.sg_mode=superspite: unknown"),
         (["update=hebb"], "update=hebb: unknown; allowed: three_factor, autograd, full"),
-        (["fi=-50"], "fi=-50.0 Hz is not allowed"),
+        (["fi=-50"], "fi=-50.0: must be positive"),
         (["dataset_method.lr_h=-1"], "must not be negative"),
         (["dataset=oxford", "dataset.nb_outputs=100", "dataset.nb_steps=189"], "has 200 rows, but nb_outputs=100"),
         (["dataset.nb_outputs=200", "dataset.nb_steps=100"], "has 189 columns, but nb_steps=100"),
@@ -232,7 +232,7 @@ def test_mistakes_are_one_line(script, tmp_path, capsys, overrides, message):
 def test_a_diverging_run_stops_and_keeps_the_last_good_weights(script, tmp_path, capsys):
     target = tiny_target(tmp_path / "target.png")
     options = [f"dataset.data_path={target}", f"hydra.run.dir={tmp_path}/run", "dataset_method.lr_o=1e38"]
-    assert "weights are not finite after epoch 0" in error_of(script, capsys, *options)
+    assert "epoch 0: weights are not finite; training stopped" in error_of(script, capsys, *options)
     (record,) = load_runs(tmp_path / "run")
     assert record.status == "failed"
     assert all(bool(record.checkpoint()[name].isfinite().all()) for name in ("w_hidden", "w_output"))

@@ -122,7 +122,7 @@ def study(run, nb_pieces, dies_in=None):
 
     for k in range(nb_pieces):
         found.append(pieces.under("part")(f"piece {k}", compute, generator))
-        run.log({"k": k, "mean": float(found[-1].pairs[0].mean)})
+        pieces.log({"k": k, "mean": float(found[-1].pairs[0].mean)})
     return computed, found
 
 

@@ -133,6 +133,14 @@ def read_images(folder: str | Path, name: str, *, subset: bool = False) -> tuple
     return tuple(_part(folder, name, *files, checksums) for files in FILES.values())
 
 
+def find_images(folder: str | Path, name: str, *, subset: bool = False) -> list[Path]:
+    """The files that `read_images` would read. Raises: UserError as there, if one is missing."""
+    if name not in CHECKSUMS:
+        raise UserError(f"name={name}: there are checksums of {', '.join(CHECKSUMS)} only")
+    folder = Path(folder) / "subset" if subset else Path(folder)
+    return [_find(folder, name, file) for files in FILES.values() for file in files]
+
+
 def balanced(images: Images, per_class: int) -> Images:
     """The first ``per_class`` images of every class, in their order.
 

@@ -1,30 +1,25 @@
-"""Configuration of the Classification suite: the keys of the published suite, typed, with units.
-
-Published keys that nothing reads are absent (nb_hidden_units, batch_id, o_neuron_id, h_neuron_id, i_neuron_id,
-time_scale, unit_scale). Those of the spike-train matching suite that its classification configs also carried (eps_0,
-theta, k0, delta_uo) are accepted at their published values, so that published commands run, and refused at any other:
-the readout does not spike and potentials are in units of the threshold, so that they could change nothing.
-"""
+"""Configuration of the Classification suite: the keys of the published suite, typed, with units."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from surgrad.config.common import CommonConfig, one_of, positive
+from surgrad.config import validate
+from surgrad.config.published import Published
+from surgrad.config.validate import at_least, not_negative, one_of, positive, probability
 from surgrad.errors import UserError
-from surgrad.experiments.datasets import dataset_config
+from surgrad.experiments.datasets import DatasetConfig, dataset_config, no_dataset
+from surgrad.experiments.training import TrainingConfig
 from surgrad.network.methods import METHODS, SpikeParameters, method_neuron
 from surgrad.network.models import ConvStack, conv_snn
 from surgrad.network.network import Network
 from surgrad.neurons.lif import LIF
 from surgrad.training.fit import annealed
-from surgrad.training.losses import LOSSES
-from surgrad.training.optimizers import OPTIMIZERS
 from surgrad.training.regularizers import ActivityRegularizer, build_regularizer
 
 
 @dataclass
-class ConvConfig:
-    """The convolutional layers that fit a data set, part of its group (keys of the published suite)."""
+class ConvDatasetConfig(DatasetConfig):
+    """A data set and the convolutional layers that fit it, which are part of its group in the published suite."""
 
     nb_hidden_layers: int = 3
     nb_filters: list[int] = field(default_factory=lambda: [16, 32, 64])
@@ -37,9 +32,26 @@ class ConvConfig:
     rec_padding: int = 2
     alpha: float = 0.9  # share of the initial membrane variance that comes from the layer below
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "dataset.", "nb_hidden_layers", "nb_filters", "kernel_size", "stride")
+        positive(self, "dataset.", "rec_kernel_size", "rec_stride")
+        not_negative(self, "dataset.", "padding", "rec_padding")
+        probability(self, "dataset.", "alpha")
+        for name in ("nb_filters", "kernel_size", "stride", "padding"):
+            if len(getattr(self, name)) < self.nb_hidden_layers:
+                wanted = f"one for each of dataset.nb_hidden_layers={self.nb_hidden_layers}"
+                raise UserError(f"dataset.{name}={getattr(self, name)}: {wanted}")
+
     def stack(self) -> ConvStack:
         """Shapes of the hidden layers."""
         return ConvStack(**{f.name: getattr(self, f.name) for f in fields(ConvStack)})
+
+
+if TYPE_CHECKING:
+    DatasetNode = ConvDatasetConfig
+else:  # as `surgrad.experiments.datasets.DatasetNode`
+    DatasetNode = dict[str, Any]
 
 
 @dataclass
@@ -73,6 +85,10 @@ class RegularizerConfig:
     lowerBoundL2Strength: float = 0.0
     lowerBoundL2Threshold: float = 0.0  # spikes per neuron and sample
 
+    def __post_init__(self) -> None:
+        keys = [key for key in vars(self) if key.endswith(("Strength", "Threshold"))]
+        not_negative(self, "regularizer.", *keys)
+
     def build(self) -> list[ActivityRegularizer]:
         """The penalties whose strength is not 0."""
         dims = {"UpperBoundL2": self.dims, "LowerBoundL1": "neuron", "LowerBoundL2": "neuron"}
@@ -94,8 +110,8 @@ class FanoConfig:
     repeats: int = 400  # presentations of the sample
 
     def __post_init__(self) -> None:
-        if self.bin_dt < 1 or self.repeats < 2:
-            raise UserError(f"fano.bin_dt={self.bin_dt}, fano.repeats={self.repeats}: need at least 1 step, 2 repeats")
+        positive(self, "fano.", "bin_dt")
+        at_least(2, self, "fano.", "repeats")
 
 
 @dataclass
@@ -110,36 +126,51 @@ class PlottingConfig:
     idx_layer: int = 1  # hidden layer of the rasters over trials, 0 is the lowest
     sample_seed: int = 12  # of the drawn neurons and of the monitored sample
 
+    def __post_init__(self) -> None:
+        positive(self, "plotting.", "nb_samples", "nb_samples_trials")
+        probability(self, "plotting.", "point_alpha", "point_alpha_trials")
+        not_negative(self, "plotting.", "idx_neuron", "idx_layer")
+
 
 @dataclass
-class ClassificationConfig(CommonConfig):
+class ClassificationConfig(TrainingConfig):
     """Everything a run of `Classification/deep_convSNN.py` depends on."""
 
-    dataset: dict[str, Any] = field(default_factory=dict)  # becomes the schema of its name, with the keys of ConvConfig
+    PUBLISHED: ClassVar = Published(
+        values={
+            "dataset": {"SHD": "shd", "SSC": "ssc", "Randman": "randman"},
+            "loss_type": {"sum_of_softmax": "sum_of_softmax_ce"},
+            "wandb": {"diff_reset": "default"},
+        },
+        keys={"dataset.dt": "dataset.time_step"},
+        unread={
+            "batch_id": "figures show the sample that plotting.sample_seed draws",
+            "o_neuron_id": "it is a key of spike-train matching",
+            "h_neuron_id": "figures show plotting.idx_neuron",
+            "i_neuron_id": "it is a key of spike-train matching",
+            "nb_hidden_units": "layers are convolutional, see dataset.nb_filters",
+            "dataset.nb_hidden_units": "layers are convolutional, see dataset.nb_filters",
+            "time_scale": "spike times are in s",
+            "unit_scale": "every input unit is one of the data's, see dataset.nb_inputs",
+            "dataset.time_scale": "spike times are in s",
+            "dataset.unit_scale": "every input unit is one of the data's, see dataset.nb_inputs",
+        },
+        refused={"dataset.nb_time_steps": "is duration / time_step here: give dataset.duration, in s"},
+    )
+
+    dataset: DatasetNode = field(default_factory=no_dataset)  # one of the group
     method: MethodConfig = field(default_factory=MethodConfig)
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
     plotting: PlottingConfig = field(default_factory=PlottingConfig)
     fano: FanoConfig = field(default_factory=FanoConfig)
 
     using_wandb: bool = True  # false is wandb.mode=disabled
-    loss_type: str = "mot_ce"  # mot_ce | sum_ce | last_ce | sum_of_softmax_ce
     plot: str = "plot"  # plot | none
     sigm: bool = False  # sigmoid' instead of SuperSpike as surrogate
-    optimizer: str = "smorms3"
     diff_reset: bool = False  # gradients through the reset
-    kernel: str = "auto"  # auto | reference | cpu | cuda
-    memory: str = "full"  # full | recompute: keep less for the backward pass, same gradients
-    truncate: int = 0  # cut gradients at every multiple of this many steps; 0: never
-    precision: str = "float32"  # float32 | bf16: of products, on a GPU
 
     nb_epochs: int = 200
     batch_size: int = 400
-    logging_freq: int = 10  # epochs between two lines of the log
-    test_draws: int = 5  # draws of the noise in a stochastic test
-
-    tau_mem: float = 20e-3  # membrane time constant (s)
-    tau_syn: float = 10e-3  # synaptic time constant (s)
-    tau_readout: float = 0.7  # membrane time constant of the readout (s)
 
     beta: float = 10.0  # slope of surrogate and sigmoidal escape noise
     p0: float = 2 / 3  # exponential escape noise at threshold (probability per step)
@@ -162,28 +193,28 @@ class ClassificationConfig(CommonConfig):
     delta_uo: float = 13e-3
 
     def __post_init__(self) -> None:
-        self.dataset = dataset_config(self.dataset, ConvConfig)
-        one_of("loss_type", self.loss_type, LOSSES)
-        one_of("optimizer", self.optimizer, OPTIMIZERS)
+        self.dataset = dataset_config(self.dataset, ConvDatasetConfig)  # first: other keys follow from it
+        super().__post_init__()
         one_of("plot", self.plot, ("plot", "none"))
-        one_of("memory", self.memory, ("full", "recompute"))
-        one_of("precision", self.precision, ("float32", "bf16"))
-        counts = ("batch_size", "logging_freq", "test_draws", "epoch_chunk", "anneal_interval")
-        positive(self, "", *counts, "tau_mem", "tau_syn", "tau_readout", "beta")
-        for key in ("nb_epochs", "monitor_fano", "truncate"):
-            if getattr(self, key) < 0:
-                raise UserError(f"{key}={getattr(self, key)}: must not be negative")
+        positive(self, "", "beta", "delta_uh", "epoch_chunk", "anneal_interval")
+        not_negative(self, "", "monitor_fano", "anneal_start")
+        probability(self, "", "p0")
+        validate.at_default(self, "", "eps_0", "theta", "k0", "delta_uo")
         if self.fano.evaluate and self.fano_window > self.dataset.nb_steps:
-            raise UserError(f"the window of the Fano factor is longer than a sample of {self.dataset.nb_steps} steps")
+            key = f"fano.bin_dt={self.fano.bin_dt}" if self.binned else f"monitor_fano={self.monitor_fano}"
+            raise UserError(f"{key}: longer than a sample of {self.dataset.nb_steps} steps")
         if not 0 <= self.plotting.idx_layer < self.dataset.nb_hidden_layers:
             last = self.dataset.nb_hidden_layers - 1
             raise UserError(f"plotting.idx_layer={self.plotting.idx_layer}: there are layers 0 to {last}")
-        for key in ("eps_0", "theta", "k0", "delta_uo"):
-            published = type(self).__dataclass_fields__[key].default
-            if getattr(self, key) != published:
-                raise UserError(f"{key}={getattr(self, key)}: has no effect here and is accepted as {published} only")
         if not self.using_wandb:
             self.wandb.mode = "disabled"
+
+    def preflight(self) -> None:
+        """Files, penalties and the shapes of layers. Raises: UserError naming the first mistake."""
+        self.dataset.preflight()
+        self.regularizer.build()
+        if self.dataset.nb_inputs is not None and self.dataset.nb_classes is not None:
+            self.network(self.dataset.nb_inputs, self.dataset.nb_classes)
 
     @property
     def fano_window(self) -> int:

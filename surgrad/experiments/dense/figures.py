@@ -30,7 +30,9 @@ def colors_of(labels: Iterable[str]) -> dict[str, str]:
 def sparse(networks: Sequence[Sparse], *, chance: float | None = None) -> Figure:
     """Accuracy against spikes per sample: dots are runs, crosses with bars means and 95 % intervals.
 
-    Args: networks by bound of activity; accuracy by chance.
+    Args:
+        networks: by bound of activity.
+        chance: accuracy by chance.
     """
     with style():
         figure, ((ax,),) = panels(1, 1, (3.4, 2.3))
@@ -54,8 +56,10 @@ def distributions(
 ) -> Figure:
     """Histograms of time constants with densities over them, one panel per title.
 
-    Args: for each title the time constants in s and distributions by label, those of cells dashed; bounds of the axis
-        in s; number of bins.
+    Args:
+        panels_of: for each title the time constants in s and distributions by label, those of cells dashed.
+        bounds: of the axis in s.
+        nb_bins: number of bins.
     """
     with style():
         figure, axes = panels(1, len(panels_of), (0.6 + 2.3 * len(panels_of), 2.6), sharex=True)

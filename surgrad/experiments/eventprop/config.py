@@ -3,20 +3,21 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
 
 import torch
 from omegaconf import MISSING
 from torch import nn
 
-from surgrad.config.common import CommonConfig, one_of, positive
+from surgrad.config.common import CommonConfig
+from surgrad.config.validate import not_negative, one_of, positive
 from surgrad.datasets.events import Augmentation, EventDataset
 from surgrad.datasets.sources.yin_yang import CLASSES, Points, published_splits
 from surgrad.errors import UserError
 from surgrad.eventprop.encoding import linear_latency
 from surgrad.eventprop.layers import EventLayer, EventLIF, EventReadout
 from surgrad.eventprop.network import EventNetwork, FirstSpike, IntegratedVoltage, MaximumVoltage, SpikeSet
-from surgrad.experiments.datasets import dataset_config
+from surgrad.experiments.datasets import DatasetConfig, DatasetNode, dataset_config, no_dataset
 from surgrad.experiments.eventprop.training import Recipe
 from surgrad.network.connections import Dense
 from surgrad.network.layers import Readout, SpikingLayer
@@ -77,11 +78,18 @@ class EventConfig(CommonConfig):
     beta: float = 10.0  # slope of the SuperSpike surrogate
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of("method", self.method, METHODS)
         one_of("loss", self.loss, LOSSES)
         if self.method == "surrogate" and self.loss == "first_spike":
             raise UserError("method=surrogate has no spike times to differentiate: take loss=max_voltage")
         positive(self, "", "batch_size", "nb_hidden", "lr", "lr_decay", "duration", "time_step", "logging_freq")
+        positive(self, "", "tau_mem", "tau_syn", "tau0", "tau1", "tau_weight", "beta")
+        not_negative(self, "", "nb_epochs", "alpha", "bump")
+        for name in ("hidden", "output"):
+            not_negative(getattr(self, name), f"{name}.", "std")
+        if self.nb_steps < 1:
+            raise UserError(f"duration={self.duration} s is shorter than one time_step={self.time_step} s")
         if not 0 <= self.input_dropout < 1:
             raise UserError(f"input_dropout={self.input_dropout}: need a probability below 1")
 
@@ -203,11 +211,17 @@ class YinYangConfig(EventConfig):
 class EventSNNConfig(EventConfig):
     """Everything a run of `Classification/event_SNN.py` depends on."""
 
-    dataset: dict[str, Any] = field(default_factory=dict)  # becomes the schema of its name
+    dataset: DatasetNode = field(default_factory=no_dataset)  # one of the group
 
     def __post_init__(self) -> None:
+        self.dataset = dataset_config(self.dataset, DatasetConfig)  # first: other keys follow from it
         super().__post_init__()
-        self.dataset = dataset_config(self.dataset)
+        if getattr(self.dataset, "validation", None) == "none" or self.dataset.name == "random":
+            raise UserError(f"dataset={self.dataset.name}: needs a validation set, by which an epoch is chosen")
+
+    def preflight(self) -> None:
+        """Files of the data set. Raises: UserError naming the first that is missing."""
+        self.dataset.preflight()
 
     def augmentation(self) -> Augmentation | None:
         """What the data set asks for, under dataset.augment."""
@@ -215,11 +229,20 @@ class EventSNNConfig(EventConfig):
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        return self.dataset.nb_inputs, self.nb_hidden, self.dataset.nb_classes
+        """Units of input, hidden layer and output; of the training data where the configuration leaves it to these."""
+        data = self.dataset
+        if data.nb_inputs is not None and data.nb_classes is not None:
+            return data.nb_inputs, self.nb_hidden, data.nb_classes
+        train = self._parts[0]
+        return train.nb_units, self.nb_hidden, train.nb_classes
 
     def splits(self) -> Splits:
-        """Raises: UserError without a validation set, by which an epoch is chosen."""
-        parts = self.dataset.splits()
-        if parts[1] is None:
+        train, valid, test = (SpikeSet.from_events(part, self.duration) for part in self._parts)
+        return train, valid, test
+
+    @cached_property
+    def _parts(self) -> tuple[EventDataset, EventDataset, EventDataset]:
+        train, valid, test = self.dataset.splits()
+        if valid is None:
             raise UserError("dataset.validation=none: an event-based run needs a validation set, e.g. random")
-        return tuple(SpikeSet.from_events(part, self.duration) for part in parts)
+        return train, valid, test

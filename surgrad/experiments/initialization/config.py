@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from surgrad.config import validate
 from surgrad.config.build import build
-from surgrad.config.common import CommonConfig, positive
+from surgrad.config.common import CommonConfig
+from surgrad.config.validate import not_empty, positive
 from surgrad.errors import UserError
-from surgrad.experiments.datasets import dataset_config
+from surgrad.experiments.datasets import DatasetConfig, DatasetNode, dataset_config, no_dataset
 from surgrad.experiments.initialization.study import Cell
 from surgrad.network.initializers import Initializer
 from surgrad.network.models import dense_snn
@@ -71,7 +73,7 @@ class InitializationConfig(CommonConfig):
     """Everything a run of `Classification/initialization.py` depends on."""
 
     device: str = "cpu"
-    dataset: dict[str, Any] = field(default_factory=dict)  # becomes the schema of its name
+    dataset: DatasetNode = field(default_factory=no_dataset)  # one of the group
     initializers: dict[str, Any] = field(default_factory=dict)  # nodes by the name that figures show
     tau_mem: float = 20e-3  # s
     tau_syn: float = 10e-3  # s
@@ -82,23 +84,34 @@ class InitializationConfig(CommonConfig):
     real: RealConfig = field(default_factory=RealConfig)
 
     def __post_init__(self) -> None:
-        self.dataset = dataset_config(self.dataset)
+        self.dataset = dataset_config(self.dataset, DatasetConfig)  # first: other keys follow from it
+        super().__post_init__()
         positive(self, "", "tau_mem", "tau_syn", "time_step")
         for name in ("grid", "steps", "depth", "real"):
-            part = getattr(self, name)
-            sizes = [key for key in vars(part) if key.startswith("nb_") or key in ("duration", "nu", "sigma_u")]
-            positive(part, f"{name}.", *(key for key in sizes if not isinstance(getattr(part, key), list)))
-        if max([*self.grid.nu, self.depth.nu, *self.depth.transfer_rates]) * self.time_step > 1:
-            raise UserError(
-                f"time_step={self.time_step} s: a rate in grid.nu or depth has more than one spike per step"
-            )
+            part, prefix = getattr(self, name), f"{name}."
+            keys = list(vars(part))
+            not_empty(part, prefix, *(key for key in keys if isinstance(getattr(part, key), list)))
+            centres = [key for key in keys if key in ("mu_u", "recurrent")]
+            positive(part, prefix, *(key for key in keys if key not in centres))
+        validate.share(self.grid, "grid.", "alpha")
+        for key, rates in (("grid.nu", self.grid.nu), ("depth.nu", [self.depth.nu])):
+            self._require_rates(key, rates)
+        self._require_rates("depth.transfer_rates", self.depth.transfer_rates)
         if not self.initializers:
             raise UserError(
                 "initializers: is empty; give e.g. initializers.kaiming._target_=surgrad.initializers.Kaiming"
             )
         for name, node in self.initializers.items():
-            if "_target_" not in (node or {}):
-                raise UserError(f"initializers.{name}: has no _target_, such as surgrad.initializers.Kaiming")
+            validate.node(f"initializers.{name}", node, "surgrad.initializers.Kaiming")
+
+    def _require_rates(self, key: str, rates: list[float]) -> None:
+        if max(rates) * self.time_step > 1:
+            raise UserError(f"{key}={max(rates)} Hz: more than one spike per step of time_step={self.time_step} s")
+
+    def preflight(self) -> None:
+        """Files and initialisers. Raises: UserError naming the first mistake."""
+        self.dataset.preflight()
+        self.build_initializers()
 
     @property
     def cell(self) -> Cell:

@@ -4,7 +4,9 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
+from surgrad.config import validate
 from surgrad.config.common import CommonConfig
+from surgrad.config.validate import at_least, not_empty, not_negative, one_of, positive
 from surgrad.errors import UserError
 
 
@@ -18,6 +20,9 @@ class PlaneConfig:
     second: list[float] | None = None  # orthogonal to it
 
     def __post_init__(self) -> None:
+        if len(self.rows) != 2:
+            raise UserError(f"plane.rows={self.rows}: wanted two rows")
+        not_negative(self, "plane.", "rows")
         if (self.first is None) != (self.second is None):
             raise UserError("plane.first, plane.second: give both directions or neither")
 
@@ -43,6 +48,18 @@ class ClosedCircleConfig(CommonConfig):
     nb_grid: int = 201  # points per side of the maps
     nb_radii: int = 24  # radii at which the curl is integrated
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.sizes) < 2 or self.sizes[-1] != 1:
+            raise UserError(f"sizes={self.sizes}: wanted the units of two or more layers, and one output")
+        if len(self.x) != self.sizes[0]:
+            raise UserError(f"x={self.x}: wanted one value for each of the sizes[0]={self.sizes[0]} inputs")
+        not_empty(self, "", "betas_sg")
+        positive(self, "", "sizes", "beta", "betas_sg", "radius", "tolerance", "max_evaluations", "extent")
+        positive(self, "", "nb_rules", "nb_grid", "nb_radii")
+        at_least(3, self, "", "published_points")
+        at_least(50, self, "", "max_points")
+
 
 @dataclass
 class SweepConfig:
@@ -55,6 +72,15 @@ class SweepConfig:
     lower: float = -0.2
     upper: float = 0.2
     nb_points: int = 10_001
+
+    def __post_init__(self) -> None:
+        not_empty(self, "sweep.", "betas_sg")
+        positive(self, "sweep.", "beta", "betas_sg")
+        at_least(2, self, "sweep.", "nb_points")
+        if not 0 <= self.index < len(self.weights):
+            raise UserError(f"sweep.index={self.index}: there are weights 0 to {len(self.weights) - 1}")
+        if not self.lower < self.upper:
+            raise UserError(f"sweep.lower={self.lower}: must be below sweep.upper={self.upper}")
 
 
 @dataclass
@@ -70,6 +96,11 @@ class PlanesConfig:
     u_weights: list[float] = field(default_factory=lambda: [1.0, 0.05, 0.1, 0.0, 0.0])
     u_probe: list[float] = field(default_factory=lambda: [-0.1, 1.0])
 
+    def __post_init__(self) -> None:
+        not_empty(self, "planes.", "betas_sg")
+        positive(self, "planes.", "beta", "betas_sg", "extent")
+        at_least(2, self, "planes.", "nb_grid")
+
 
 @dataclass
 class FlowConfig:
@@ -80,6 +111,13 @@ class FlowConfig:
     upper: list[float] = field(default_factory=lambda: [0.2, 0.2])
     nb_starts: list[int] = field(default_factory=lambda: [5, 3])
     duration: float = 1e6  # gradient flow time: steps times learning rate
+
+    def __post_init__(self) -> None:
+        positive(self, "flow.", "nb_starts", "duration")
+        not_negative(self, "flow.", "axes")
+        for name in ("axes", "lower", "upper", "nb_starts"):
+            if len(getattr(self, name)) != 2:
+                raise UserError(f"flow.{name}={getattr(self, name)}: wanted two values, one for each axis")
 
 
 @dataclass
@@ -105,6 +143,10 @@ class PerceptronConfig:
     nb_sampled: int = 9  # weights at which spikes are drawn
     nb_samples: int = 40_000
 
+    def __post_init__(self) -> None:
+        positive(self, "perceptron.", "nb_inputs", "nb_weights", "nb_sampled", "nb_samples")
+        validate.probability(self, "perceptron.", "rate")
+
 
 @dataclass
 class DrivenLIFConfig:
@@ -120,6 +162,12 @@ class DrivenLIFConfig:
     tau_syn: float = 5e-3  # s
     nb_samples: int = 20_000
 
+    def __post_init__(self) -> None:
+        positive(self, "lif.", "nb_inputs", "nb_steps", "dt", "tau_mem", "tau_syn", "nb_samples")
+        not_negative(self, "lif.", "rate")
+        if self.rate * self.dt > 1:
+            raise UserError(f"lif.rate={self.rate} Hz: more than one spike per step of lif.dt={self.dt} s")
+
 
 @dataclass
 class SingleNeuronConfig(CommonConfig):
@@ -131,10 +179,12 @@ class SingleNeuronConfig(CommonConfig):
     lif: DrivenLIFConfig = field(default_factory=DrivenLIFConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.noises:
             raise UserError("noises: is empty; give e.g. noises.sigmoid._target_=surgrad.escape_noise.Sigmoid")
-        if self.lif.noise not in self.noises:
-            raise UserError(f"lif.noise={self.lif.noise}: unknown; allowed: {', '.join(self.noises)}")
+        for name, node in self.noises.items():
+            validate.node(f"noises.{name}", node, "surgrad.escape_noise.Sigmoid")
+        one_of("lif.noise", self.lif.noise, self.noises)
 
 
 @dataclass
@@ -146,6 +196,10 @@ class ChainConfig:
     v_upper: float = 2.5
     nb_points: int = 126
     nb_samples: int = 20_000
+
+    def __post_init__(self) -> None:
+        positive(self, "chain.", "beta", "v_upper", "nb_samples")
+        at_least(2, self, "chain.", "nb_points")
 
 
 @dataclass
@@ -181,6 +235,12 @@ class GradientEstimatorsConfig(CommonConfig):
     chain: ChainConfig = field(default_factory=ChainConfig)
     coverage_repetitions: int = 200
     coverage_samples: int = 500
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        not_empty(self, "", "methods", "depths", "betas", "sample_counts")
+        positive(self, "", "width", "gain", "beta", "depth", "depths", "betas", "nb_networks", "sample_counts")
+        positive(self, "", "nb_samples", "nb_averaged", "sample_repeats", "coverage_repetitions", "coverage_samples")
 
 
 def command_line(config_name: str) -> list[str]:

@@ -5,13 +5,15 @@ that published commands run, and refused at any other.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from omegaconf import MISSING
 
 from surgrad.config.common import CommonConfig
-from surgrad.config.explain import unknown_option
+from surgrad.config.published import Published
+from surgrad.config.validate import at_default, not_negative, one_of, positive, probability
 from surgrad.datasets.sources.targets import load_target, with_silent_steps
 from surgrad.errors import UserError
 from surgrad.experiments.spike_train_matching.rules import UPDATES
@@ -28,12 +30,7 @@ from surgrad.experiments.spike_train_matching.task import (
 from surgrad.experiments.spike_train_matching.training import Training
 from surgrad.runs.record import REPO
 
-
-def _positive(owner: object, prefix: str, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if value is not None and not value > 0:
-            raise UserError(f"{prefix}{name}={value}: must be positive")
+OXFORD = "Spike_train_matching/dataset/oxford.png"
 
 
 @dataclass
@@ -53,10 +50,10 @@ class DatasetConfig:
     polarity: str = "dark"  # dark | light: which pixels of a picture are spikes
 
     def __post_init__(self) -> None:
-        _positive(self, "dataset.", "nb_inputs", "nb_hidden", "nb_outputs", "nb_steps", "batch_size")
-        _positive(self, "dataset.", "duration", "bin_dt")
-        if self.nb_layers != 2:
-            raise UserError(f"dataset.nb_layers={self.nb_layers}: has no effect here and is accepted as 2 only")
+        positive(self, "dataset.", "nb_inputs", "nb_hidden", "nb_outputs", "nb_steps", "batch_size")
+        positive(self, "dataset.", "duration", "bin_dt")
+        one_of("dataset.polarity", self.polarity, ("dark", "light"))
+        at_default(self, "dataset.", "nb_layers")
 
     @property
     def paths(self) -> list[str]:
@@ -78,9 +75,9 @@ class MethodConfig:
     nb_trials: int = 1  # trials averaged in every update
 
     def __post_init__(self) -> None:
-        if self.sg_mode not in (MISSING, *SURROGATES):
-            raise UserError(unknown_option("method.sg_mode", self.sg_mode, SURROGATES))
-        _positive(self, "method.", "nb_trials")
+        if self.sg_mode != MISSING:
+            one_of("method.sg_mode", self.sg_mode, SURROGATES)
+        positive(self, "method.", "nb_trials")
 
 
 @dataclass
@@ -91,13 +88,15 @@ class DatasetMethodConfig:
     lr_o: float = MISSING  # of the output weights
 
     def __post_init__(self) -> None:
-        if MISSING not in (self.lr_h, self.lr_o) and not (self.lr_h >= 0 and self.lr_o >= 0):
-            raise UserError(f"dataset_method.lr_h={self.lr_h}, lr_o={self.lr_o}: must not be negative")
+        if MISSING not in (self.lr_h, self.lr_o):
+            not_negative(self, "dataset_method.", "lr_h", "lr_o")
 
 
 @dataclass
 class SpikeTrainMatchingConfig(CommonConfig):
     """Everything a run of `Spike_train_matching/run_image_task_1hid.py` depends on."""
+
+    PUBLISHED: ClassVar = Published(values={"dataset.data_path": {"../../../../dataset/oxford.png": OXFORD}})
 
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
@@ -144,19 +143,23 @@ class SpikeTrainMatchingConfig(CommonConfig):
     k0: float = -1.0
 
     def __post_init__(self) -> None:
-        if self.update not in UPDATES:
-            raise UserError(unknown_option("update", self.update, UPDATES))
-        if self.kernel not in ("auto", "reference"):
-            raise UserError(unknown_option("kernel", self.kernel, ("auto", "reference")))
-        _positive(self, "", "logging_freq", "checkpoint_seconds", "beta_h", "beta_o", "p0", "delta_uh")
-        if not self.fi > 0:
-            raise UserError(f"fi={self.fi} Hz is not allowed: rates must be positive")
-        if self.nb_epochs < 0:
-            raise UserError(f"nb_epochs={self.nb_epochs}: must not be negative")
-        for key in ("mV", "ms", "k0"):
-            published = type(self).__dataclass_fields__[key].default
-            if getattr(self, key) != published:
-                raise UserError(f"{key}={getattr(self, key)}: has no effect here and is accepted as {published} only")
+        super().__post_init__()
+        one_of("update", self.update, UPDATES)
+        one_of("kernel", self.kernel, ("auto", "reference"))
+        positive(self, "", "logging_freq", "checkpoint_seconds", "beta_h", "beta_o", "p0", "delta_uh", "delta_uo")
+        positive(self, "", "dt", "tau_mem", "tau_syn", "eps0", "theta", "fi", "target_sigma_u")
+        not_negative(self, "", "nb_epochs", "batch_id", "o_neuron_id", "h_neuron_id", "i_neuron_id")
+        probability(self, "", "out_prob")
+        at_default(self, "", "mV", "ms", "k0")
+        nb_pairs = max(len(self.dataset.paths), self.dataset.batch_size)
+        if self.batch_id >= nb_pairs:
+            raise UserError(f"batch_id={self.batch_id}: there are pairs 0 to {nb_pairs - 1}")
+
+    def preflight(self) -> None:
+        """Raises: UserError naming a target that is missing."""
+        for path in self.dataset.paths:
+            if not Path(path).is_file():
+                raise UserError(f"dataset.data_path={path}: there is no such file")
 
     def build(self, device: torch.device) -> tuple[Task, Weights, Training]:
         """Task, initial weights and training on a device; all random numbers follow from the seed.
@@ -194,8 +197,6 @@ class SpikeTrainMatchingConfig(CommonConfig):
             self.delta_uo,
             "multiplicative" if self.reset_mode else "multiplicative_leak",
         )
-        if not 0 <= self.batch_id < nb_pairs:
-            raise UserError(f"batch_id={self.batch_id}: there are pairs 0 to {nb_pairs - 1}")
         generator = torch.Generator().manual_seed(self.seed)
         x = poisson_input(len(z), nb_pairs, data.nb_inputs, self.fi, neurons.dt, generator)
         sizes = (data.nb_inputs, data.nb_hidden, z.shape[2])

@@ -163,6 +163,7 @@ class Matching(Trainee):
 
     shown: ClassVar[tuple[str, ...]] = ("van_rossum", "van_rossum_other")
     lr_key = "dataset_method.lr_h and dataset_method.lr_o"
+    intact: ClassVar[bool] = True
 
     def __init__(self, learner: Learner, recorder: Recorder):
         self.learner, self.recorder = learner, recorder

@@ -244,7 +244,7 @@ class Task:
         return self._known_ids[nb_trials]
 
     def _scan(self, current: Tensor, neuron: LIF, noise: NoiseKey, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The one door to the kernels, whose threshold is 1: current (T, B, N) -> spikes, membrane."""
+        """Every call of a kernel, whose threshold is 1: current (T, B, N) -> spikes, membrane."""
         theta = self.neurons.theta
         if theta != 1:
             current = current / theta

@@ -65,7 +65,10 @@ class Epoch(NamedTuple):
 class Learner:
     """Learns epoch by epoch. Noise is addressed by the epoch, so that the weights are all there is to go on from.
 
-    Args: task; initial weights; how to learn.
+    Args:
+        task: the task.
+        weights: initial weights.
+        training: how to learn.
     """
 
     def __init__(self, task: Task, weights: Weights, training: Training):

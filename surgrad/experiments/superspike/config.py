@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from surgrad.config.common import CommonConfig
-from surgrad.config.explain import unknown_option
+from surgrad.config.validate import not_negative, one_of, positive
 from surgrad.datasets.sources.bs1 import read_bs1
 from surgrad.datasets.sources.targets import bin_events, read_events
 from surgrad.errors import UserError
@@ -50,17 +50,25 @@ class SuperSpikeConfig(CommonConfig):
     plot: bool = True
 
     def __post_init__(self) -> None:
-        for name, allowed in (("feedback", FEEDBACKS), ("reset", RESETS)):
-            if getattr(self, name) not in allowed:
-                raise UserError(unknown_option(name, getattr(self, name), allowed))
-        for name in ("dt", "duration", "update_period", "nb_hidden", "nu_input", "nu_hidden", "logging_freq"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name}={getattr(self, name)} must be positive")
+        super().__post_init__()
+        one_of("feedback", self.feedback, FEEDBACKS)
+        one_of("reset", self.reset, RESETS)
+        positive(self, "", "dt", "duration", "update_period", "nu_input", "nu_hidden", "logging_freq")
+        positive(self, "", "nb_inputs", "nb_hidden", "nb_outputs", "beta")
+        positive(self, "", "tau_mem", "tau_syn", "tau_decay", "tau_rise")
+        not_negative(self, "", "nb_epochs", "lr_h", "lr_o", "gamma", "target_sigma_u")
         if self.update_period < self.dt:
             raise UserError(f"update_period={self.update_period} s is shorter than a step of dt={self.dt} s")
 
+    def preflight(self) -> None:
+        """Raises: UserError naming the key of a file that is missing."""
+        for key in ("input_path", "target_path"):
+            if not (REPO / getattr(self, key)).is_file():
+                raise UserError(f"{key}={getattr(self, key)}: no such file, relative to {REPO}")
+
     @property
     def nb_steps(self) -> int:
+        """Steps of a trial."""
         return round(self.duration / self.dt)
 
     def rule(self) -> SuperSpikeRule:

@@ -1,0 +1,94 @@
+"""What `--help` of a script says: its configurations, the choices of every group, every key with unit and meaning."""
+
+import ast
+import dataclasses
+import inspect
+import io
+import textwrap
+import tokenize
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from surgrad.config.command_line import options
+
+WIDTH = 120
+
+
+def help_text(script: object, schema: type, folders: Sequence[Path]) -> str:
+    """The text. Args: the script as a module; dataclass of its keys; folders of the groups, its own first."""
+    parts = [inspect.cleandoc(script.__doc__ or ""), ""]
+    parts += ["Configurations (--config-name=…):", *_table((p.stem, _first_comment(p)) for p in _files(folders[0]))]
+    parts += ["", "Groups (group=choice):"]
+    own = {path.name for path in folders[0].iterdir() if path.is_dir()}
+    groups = sorted(own | {field.name for field in dataclasses.fields(schema)})
+    parts += _table((group, " | ".join(options(group, folders))) for group in groups if options(group, folders))
+    parts += ["", "Keys (key=value), their defaults and meanings; --cfg job shows the values that a run would have:"]
+    parts += _table((f"{key}={default}", meaning) for key, default, meaning in keys(schema))
+    parts += ["", "-m sweeps over comma-separated values; --hydra-help lists Hydra's own options."]
+    return "\n".join(parts)
+
+
+def keys(schema: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Dotted key, default as it would be typed, and comment of every field of a dataclass, nested ones included."""
+    comments: dict[str, str] = {}
+    for base in reversed(schema.__mro__):
+        if dataclasses.is_dataclass(base):
+            comments |= field_comments(base)
+    hints = get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from keys(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+        else:
+            yield f"{prefix}{field.name}", _typed(field), comments.get(field.name, "")
+
+
+def field_comments(schema: type) -> dict[str, str]:
+    """The comment behind every field that a dataclass itself defines."""
+    source = textwrap.dedent(inspect.getsource(schema))
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        node.target.id: " ".join(comments[n] for n in range(node.lineno, node.end_lineno + 1) if n in comments)
+        for node in definition.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.end_lineno is not None
+    }
+
+
+def _typed(field: "dataclasses.Field[Any]") -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    else:
+        value = "???" if field.default is dataclasses.MISSING else field.default
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "null"
+    return f"{value:.6g}" if isinstance(value, float) else str(value).replace("'", "")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.yaml"))
+
+
+def _first_comment(path: Path) -> str:
+    line = path.read_text(encoding="utf-8").partition("\n")[0]
+    return line.lstrip("# ") if line.startswith("#") else ""
+
+
+def _table(rows: Iterator[tuple[str, str]]) -> list[str]:
+    """Two columns, the right one wrapped."""
+    lines: list[str] = []
+    for left, right in rows:
+        wrapped = textwrap.wrap(right, WIDTH - 38) or [""]
+        first = f"  {left:<34}  "
+        lines.append(f"{first}{wrapped[0]}".rstrip() if len(left) <= 34 else f"  {left}")
+        rest = wrapped[1:] if len(left) <= 34 else wrapped
+        lines += [f"{'':38}{line}".rstrip() for line in rest if line]
+    return lines
