@@ -20,6 +20,31 @@ ROOT = Path(__file__).parent.parent
 OURS = "surgrad"
 FRAMEWORKS = (OURS, "torch_loop", "spyx", "norse", "snntorch", "spikingjelly", "sinabs")
 HERE = (OURS, "surgrad_dense", "torch_loop", "torch_explicit")  # run by this interpreter, whatever --python says
+# What holds every framework to an instruction set, so that a machine that has more can speak for one that has less.
+LIMITS = {
+    "native": {},
+    "baseline": {
+        "SURGRAD_ISA": "baseline",
+        "ATEN_CPU_CAPABILITY": "default",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2",
+    },
+    "avx2": {
+        "SURGRAD_ISA": "avx2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
+    },
+    "avx512": {
+        "SURGRAD_ISA": "avx512",
+        "ATEN_CPU_CAPABILITY": "avx512",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX512",
+        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",
+        "XLA_FLAGS": "--xla_cpu_max_isa=AVX512",
+    },
+}
 SHORTEST = 0.2  # s; shorter steps are repeated within one round
 
 
@@ -37,7 +62,7 @@ class Worker:
         self.framework, self.limit = framework, args.limit
         adapters = dict(entry.split("=", 1) for entry in args.path)
         python = sys.executable if framework in HERE or not args.python else args.python
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **LIMITS[args.isa], "PYTHONPATH": str(ROOT)}
         environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         self.process = subprocess.Popen(
             [python, "-m", "benchmarks.worker"],
@@ -105,6 +130,7 @@ def parser(description: str, *, batch: Sequence[int], steps: int) -> argparse.Ar
     p.add_argument("--frameworks", nargs="+", default=list(FRAMEWORKS), help="which, in this order; absent: skipped")
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     p.add_argument("--threads", type=int, default=os.cpu_count())
+    p.add_argument("--isa", choices=list(LIMITS), default="native", help="instruction set that all are held to")
     p.add_argument("--python", default=os.environ.get("PEERS_PYTHON"), help="interpreter of the peers ($PEERS_PYTHON)")
     p.add_argument("--path", nargs="*", default=[], metavar="NAME=FILE", help="adapters of your own, as in frameworks/")
     p.add_argument("--limit", type=float, default=60.0, help="s; slower frameworks are skipped")
@@ -148,11 +174,11 @@ def _rounded(value: object) -> object:
 
 def compare(item: str, problems: Iterable[Problem], args: argparse.Namespace) -> list[dict]:
     """Time every framework on every problem; print and return one result per pair."""
-    rates = measure(args.device, args.threads)
+    rates = measure(args.device, args.threads, args.isa)
     results = []
     for problem in problems:
         workers, floors = [], floor(problem, rates)
-        about = {"item": item, **problem.describe()}
+        about = {"item": item, "isa": args.isa, **problem.describe()}
         for name in args.frameworks:
             try:
                 workers.append(Worker(item, problem, name, args))

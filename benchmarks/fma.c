@@ -1,6 +1,15 @@
 /* Fused multiply-adds on registers: the most single-precision operations per second that one core can do. */
 #include <time.h>
-typedef float v __attribute__((vector_size(64)));
+#if defined(__AVX512F__)
+#define BYTES 64
+#elif defined(__AVX__)
+#define BYTES 32
+#else
+#define BYTES 16
+#endif
+typedef float v __attribute__((vector_size(BYTES)));
+
+int fma_lanes(void) { return BYTES / 4; }
 
 double fma_seconds(long rounds) {
     v a[12], m = (v){} + 0.999f, c = (v){} + 0.001f;

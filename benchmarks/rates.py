@@ -12,7 +12,9 @@ from pathlib import Path
 
 import torch
 
-ROUNDS = 200_000  # of 12 vectors of 16 fused multiply-adds
+from surgrad.kernels.cpu.instruction_set import flags
+
+ROUNDS = 200_000  # of 12 vectors of fused multiply-adds
 
 
 @dataclass(frozen=True)
@@ -32,21 +34,21 @@ def _best(f, seconds: float = 0.5) -> float:
     return best
 
 
-def _registers(threads: int) -> float | None:
+def _registers(threads: int, isa: str) -> float | None:
     """Fused multiply-adds per second x 2 on ``threads`` cores; None without a C compiler."""
     compiler = next((c for c in (os.environ.get("CC"), "cc", "gcc", "clang") if c and shutil.which(c)), None)
     if compiler is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "fma.so"
-        command = [compiler, "-O3", "-march=native", "-shared", "-fPIC", "-o", target, Path(__file__).parent / "fma.c"]
+        command = [compiler, "-O3", *flags(isa), "-shared", "-fPIC", "-o", target, Path(__file__).parent / "fma.c"]
         if subprocess.run(command, capture_output=True, check=False).returncode:
             return None
         library = ctypes.CDLL(str(target))
     library.fma_seconds.restype, library.fma_seconds.argtypes = ctypes.c_double, [ctypes.c_long]
     with ThreadPoolExecutor(threads) as pool:
         tries = [sum(pool.map(lambda _: ROUNDS / library.fma_seconds(ROUNDS), range(threads))) for _ in range(40)]
-    return max(tries) * 12 * 16 * 2
+    return max(tries) * 12 * library.fma_lanes() * 2
 
 
 def _products(device: str) -> float:
@@ -74,8 +76,8 @@ def _copy(device: str) -> float:
     return 2 * x.nbytes / _best(f)
 
 
-def measure(device: str, threads: int) -> Rates:
+def measure(device: str, threads: int, isa: str = "native") -> Rates:
     """Rates of ``threads`` cores of the CPU, or of the GPU."""
     torch.set_num_threads(threads)
-    flops = _registers(threads) if device == "cpu" else None
+    flops = _registers(threads, isa) if device == "cpu" else None
     return Rates(flops or _products(device), _copy(device))

@@ -10,7 +10,6 @@ test finds; those that none finds are printed, and some of them change nothing t
 
 import argparse
 import ast
-import copy
 import os
 import random
 import shutil
@@ -101,17 +100,20 @@ def named() -> Iterator[Mistake]:
         yield Mistake(file, f"{text} -> {wrong or 'nothing'}", source.replace(text, wrong, 1), tests)
 
 
-def mistakes_of(file: str) -> list[Mistake]:
-    """Every mistake of one change in a file."""
+def places(file: str) -> list[int]:
+    """Where in a file a mistake can be made: numbers of the nodes of its syntax tree."""
     tree = ast.parse((REPO / file).read_text(encoding="utf-8"))
-    found = []
-    for k, node in enumerate(ast.walk(tree)):
-        changed = copy.deepcopy(tree)
-        twin = next(other for j, other in enumerate(ast.walk(changed)) if j == k)
-        if _changed(twin):
-            says = f"line {getattr(node, 'lineno', '?')}: {ast.unparse(node)} -> {ast.unparse(twin)}"
-            found.append(Mistake(file, says, ast.unparse(changed), TARGETS[file]))
-    return found
+    return [k for k, node in enumerate(ast.walk(tree)) if _changed(node)]
+
+
+def mistake_at(file: str, place: int) -> Mistake:
+    """The mistake at one of the `places` of a file."""
+    tree = ast.parse((REPO / file).read_text(encoding="utf-8"))
+    node = next(node for k, node in enumerate(ast.walk(tree)) if k == place)
+    before = ast.unparse(node)
+    _changed(node)
+    says = f"line {getattr(node, 'lineno', '?')}: {before} -> {ast.unparse(node)}"
+    return Mistake(file, says, ast.unparse(tree), TARGETS[file])
 
 
 def _changed(node: ast.AST) -> bool:
@@ -159,8 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=600, help="after which a mistake counts as found")
     options = parser.parse_args(arguments)
     known = list(named())
-    possible = [mistake for file in TARGETS if file.startswith(options.only) for mistake in mistakes_of(file)]
-    drawn = random.Random(options.seed).sample(possible, min(options.number, len(possible)))
+    possible = [(file, place) for file in TARGETS if file.startswith(options.only) for place in places(file)]
+    chosen = random.Random(options.seed).sample(possible, min(options.number, len(possible)))
+    drawn = [mistake_at(*one) for one in chosen]
     missed: list[Mistake] = []
     with tempfile.TemporaryDirectory() as folder:
         copied = Path(folder) / "repository"

@@ -47,10 +47,10 @@ def unknown_key(key: str, allowed: Iterable[str], where: str = "") -> str:
     return f"{where}unknown key {key}{_near(name, names, prefix)}; allowed{inside}: {', '.join(names) or 'none'}"
 
 
-def unknown_option(key: str, value: str, allowed: Iterable[str]) -> str:
+def unknown_option(key: str, value: object, allowed: Iterable[str]) -> str:
     """`value` is not among the values that `key` may take."""
     names = [str(option) for option in allowed]
-    return f"{key}={value}: unknown{_near(value, names)}; allowed: {', '.join(names) or 'none'}"
+    return f"{key}={value}: unknown{_near(str(value), names)}; allowed: {', '.join(names) or 'none'}"
 
 
 def _near(name: str, names: list[str], prefix: str = "") -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import get_origin, get_type_hints
+from typing import cast, get_origin, get_type_hints
 
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
@@ -73,7 +73,7 @@ def _open(schema: type) -> DictConfig:
     hints = get_type_hints(schema)
     for field in fields(schema):
         if get_origin(hints[field.name]) is dict:
-            OmegaConf.set_struct(node._get_node(field.name), False)
+            OmegaConf.set_struct(cast(DictConfig, node._get_node(field.name)), False)
     return node
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -13,9 +12,6 @@ import torch
 from torch import Tensor
 
 from surgrad.datasets.binning import BinnedEvents, DeviceEvents, bin_events, bin_on_device, chunks, gather, index_type
-from surgrad.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -226,28 +222,6 @@ class EventDataset:
             self._cache = (key, binned)
             self.dropped = binned.dropped
         return self._cache[1]
-
-    def check_window(self, duration: float, name: str | None = None) -> None:
-        """Warns if more than 5 % of the events lie outside [0, duration) s.
-
-        Args:
-            duration: of the window, s.
-            name: for messages, by default the data set's.
-
-        Raises:
-            UserError: if all do: the times are then in another unit.
-        """
-        if not self.nb_events:
-            return
-        outside = np.count_nonzero((self.times < 0) | (self.times >= duration))
-        lost = f"{name or self.name}: {outside} of {self.nb_events} events lie outside [0, {duration:g}) s"
-        if outside == self.nb_events:
-            last = self.duration
-            unit = next((u for u, factor in (("ms", 1e3), ("us", 1e6)) if last / factor <= 10 * duration), None)
-            guess = f"; they look like {unit}, divide them by {1000 if unit == 'ms' else 1000000}" if unit else ""
-            raise UserError(f"{lost}, the last at {last:g}; times are in seconds{guess}")
-        if outside > 0.05 * self.nb_events:
-            logger.warning("%s and are dropped; a longer duration keeps them", lost)
 
     def _binned_on(self, device: torch.device, dt: float, nb_steps: int) -> _DeviceSamples:
         """The whole data set on the grid, on a device; the latest is kept there."""

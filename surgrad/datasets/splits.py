@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 from surgrad.datasets.events import EventDataset
 from surgrad.datasets.sources.hdf5 import read_shd
 from surgrad.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 Split = Callable[[EventDataset], tuple[EventDataset, EventDataset | None]]
 
@@ -128,6 +131,25 @@ def validation_split(
     if validation not in VALIDATIONS:
         raise UserError(f"validation = {validation!r}: allowed are {', '.join(sorted(VALIDATIONS))}")
     return VALIDATIONS[validation](**options)(dataset)
+
+
+def check_window(dataset: EventDataset, duration: float, name: str | None = None) -> None:
+    """Warns if more than 5 % of the events lie outside [0, duration) s.
+
+    Args: dataset; duration (s); name for messages, by default the data set's.
+    Raises: UserError if all do: the times are then in another unit.
+    """
+    if not dataset.nb_events:
+        return
+    outside = np.count_nonzero((dataset.times < 0) | (dataset.times >= duration))
+    lost = f"{name or dataset.name}: {outside} of {dataset.nb_events} events lie outside [0, {duration:g}) s"
+    if outside == dataset.nb_events:
+        last = dataset.duration
+        unit = next((u for u, factor in (("ms", 1e3), ("us", 1e6)) if last / factor <= 10 * duration), None)
+        guess = f"; they look like {unit}, divide them by {1000 if unit == 'ms' else 1000000}" if unit else ""
+        raise UserError(f"{lost}, the last at {last:g}; times are in seconds{guess}")
+    if outside > 0.05 * dataset.nb_events:
+        logger.warning("%s and are dropped; a longer duration keeps them", lost)
 
 
 def first_of_each(dataset: EventDataset, limit: int) -> EventDataset:

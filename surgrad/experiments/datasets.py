@@ -20,7 +20,7 @@ from surgrad.datasets.sources.braille import encoded, read_braille
 from surgrad.datasets.sources.hdf5 import read_shd
 from surgrad.datasets.sources.randman import Randman
 from surgrad.datasets.sources.random_task import RandomTask
-from surgrad.datasets.splits import VALIDATIONS, first_of_each, validation_split
+from surgrad.datasets.splits import VALIDATIONS, check_window, first_of_each, validation_split
 from surgrad.errors import UserError
 
 Splits = tuple[EventDataset, EventDataset | None, EventDataset]
@@ -162,7 +162,7 @@ class HDF5Config(HeldOutConfig):
         return self._used(read_shd(path, **sizes), path)
 
     def _used(self, dataset: EventDataset, path: str) -> EventDataset:
-        dataset.check_window(self.duration, path)
+        check_window(dataset, self.duration, path)
         return dataset if self.limit is None else first_of_each(dataset, self.limit)
 
     def _options(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ MISTAKES = {
         memory=less precision=float16 truncate=-1 plot=true nb_epochs=-1 nb_epochs=1e3 nb_epochs=ten batch_size=0
         logging_freq=0 test_draws=0 tau_mem=0 tau_mem=-1 tau_mem=nan tau_syn=0 tau_readout=inf beta=0 beta=nan p0=nan
         p0=2 delta_uh=0 delta_uh=nan eps_0=1 theta=2 k0=0 delta_uo=1 anneal=5x anneal_interval=0 anneal_start=-1
-        monitor_fano=-1 monitor_fano=100000 epoch_chunk=0 fano.bin_dt=0 fano.repeats=1 fano=none fano.evaluate=2
+        monitor_fano=-1 monitor_fano=100000 epoch_chunk=0 fano.bin_dt=0 fano.repeats=1 fano=none fano.evaluate=perhaps
         regularizer=off regularizer.upperBoundL2Strength=-1 regularizer.dims=[9x regularizer.lowerBoundL2Threshold=nan
         dataset.nb_time_steps=100 sed=1 +sed=1 nb_epoch=3 hydra.run.dir= hydra/launcher=slrm ~nothing
         tau_mem=${nothing} tau_mem=${oc.env:NOT_SET} =5 seed seed=1,2 --config-name=confg
@@ -110,10 +110,10 @@ ACCEPTED = [(suite, command) for suite, text in PUBLISHED.items() for command in
 
 @pytest.fixture(scope="module")
 def commands():
-    """The command of every suite, which says `accepted` in the place of running."""
+    """The command of every suite, which says `would run` in the place of running."""
 
     def accept(*arguments, **options):
-        raise UserError("accepted")
+        raise UserError("would run")
 
     def command(suite):
         module, _, name = SUITES[suite].rpartition(".")
@@ -148,7 +148,7 @@ def test_a_mistake_is_one_line_that_names_the_key(commands, capsys, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     line = said(commands, capsys, suite, [override])
-    assert "accepted" not in line
+    assert "would run" not in line
     key = re.sub(r"^[+~]*", "", override.partition("=")[0])
     parts = [part for part in key.split(".") if part]
     assert not parts or parts[-1] in line or parts[0] in line, line
@@ -162,4 +162,4 @@ def test_published_commands_are_understood(commands, capsys, tmp_path, monkeypat
     for name in ("train.h5", "test.h5"):
         Path(name).touch()
     listed = re.split(r",(?=[\w.]+=)", arguments)
-    assert said(commands, capsys, suite, listed).endswith("accepted")
+    assert said(commands, capsys, suite, listed).endswith("would run")

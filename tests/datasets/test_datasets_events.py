@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from surgrad.datasets import binning
 from surgrad.datasets.binning import bin_events, gather, time_to_step
 from surgrad.datasets.events import EventBatch, EventDataset
-from surgrad.errors import UserError
 
 DT = 2e-3
 
@@ -277,25 +276,3 @@ def test_wrong_arguments_are_named():
         dataset.subset([99])
     with pytest.raises(ValueError, match="0 or 1"):
         EventBatch.from_dense(torch.full((2, 1, 1), 0.5))
-
-
-@pytest.mark.parametrize(
-    ("factor", "guess"),
-    [
-        (1e3, "look like ms, divide them by 1000$"),
-        (1e6, "look like us, divide them by 1000000$"),
-        (1e12, "in seconds$"),
-    ],
-)
-def test_times_in_another_unit_are_an_error_that_guesses_it(factor, guess):
-    times = np.array([0.02, 0.3, 0.65]) * factor
-    dataset = EventDataset(times, [0, 1, 2], [0, 2, 3], [0, 1], 3, 2)
-    with pytest.raises(UserError, match=r"mine.h5: 3 of 3 events lie outside \[0, 0.7\) s.*" + guess):
-        dataset.check_window(0.7, "mine.h5")
-
-
-@pytest.mark.parametrize(("late", "warned"), [(0, False), (5, False), (6, True), (99, True)])
-def test_more_than_a_twentieth_outside_the_window_is_a_warning(late, warned, caplog):
-    times = np.concatenate([np.full(100 - late, 0.1), np.full(late, 0.9)])
-    EventDataset(times, np.zeros(100, int), [0, 100], [0], 1, 1, name="set").check_window(0.7)
-    assert (f"set: {late} of 100 events lie outside [0, 0.7) s and are dropped" in caplog.text) == warned

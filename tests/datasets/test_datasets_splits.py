@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from surgrad.datasets.events import EventDataset
 from surgrad.datasets.sources.hdf5 import write_shd
-from surgrad.datasets.splits import RandomValidation, SpeakerValidation, first_of_each, validation_split
+from surgrad.datasets.splits import RandomValidation, SpeakerValidation, check_window, first_of_each, validation_split
 from surgrad.errors import UserError
 
 
@@ -116,3 +116,25 @@ def test_limit_keeps_the_first_samples_of_each_speaker_and_class(limit, speakers
 def test_a_limit_below_one_is_refused():
     with pytest.raises(UserError, match=r"dataset.limit=0: need at least one"):
         first_of_each(make_dataset(), 0)
+
+
+@pytest.mark.parametrize(
+    ("factor", "guess"),
+    [
+        (1e3, "look like ms, divide them by 1000$"),
+        (1e6, "look like us, divide them by 1000000$"),
+        (1e12, "in seconds$"),
+    ],
+)
+def test_times_in_another_unit_are_an_error_that_guesses_it(factor, guess):
+    times = np.array([0.02, 0.3, 0.65]) * factor
+    dataset = EventDataset(times, [0, 1, 2], [0, 2, 3], [0, 1], 3, 2)
+    with pytest.raises(UserError, match=r"mine.h5: 3 of 3 events lie outside \[0, 0.7\) s.*" + guess):
+        check_window(dataset, 0.7, "mine.h5")
+
+
+@pytest.mark.parametrize(("late", "warned"), [(0, False), (5, False), (6, True), (99, True)])
+def test_more_than_a_twentieth_outside_the_window_is_a_warning(late, warned, caplog):
+    times = np.concatenate([np.full(100 - late, 0.1), np.full(late, 0.9)])
+    check_window(EventDataset(times, np.zeros(100, int), [0, 100], [0], 1, 1, name="set"), 0.7)
+    assert (f"set: {late} of 100 events lie outside [0, 0.7) s and are dropped" in caplog.text) == warned

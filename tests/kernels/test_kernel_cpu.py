@@ -1,7 +1,6 @@
 """The compiled CPU kernel computes what the reference kernel computes: same spikes, gradients to rounding."""
 
 import ctypes
-import multiprocessing
 
 import pytest
 import torch
@@ -270,34 +269,16 @@ def test_a_kernel_that_cannot_run_says_why():
 
 
 def test_without_a_compiler_the_reference_runs_and_says_what_to_install(monkeypatch, caplog):
-    monkeypatch.setattr(build, "_compiler", lambda: None)
+    monkeypatch.setattr(build, "_load", lambda source: None)
     build.library.cache_clear()
     try:
         network = small_network()
         assert dispatch.choose("auto", network.spec()).run is reference.run
         assert dispatch.choose("auto", network.spec()).run is reference.run
         assert [r.levelname for r in caplog.records] == ["WARNING"]
-        assert "Install g++" in caplog.text
+        assert "install g++" in caplog.text
     finally:
         build.library.cache_clear()
-
-
-def _build_into(folder, queue):
-    target = build._build(build._compiler(), folder / "lif-test.so")
-    queue.put(build._load(target).surgrad_layer_size())
-
-
-def test_many_processes_may_build_at_once(tmp_path):
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    processes = [context.Process(target=_build_into, args=(tmp_path, queue)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    sizes = [queue.get(timeout=120) for _ in processes]
-    for process in processes:
-        process.join()
-    assert sizes == [ctypes.sizeof(descriptors.LayerDesc)] * 3
-    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".lock", ".so"]
 
 
 def test_half_precision_products_are_for_the_gpu():

@@ -19,7 +19,7 @@ def test_every_mistake_is_one_change_that_can_be_parsed():
     module = script()
     for file in ("surgrad/neurons/surrogate.py", "surgrad/analysis/verdicts.py"):
         correct = ast.dump(ast.parse((REPO / file).read_text()))
-        mistakes = module.mistakes_of(file)
+        mistakes = [module.mistake_at(file, place) for place in module.places(file)[:40]]
         assert len(mistakes) > 10
         assert all(ast.dump(ast.parse(mistake.source)) != correct for mistake in mistakes)
         assert len({mistake.source for mistake in mistakes}) == len(mistakes)

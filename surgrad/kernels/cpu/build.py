@@ -1,108 +1,87 @@
 """Compile the CPU kernels once, at first use, and load them.
 
-The library is cached under the user's cache folder, by source, compiler, flags and CPU. Many processes may start at
-once: each builds in a file of its own, one at a time, and moves it into place.
+A library is named after all that it depends on: its sources, the flags, the instruction set (`instruction_set.py`) and
+the compiler. It holds that name as a symbol, so a library that is not what its name says is never used. Where it is
+kept: `cache.py`. Without a compiler, one that was compiled before or came with the package is used.
 """
 
 import ctypes
-import fcntl
 import functools
 import hashlib
+import importlib.metadata
+import importlib.util
 import logging
 import os
-import platform
+import shlex
 import shutil
 import subprocess
-import tempfile
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from surgrad.errors import UserError
+from surgrad.kernels.cpu import cache, instruction_set
 
 logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "native"
-SOURCE = FOLDER / "lif.cpp"
+PREBUILT = Path(__file__).parent / "prebuilt"
 FLAGS = (
-    *("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"),
-    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffp-contract=off"),
+    *("-O3", "-std=c++17", "-shared", "-pthread", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),
+    "-ffp-contract=off",  # every operation is rounded: the same spikes on every instruction set
 )
+SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+HOW = 'install g++ or clang++, or `pip install "surgrad[compiler]"`, or set CXX'
 
 
-def cache_folder() -> Path:
-    """$SURGRAD_CACHE, or surgrad/ under the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "surgrad"
-    return Path(os.environ.get("SURGRAD_CACHE", default))
+def _compiler() -> tuple[str, ...] | None:
+    """The command of the C++ compiler: $CXX, the system's, or ziglang's; None if there is none.
+
+    Raises: UserError if $CXX names none.
+    """
+    if named := shlex.split(os.environ.get("CXX", "")):
+        path = shutil.which(named[0])
+        if path is None:
+            raise UserError(f"CXX={os.environ['CXX']!r} is not a command; allowed: a C++ compiler; or unset it")
+        return (path, *named[1:])
+    found = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
+    if found:
+        return (found,)
+    if importlib.util.find_spec("ziglang"):
+        return (sys.executable, "-m", "ziglang", "c++")
+    return None
 
 
-def _compiler() -> str | None:
-    names = [os.environ.get("CXX"), "c++", "g++", "clang++"]
-    return next((path for name in names if name and (path := shutil.which(name))), None)
+def _is_zig(compiler: tuple[str, ...]) -> bool:
+    return "ziglang" in compiler
 
 
-def _cpu() -> str:
-    """What -march=native depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+def _version(compiler: tuple[str, ...]) -> str:
+    if _is_zig(compiler):
+        return "ziglang " + importlib.metadata.version("ziglang")
+    return subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
 
 
-@functools.cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernel, or None (with one warning) where there is no C++ compiler or it fails."""
-    compiler = _compiler()
-    if compiler is None:
-        logger.warning("no C++ compiler found: the slow reference kernel runs. Install g++ or clang++, or set CXX")
-        return None
-    try:
-        return _load(_build(compiler, _target(compiler, SOURCE)))
-    except (OSError, subprocess.CalledProcessError) as error:
-        logger.warning("the CPU kernel could not be built (%s): the slow reference kernel runs", _reason(error))
-        return None
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-@functools.cache
-def compiled(name: str) -> ctypes.CDLL:
-    """The library of kernels/<name>.cpp, for algorithms without a slow form. Raises: UserError if that fails."""
-    compiler = _compiler()
-    if compiler is None:
-        raise UserError(
-            f"{name} is compiled at first use, and no C++ compiler was found: install g++ or clang++, or set CXX"
-        )
-    source = FOLDER / f"{name}.cpp"
-    try:
-        return _open(_build(compiler, _target(compiler, source), source))
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(f"{name} could not be compiled: {_reason(error)}") from error
+def key(source: Path, isa: str) -> str:
+    """What a library of this source is, whichever compiler makes it."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted((source, *FOLDER.glob("*.h")))]
+    processor = instruction_set.processor() if isa == "native" else ""
+    return _hash(source.stem, *texts, *FLAGS, instruction_set.machine(), isa, processor)
 
 
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "stderr", None) or error).strip()[:500]
+def command(compiler: tuple[str, ...], source: Path, isa: str, target: Path) -> list[str]:
+    """The command that compiles ``source`` into the library ``target``."""
+    position_independent = [] if sys.platform == "win32" else ["-fPIC"]
+    flags = [*FLAGS, *position_independent, *instruction_set.flags(isa, _is_zig(compiler))]
+    return [*compiler, *flags, f"-DSURGRAD_KEY={key(source, isa)}", "-o", str(target), str(source)]
 
 
-def _target(compiler: str, source: Path) -> Path:
-    """Where the library of a source goes: the name holds everything that it depends on."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    parts = [p.read_text() for p in sorted((source, *FOLDER.glob("*.h")))]
-    key = hashlib.sha256("\0".join([*parts, version, *FLAGS, platform.machine(), _cpu()]).encode()).hexdigest()[:16]
-    return cache_folder() / f"{source.stem}-{key}.so"
-
-
-def _build(compiler: str, target: Path, source: Path = SOURCE) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
-            handle, name = tempfile.mkstemp(suffix=".so", dir=target.parent)
-            os.close(handle)
-            try:
-                command = [compiler, *FLAGS, "-o", name, str(source)]
-                subprocess.run(command, check=True, capture_output=True, text=True)
-                os.replace(name, target)
-            finally:
-                Path(name).unlink(missing_ok=True)
-    return target
+def _compile(compiler: tuple[str, ...], source: Path, isa: str, target: Path) -> None:
+    subprocess.run(command(compiler, source, isa, target), check=True, capture_output=True, text=True)
 
 
 @functools.cache
@@ -116,17 +95,73 @@ def _openmp_entry() -> ctypes.c_void_p | None:
         return None
 
 
-def _open(path: Path) -> ctypes.CDLL:
-    """Load a library; its threads are PyTorch's where that is possible."""
+def _open(path: Path, expected: str) -> ctypes.CDLL:
+    """Load a library; its threads are PyTorch's where that is possible.
+
+    Raises: OSError if it cannot be loaded or is not the one that was asked for.
+    """
     lib = ctypes.CDLL(str(path))
+    try:
+        lib.surgrad_key.restype = ctypes.c_char_p
+        found = lib.surgrad_key().decode()
+    except AttributeError:
+        found = "none"
+    if found != expected:
+        raise OSError(f"{path} is another library: its key is {found}, not {expected}")
     if _openmp_entry() is not None and hasattr(lib, "surgrad_use_threads"):
         lib.surgrad_use_threads.argtypes, lib.surgrad_use_threads.restype = [ctypes.c_void_p], None
         lib.surgrad_use_threads(_openmp_entry())
     return lib
 
 
-def _load(path: Path) -> ctypes.CDLL:
-    lib = _open(path)
+def _name(source: Path, isa: str, compiler: tuple[str, ...] | None) -> str:
+    """The file of a library, a pattern if any compiler will do."""
+    by = "*" if compiler is None else _hash(*compiler, _version(compiler))
+    return f"{source.stem}-{key(source, isa)}-{by}{SUFFIX}"
+
+
+def _compiled_before(source: Path, isa: str, compiler: tuple[str, ...] | None) -> Iterator[tuple[Path, str]]:
+    """Libraries of this source that need not be compiled, with their keys: in the caches, then those of the package."""
+    for folder in cache.folders():
+        yield from ((path, key(source, isa)) for path in sorted(folder.glob(_name(source, isa, compiler))))
+    for name in reversed(instruction_set.executable()) if isa == "native" else [isa]:
+        shipped = key(source, name)
+        yield PREBUILT / f"{source.stem}-{shipped}{SUFFIX}", shipped
+
+
+def _load(source: Path) -> ctypes.CDLL | None:
+    """The library of a source: as this compiler builds it, without one as it was built before, or None.
+
+    Raises: UserError for a wrong SURGRAD_ISA, CXX or SURGRAD_CACHE. OSError, CalledProcessError if a build fails.
+    """
+    isa, compiler = instruction_set.chosen(), _compiler()
+    for path, expected in _compiled_before(source, isa, compiler):
+        if cache.is_whole(path):
+            try:
+                return _open(path, expected)
+            except OSError as error:
+                logger.info("%s is not used: %s", path, error)
+    if compiler is None:
+        return None
+    target = cache.folder_to_build_in() / _name(source, isa, compiler)
+    build = functools.partial(_compile, compiler, source, isa)
+    try:
+        return _open(cache.keep(target, build), key(source, isa))
+    except OSError:  # whole, and yet not what its name says
+        return _open(cache.keep(target, build, fresh=True), key(source, isa))
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernel, or None (with one warning) where there is no C++ compiler or it fails."""
+    try:
+        lib = _load(FOLDER / "lif.cpp")
+    except (OSError, subprocess.CalledProcessError) as error:
+        logger.warning("the CPU kernel could not be built (%s): the slow reference kernel runs", _reason(error))
+        return None
+    if lib is None:
+        logger.warning("no C++ compiler found: the slow reference kernel runs. To be faster: %s", HOW)
+        return None
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     lib.surgrad_forward.argtypes = lib.surgrad_backward.argtypes = [pointer]
     lib.surgrad_forward.restype = lib.surgrad_backward.restype = None
@@ -135,3 +170,19 @@ def _load(path: Path) -> ctypes.CDLL:
     lib.surgrad_pack_dense.argtypes = [pointer] * 2 + [integer] * 4 + [pointer]
     lib.surgrad_layer_size.restype = lib.surgrad_network_size.restype = integer
     return lib
+
+
+@functools.cache
+def compiled(name: str) -> ctypes.CDLL:
+    """The library of native/<name>.cpp, for algorithms without a slow form. Raises: UserError if that fails."""
+    try:
+        lib = _load(FOLDER / f"{name}.cpp")
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(f"{name} could not be compiled: {_reason(error)}") from error
+    if lib is None:
+        raise UserError(f"{name} is compiled at first use, and no C++ compiler was found: {HOW}")
+    return lib
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "stderr", None) or error).strip()[:500]

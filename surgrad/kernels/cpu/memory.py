@@ -16,6 +16,7 @@ from torch import Tensor
 SMALLEST = 2**20  # bytes; below, torch's own allocator does as well
 PAGE = 2**21
 KEPT = 2**30  # bytes at most that wait to be used again
+PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}  # none on Windows
 SLACK = 1.125  # a piece may be this much larger than what it serves
 
 
@@ -48,7 +49,7 @@ class Pool:
                 piece = min(reversed(fitting), key=len)
                 self._free = [other for other in self._free if other is not piece]
                 return piece
-        piece = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        piece = mmap.mmap(-1, size, **PRIVATE)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             piece.madvise(mmap.MADV_HUGEPAGE)
         return piece

@@ -4,9 +4,9 @@
 // packed into the first-level cache; as many sums as there are registers for (12 x 32 with AVX-512, 6 x 16 with AVX2) stay in them.
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "identity.h"
@@ -89,9 +89,11 @@ void pack(View b, int64_t depth, int64_t width, float* to) {
 
 template <bool BY_ROW>
 void product(int64_t M, int64_t N, int64_t K, View a, View b, float* c, int64_t ldc) {
-    constexpr int64_t together = BY_ROW ? 1 : 4;
-    const size_t floats = DEPTH * WIDTH + together * (DEPTH + LANES) * LANES;
-    std::unique_ptr<float, decltype(&free)> memory((float*)std::aligned_alloc(64, floats * sizeof(float)), free);
+    constexpr int64_t together = BY_ROW ? 1 : 48 / ROWS;  // 48 columns are three cache lines
+    const size_t floats = DEPTH * WIDTH + together * Strip<BY_ROW>::floats;
+    const auto aligned = std::align_val_t(64);
+    auto release = [=](float* p) { ::operator delete(p, aligned); };
+    std::unique_ptr<float, decltype(release)> memory((float*)::operator new(floats * sizeof(float), aligned), release);
     float *packed = memory.get(), *buffer = packed + DEPTH * WIDTH;
     for (int64_t j = 0; j < N; j += WIDTH)
         for (int64_t k = 0; k < K; k += DEPTH) {
