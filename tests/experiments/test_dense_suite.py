@@ -14,6 +14,8 @@ from hydra.core.config_store import ConfigStore
 
 from surgrad.analysis.selection import selection
 from surgrad.config.check import check
+from surgrad.config.command_line import options
+from surgrad.config.hydra_setup import CONFIGS
 from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
 from surgrad.experiments.dense.config import DenseConfig
@@ -21,7 +23,8 @@ from surgrad.runs.record import REPO, load_runs
 
 FOLDER = REPO / "configs" / "dense"
 PRIMARY = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-OPTIONS = sorted((path.parent.name, path.stem) for path in FOLDER.glob("*/*.yaml"))
+GROUPS = ("connection", "dataset", "initializer", "neuron", "surrogate", "time_constants", "wandb")
+OPTIONS = [(group, option) for group in GROUPS for option in options(group, [CONFIGS / "shared"]) if option != "hdf5"]
 
 
 @pytest.fixture(scope="module")

@@ -216,7 +216,7 @@ def test_event_files_and_sizes_from_the_file(script, tmp_path):
         (["method=superspite"], "method=superspite: unknown (did you mean superspike"),
         (["method.sg_mode=superspite"], "method.sg_mode=superspite: unknown"),
         (["update=hebb"], "update=hebb: unknown; allowed: three_factor, autograd, full"),
-        (["fi=-50"], "fi=-50.0 Hz is not allowed"),
+        (["fi=-50"], "fi=-50.0: must be positive"),
         (["dataset_method.lr_h=-1"], "must not be negative"),
         (["dataset=oxford", "dataset.nb_outputs=100", "dataset.nb_steps=189"], "has 200 rows, but nb_outputs=100"),
         (["dataset.nb_outputs=200", "dataset.nb_steps=100"], "has 189 columns, but nb_steps=100"),

@@ -168,7 +168,7 @@ def test_what_makes_it_another_search(cfg):
         ({"metric": "test_acc"}, "the test set must not choose"),
         ({"direction": "up"}, "direction=up: unknown"),
         ({"pruner": "hyperband"}, "pruner=hyperband: unknown.*median, halving, none"),
-        ({"workers": 0}, "workers=0: at least 1"),
+        ({"workers": 0}, "workers=0: must be positive"),
         ({"space": {}}, "nothing to search"),
     ],
 )
