@@ -73,7 +73,7 @@ def attempt(
 
     watch_files(before, after)
     try:
-        main([f"hydra.run.dir={folder}", *overrides])
+        main([*overrides, f"hydra.run.dir={folder}"])
         status = 0
     finally:
         sys.stdout.flush()
@@ -84,6 +84,8 @@ def drill(script: Path, folder: Path, overrides: list[str]) -> list[int]:
     """Exit statuses: of the undisturbed run, of three attempts that are killed, and of the last one."""
     main = load(script)
     statuses = [attempt(main, folder / "whole", overrides, None)]
+    if statuses != [0]:
+        return statuses
     nb_checkpoints = int((folder / "whole.count").read_text())
     middle = nb_checkpoints // 2 + 1
     left = nb_checkpoints - (middle - 1)

@@ -170,7 +170,7 @@ def test_without_a_compiler_the_specification_runs_and_says_so_once(monkeypatch,
         assert choice("auto", network) is reference.run
         assert choice("auto", network) is reference.run
         assert [record.levelname for record in caplog.records] == ["WARNING"]
-        assert "Install g++" in caplog.text
+        assert "install g++" in caplog.text
         with pytest.raises(UserError, match="could not be built"):
             choice("cpu", network)
     finally:

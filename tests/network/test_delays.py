@@ -118,15 +118,15 @@ def test_a_delay_makes_spikes_coincide():
 
 
 def test_what_is_on_its_way_arrives_in_the_next_call():
-    connection, s = with_delays(8 * rand(2, 3, seed=5)), rand(12, 2, 3)
-    whole, _ = reference.drive(connection, s, DT, 1)
-    first, pending = reference.drive(connection, s[:5], DT, 1)
-    second, _ = reference.drive(connection, s[5:], DT, 1, pending=pending)
+    connection, s = with_delays(8 * rand(2, 3, seed=5)).spec("synapses", DT), rand(12, 2, 3)
+    whole, _ = reference.drive(connection, s, 1)
+    first, pending = reference.drive(connection, s[:5], 1)
+    second, _ = reference.drive(connection, s[5:], 1, pending=pending)
     torch.testing.assert_close(torch.cat([first, second]), whole)
     # also where the calls are shorter than the delays
     parts, pending = [], None
     for chunk in s.split(2):
-        part, pending = reference.drive(connection, chunk, DT, 1, pending=pending)
+        part, pending = reference.drive(connection, chunk, 1, pending=pending)
         parts.append(part)
     torch.testing.assert_close(torch.cat(parts), whole)
 

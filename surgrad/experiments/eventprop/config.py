@@ -88,8 +88,6 @@ class EventConfig(CommonConfig):
         not_negative(self, "", "nb_epochs", "alpha", "bump")
         for name in ("hidden", "output"):
             not_negative(getattr(self, name), f"{name}.", "std")
-        if self.tau_mem == self.tau_syn and self.method == "eventprop":
-            raise UserError(f"tau_syn={self.tau_syn}: must differ from tau_mem, method=eventprop solves for two decays")
         if self.nb_steps < 1:
             raise UserError(f"duration={self.duration} s is shorter than one time_step={self.time_step} s")
         if not 0 <= self.input_dropout < 1:
