@@ -4,6 +4,7 @@ from functools import cache
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from surgrad.config.explain import CONFIG_ERRORS, explain, unknown_key
 from surgrad.config.validate import numbers
@@ -40,11 +41,30 @@ def _checked(composed: DictConfig, schema: type) -> DictConfig:
         checked = cast(DictConfig, OmegaConf.merge(blank, composed))
         OmegaConf.resolve(checked)
         missing = sorted(OmegaConf.missing_keys(checked))
+    except InterpolationResolutionError as error:
+        key = error.full_key or _unresolved(composed)
+        raise UserError(explain(error) if error.full_key or not key else f"{key}: {explain(error)}") from error
     except CONFIG_ERRORS as error:
         raise UserError(explain(error)) from error
     if missing:
         raise UserError(f"{missing[0]}: has no value; give one, e.g. {missing[0]}=…")
     return checked
+
+
+def _unresolved(content: Any, prefix: str = "") -> str:
+    """The first key whose value cannot be looked up; "" if there is none."""
+    keys = range(len(content)) if OmegaConf.is_list(content) else list(content)
+    for key in keys:
+        try:
+            value = content[key]
+        except InterpolationResolutionError:
+            return f"{prefix}{key}"
+        except CONFIG_ERRORS:
+            continue
+        found = _unresolved(value, f"{prefix}{key}.") if OmegaConf.is_config(value) else ""
+        if found:
+            return found
+    return ""
 
 
 def _refuse_unknown(content: Any, allowed: Any, prefix: str = "") -> None:

@@ -48,6 +48,8 @@ def translated(arguments: Sequence[str], schema: type, folders: Sequence[Path]) 
     published: Published = getattr(schema, "PUBLISHED", Published())
     said = []
     for argument in arguments:
+        if argument.startswith("="):
+            raise UserError(f"{argument}: no key stands before it; an override is key=value")
         match = _OVERRIDE.fullmatch(argument)
         if match is None:
             said.append(argument)
@@ -59,7 +61,7 @@ def translated(arguments: Sequence[str], schema: type, folders: Sequence[Path]) 
             sys.stderr.write(f"note: {argument} changes nothing: {published.unread[key]}\n")
             continue
         if key in _FOLDERS and not value.strip():
-            raise UserError(f"{argument}: wanted a folder")
+            raise UserError(f"{argument}: empty; leave it out, or name a folder")
         words = published.values.get(key, {})
         hint = _hint(schema, key)
         value = _each(value, lambda word, words=words: words.get(word, word))
@@ -85,7 +87,12 @@ def _refuse_no_option(key: str, value: str, folders: Sequence[Path]) -> None:
     if "@" in key and value == "null":
         return  # leaves out a part
     for word in value.split(",") if _PLAIN.fullmatch(value) else [value]:
-        if value.startswith("[") or not word.strip() or word.strip() == "null" or _NUMBER.fullmatch(word.strip()):
+        if (
+            value.startswith(("[", "{"))
+            or not word.strip()
+            or word.strip() == "null"
+            or _NUMBER.fullmatch(word.strip())
+        ):
             raise UserError(unknown_option(key, word, options(group, folders)))
 
 

@@ -128,7 +128,8 @@ def _say_interpolation(error: Any, where: str) -> str:
 
 def _say_unparsed(error: Any, where: str) -> str:
     lines = [line for line in str(error).splitlines() if line and not line.startswith("See ")]
-    return f"{' '.join(lines)}; an override is key=value, with a value holding = or , in quotes: \"key='a=b'\""
+    said = f"{error.override}: {' '.join(lines)}"
+    return f"{said}; an override is key=value, with a value holding = or , in quotes: \"key='a=b'\""
 
 
 def _say_composition(error: Any, where: str) -> str:

@@ -67,7 +67,7 @@ MISTAKES = {
     "eventprop": "latency.early=nan latency=5 alpha=-1 tau0=0 bump=nan output.std=x output.stdd=1 nb_epochs=-1 lr=null",
     "initialization": """
         grid.nu=[] grid.nu=[1e9] grid.alpha=[1] depth.nb_layers=0 depth.nu=1e6 steps.dts=[0] real.nb_samples=0
-        initializers={} initializers.Kaiming=5 initializers.Kaiming.gian=2 time_step=0
+        initializers.Kaiming=5 initializers.Kaiming.gian=2 time_step=0
     """,
     "spike_train_matching": """
         dataset.polarity=grey dataset.data_path=nowhere.png dataset.data_path=5 dataset.data_path=[] dataset.nb_hidden=0

@@ -173,5 +173,5 @@ def _find(folder: Path, name: str, file: str) -> Path:
             return path
     raise UserError(
         f"{folder / file}: there is no such file, nor {file}.gz: run `python3 scripts/download_data.py {name}`, "
-        "put the files there by hand, or take the extract that ships with the repository (subset=true)"
+        "put the files there by hand, or take the extract that ships with the repository (dataset.subset=true)"
     )

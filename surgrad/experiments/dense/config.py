@@ -62,6 +62,8 @@ class DenseConfig(TrainingConfig):
             raise UserError(f"inhibitory={self.inhibitory}: must be from 0 to below 1")
         for name in ("neuron", "surrogate", "connection", "initializer"):
             validate.node(name, getattr(self, name), f"those in configs/shared/{name}")
+        if self.time_constants:
+            validate.node("time_constants", self.time_constants, "those in configs/shared/time_constants")
         for name, node in self.regularizers.items():
             if node is not None:
                 validate.node(f"regularizers.{name}", node, "surgrad.regularizers.UpperBoundL2")
