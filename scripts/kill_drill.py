@@ -118,7 +118,9 @@ class Outcome:
     seconds: float
 
 
-def attempt(main: Callable[[list[str]], Any], arguments: list[str], folder: Path, *, crash: int = 0, kill: float = 0.0):
+def attempt(
+    main: Callable[[list[str]], Any], arguments: list[str], folder: Path, *, crash: float = 0, kill: float = 0
+) -> Outcome:
     """One attempt in a fork: dies in front of its `crash`-th write, or is killed after `kill` seconds."""
     reading, writing = os.pipe()
     started = time.monotonic()
@@ -142,7 +144,7 @@ def attempt(main: Callable[[list[str]], Any], arguments: list[str], folder: Path
     return Outcome(137 if status in (-9, 137) else status, len(writes), time.monotonic() - started)
 
 
-def _child(main: Callable[[list[str]], Any], arguments: list[str], folder: Path, crash: int, told: int) -> None:
+def _child(main: Callable[[list[str]], Any], arguments: list[str], folder: Path, crash: float, told: int) -> None:
     """The script, with every write to its run folder counted; never returns."""
     log = os.open(f"{folder}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
@@ -156,7 +158,7 @@ def _child(main: Callable[[list[str]], Any], arguments: list[str], folder: Path,
         if count == crash:
             os._exit(137)
 
-    def audit(event: str, arguments: tuple) -> None:
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
         if event not in ("open", "os.rename", "os.remove") or not str(arguments[0]).startswith(f"{folder}/"):
             return
         if event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR):
@@ -168,7 +170,7 @@ def _child(main: Callable[[list[str]], Any], arguments: list[str], folder: Path,
         write()
         fsync(handle)
 
-    os.fsync = counted
+    os.fsync = counted  # type: ignore[assignment]
     sys.addaudithook(audit)
     code = 1
     try:
@@ -197,14 +199,22 @@ def results(folder: Path) -> dict[str, str]:
     return found
 
 
-def drill(name: str, main: Callable, arguments: list[str], root: Path, kills: int, crashes: int, rng: random.Random):
+def drill(
+    name: str,
+    main: Callable[[list[str]], Any],
+    arguments: list[str],
+    root: Path,
+    kills: int,
+    crashes: int,
+    rng: random.Random,
+) -> tuple[int, int, int, Outcome]:
     """(deaths, runs, runs that ended otherwise) of one script."""
     whole = root / f"{name}-whole"
     undisturbed = attempt(main, [*arguments, f"hydra.run.dir={whole}"], whole)
     if undisturbed.code:
         raise SystemExit(f"{name} does not run undisturbed: see {whole}.log")
     expected, deaths, runs, different = results(whole), 0, 0, 0
-    plans = [("kill", rng.uniform(0.02, undisturbed.seconds)) for _ in range(kills)]
+    plans: list[tuple[str, float]] = [("kill", rng.uniform(0.02, undisturbed.seconds)) for _ in range(kills)]
     chosen = rng.sample(range(1, undisturbed.writes + 1), min(crashes, undisturbed.writes))
     plans += [("crash", point) for point in chosen]
     while plans:
@@ -227,10 +237,12 @@ def drill(name: str, main: Callable, arguments: list[str], root: Path, kills: in
 def load(name: str, folder: str) -> Callable[[list[str]], Any]:
     """The `main` of a script."""
     spec = importlib.util.spec_from_file_location(name, REPO / folder / f"{name}.py")
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
-    return module.main
+    main: Callable[[list[str]], Any] = module.main
+    return main
 
 
 def target(folder: Path) -> Path:
