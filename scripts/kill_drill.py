@@ -237,7 +237,8 @@ def drill(
 def load(name: str, folder: str) -> Callable[[list[str]], Any]:
     """The `main` of a script."""
     spec = importlib.util.spec_from_file_location(name, REPO / folder / f"{name}.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
