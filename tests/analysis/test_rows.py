@@ -36,6 +36,7 @@ class Run:
     metrics: dict[str, Any] = field(default_factory=dict)
     status: str = "done"
     folder: Path = Path("somewhere")
+    damage: str = ""
 
     def get(self, key, default=None):
         value = self.config

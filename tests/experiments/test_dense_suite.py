@@ -134,8 +134,8 @@ def test_adaptive_neurons_and_delays_train(main, tmp_path, name):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("hidden=[]", "at least one unit"),
-        ("hidden=[8,0]", "at least one unit"),
+        ("hidden=[]", "must not be empty"),
+        ("hidden=[8,0]", "must be positive"),
         ("lr=-1", "lr=-1"),
         ("loss_type=mse", "loss_type=mse"),
         ("neuron.reset=hard", "reset='hard'"),
