@@ -45,8 +45,8 @@ DRILLS = {
     "run_superspike": (MATCHING / "run_superspike.py", SUPERSPIKE),
     **{name: (STUDIES / f"{name}.py", [f"--config-name={name}", *SIGMOID[name], *QUIET]) for name in SIGMOID},
 }
-#: what says when and how often a run was computed, not what came of it
-OF_THE_ATTEMPT = ("started", "ended", "attempts", "wall_seconds", "seconds_per_epoch", "wandb_id")
+#: what says when and how often a run was computed, not what came of it; rows are compared one by one, not by their seal
+OF_THE_ATTEMPT = ("started", "ended", "attempts", "wall_seconds", "seconds_per_epoch", "wandb_id", "metrics")
 
 
 def require_equal(a, b, where):
