@@ -39,6 +39,7 @@ OF_THE_DAY = {
     "ended",
     "attempts",
     "git_commit",
+    "metrics",  # checksum of the rows, their seconds included
 }
 
 

@@ -193,8 +193,6 @@ def _run(
     composed: DictConfig,
 ) -> Any:
     folder = Path(HydraConfig.get().runtime.output_dir)
-    if HydraConfig.get().mode == RunMode.RUN and not HydraConfig.get().run.dir:
-        raise UserError("hydra.run.dir=: empty; leave it out, or name a folder")
     try:
         cfg, settings = check_settings(composed, schema)
         rerun = getattr(cfg, "rerun", "missing")
