@@ -6,7 +6,9 @@ from surgrad.network.initializers import (
     FluctuationDriven,
     FluctuationDrivenCentered,
     FluctuationDrivenExponential,
+    Initializer,
     Kaiming,
+    LayerByLayer,
     kernel_moments,
 )
 
@@ -16,6 +18,8 @@ __all__ = [
     "FluctuationDriven",
     "FluctuationDrivenCentered",
     "FluctuationDrivenExponential",
+    "Initializer",
     "Kaiming",
+    "LayerByLayer",
     "kernel_moments",
 ]

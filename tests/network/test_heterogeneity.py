@@ -7,12 +7,12 @@ from scipy import stats
 
 from surgrad.config.build import build
 from surgrad.errors import UserError
-from surgrad.experiments.dense.heterogeneity import EXPERIMENT, FITS, Gamma, LogNormal
+from surgrad.experiments.dense.heterogeneity import EXPERIMENT, FITS, Gamma, LogNormal, at_bounds, log_likelihood
 from surgrad.network import time_constants as heterogeneity
 from surgrad.network.models import dense_snn
 from surgrad.network.time_constants import BOUNDS
 from surgrad.neurons.lif import LIF
-from surgrad.training.optimizers import build_optimizer
+from surgrad.training.optimizers import build_optimizer, keep_within_bounds, parameter_groups
 
 WIDE = (1e-6, 10.0)
 MAKERS = {name: getattr(heterogeneity, name) for name in ("homogeneous", "gamma", "normal", "uniform")}
@@ -70,9 +70,9 @@ def trainable_network(bounds=(15e-3, 25e-3)):
 
 
 def stepped(network, lr, lr_tau, nb_steps=3):
-    groups = heterogeneity.parameter_groups(network, lr_tau)
+    groups = parameter_groups(network, lr_tau)
     optimizer = build_optimizer("adam", groups, lr)
-    heterogeneity.keep_within_bounds(optimizer, network)
+    keep_within_bounds(optimizer, network)
     x = (torch.rand(30, 8, 6, generator=generator(1)) < 0.2).float()
     for _ in range(nb_steps):
         optimizer.zero_grad()
@@ -89,7 +89,7 @@ def test_training_moves_neurons_apart_and_stops_at_the_bounds():
     tau = torch.cat([network.layers[0].tau_mem.tau, network.layers[0].tau_syn.tau]).detach()
     assert float(tau.min()) >= 15e-3 * (1 - 1e-6)
     assert float(tau.max()) <= 25e-3 * (1 + 1e-6)
-    assert heterogeneity.at_bounds(tau.numpy(), (15e-3, 25e-3)) > 0.5
+    assert at_bounds(tau.numpy(), (15e-3, 25e-3)) > 0.5
 
 
 def test_time_constants_take_their_own_learning_rate():
@@ -104,7 +104,7 @@ def test_time_constants_take_their_own_learning_rate():
 
 def test_without_trained_time_constants_there_is_one_group_of_all_parameters():
     network = dense_snn([6, 10, 3], neuron=LIF(), dt=2e-3, tau_mem=20e-3, tau_syn=20e-3, tau_readout=0.1)
-    (group,) = heterogeneity.parameter_groups(network, 0.1)
+    (group,) = parameter_groups(network, 0.1)
     assert len(group["params"]) == len(list(network.parameters()))
     assert "lr" not in group
 
@@ -170,14 +170,14 @@ def test_the_fit_has_the_highest_likelihood_of_its_neighbours(name):
     for key, value in vars(best).items():
         for factor in (0.97, 1.03):
             neighbour = type(best)(**(vars(best) | {key: value * factor}))
-            assert heterogeneity.log_likelihood(neighbour, tau) < heterogeneity.log_likelihood(best, tau)
+            assert log_likelihood(neighbour, tau) < log_likelihood(best, tau)
 
 
 def test_likelihoods_are_per_neuron_with_time_constants_in_ms():
     tau = np.full(4, 5e-3)
     fit = LogNormal(0.5, 5e-3)
     expected = stats.lognorm.logpdf(5.0, 0.5, scale=5.0)
-    assert heterogeneity.log_likelihood(fit, tau) == pytest.approx(expected)
+    assert log_likelihood(fit, tau) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("tau", [[], [5e-3], [5e-3, 5e-3], [5e-3, 0.0]])

@@ -157,7 +157,7 @@ def test_the_same_spikes_from_the_file(tmp_path, name, decay):
     for sample in range(3):
         spikes, readout = simulate(graph, x[:, sample].numpy().astype(float))
         for ours, theirs in zip(out.spikes, spikes, strict=True):
-            np.testing.assert_array_equal(ours[:, sample].numpy(), theirs)
+            np.testing.assert_array_equal(ours[:, sample].detach().numpy(), theirs)
         if readout is not None:
             np.testing.assert_allclose(out.readout[:, sample].detach().numpy(), readout, rtol=1e-9, atol=1e-12)
 
@@ -166,7 +166,7 @@ def test_a_network_without_its_statements_is_another_one(tmp_path):
     """Each statement matters: an importer that ignores it emits other spikes."""
     network = dense().double()
     x = (torch.rand(200, 1, 5, generator=torch.Generator().manual_seed(3)) < 0.2).double()
-    ours = network(x, record=True, kernel="reference").spikes[0][:, 0].numpy()
+    ours = network(x, record=True, kernel="reference").spikes[0][:, 0].detach().numpy()
     for change in ({"reset": "multiplicative_leak"}, {"dt": 0.9e-3}, {"decay": "euler"}):
         graph = nir_export.to_nir(network)
         graph.metadata |= change
@@ -245,7 +245,7 @@ def test_a_trained_run_is_exported_from_its_folder(tmp_path, capsys):
     ours = network(x, record=True)
     spikes, readout = simulate(nir.read(out), x[:, 0].numpy())
     for k, layer in enumerate(ours.spikes):
-        np.testing.assert_array_equal(layer[:, 0].numpy(), spikes[k])
+        np.testing.assert_array_equal(layer[:, 0].detach().numpy(), spikes[k])
     np.testing.assert_allclose(ours.readout[:, 0].detach().numpy(), readout, atol=1e-5)
     export(folder, out, "--weights=last")
     last = record.checkpoint()["model"]["layers.0.feedforward.weight"]
