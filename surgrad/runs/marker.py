@@ -33,8 +33,12 @@ _WRITTEN = {
 class Marker:
     """What a run folder says of itself.
 
-    Args: id and configuration of its run; SHA-256 of its config.yaml; fingerprints of its data; whether everything in
-        it was written with checksums.
+    Args:
+        run_id: of its run.
+        config: settings of its run.
+        config_sha256: of its config.yaml.
+        data: fingerprints of its data.
+        sealed: whether everything in it was written with checksums.
     """
 
     run_id: str
