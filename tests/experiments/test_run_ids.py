@@ -12,7 +12,7 @@ import surgrad.config.entry  # noqa: F401  registers the resolvers
 from surgrad.config.check import check_settings
 from surgrad.runs.record import REPO, run_id
 
-RECORDED = json.loads((Path(__file__).parents[1] / "reference" / "run_ids.json").read_text())
+RECORDED = json.loads((Path(__file__).parent / "reference" / "run_ids.json").read_text())
 MODULES = {"event_snn": "eventprop"}  # suites that share another suite's package
 
 
