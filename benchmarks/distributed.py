@@ -22,6 +22,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from torch import Tensor, nn
 
+import surgrad.config.entry  # noqa: F401  its search path and resolvers
 from surgrad.config.check import check
 from surgrad.experiments.classification.config import ClassificationConfig
 from surgrad.network.initializers import Distribution, FluctuationDrivenCentered
