@@ -230,7 +230,7 @@ def test_the_command_writes_its_numbers_and_every_figure(main, tmp_path):
         ("grid.nu=[600]", "more than one spike per step"),
         ("depth.nb_layers=0", "depth.nb_layers=0: must be positive"),
         ("initializers.Kaiming._target_=surgrad.initializers.Kaimingg", "Kaiming"),
-        ("+initializers.mine.gain=2", "has no _target_"),
+        ("+initializers.mine.gain=2", "initializers.mine={'gain': 2}: has no _target_"),
     ],
 )
 def test_mistakes_are_one_line(main, tmp_path, capsys, caplog, override, message):
