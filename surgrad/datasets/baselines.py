@@ -89,12 +89,15 @@ def count_baseline(
     mean, scale = features.mean(0), features.std(0)
     scale[scale == 0] = 1  # a unit that never varies carries nothing
     x_train, x_valid, x_test = ((count_features(d) - mean) / scale for d in (train, valid, test))
-    weights, best = None, None
+    weights: np.ndarray | None = None
+    best: tuple[float, float, np.ndarray] | None = None
     for strength in strengths:
         weights = fit_logistic(x_train, train.labels, nb_classes, strength, start=weights)
         valid_acc = accuracy(weights, x_valid, valid.labels)
         if best is None or valid_acc > best[0]:
             best = (valid_acc, strength, weights)
+    if best is None:
+        raise UserError("strengths is empty; give at least one L2 strength")
     valid_acc, strength, weights = best
     return {
         "train_acc": accuracy(weights, x_train, train.labels),

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from surgrad.datasets.binning import BinnedEvents, DeviceEvents, bin_events, bin_on_device, chunks, gather, index_type
 
+_IN_ORDER = np.empty(0, np.int64)  # stands for the ids 0..N-1 of a data set that was given none
+
 
 @dataclass(frozen=True)
 class EventBatch:
@@ -110,12 +112,14 @@ class EventDataset:
     nb_units: int
     nb_classes: int
     speakers: np.ndarray | None = None
-    ids: np.ndarray | None = None
+    ids: np.ndarray = field(default_factory=lambda: _IN_ORDER)
     name: str = "events"
     class_names: tuple[str, ...] | None = None
     dropped: int = field(default=0, init=False)  # events outside the window of the latest binning
     _cache: tuple[tuple[float, int], BinnedEvents] | None = field(default=None, init=False, repr=False)
-    _on_device: tuple[tuple, _DeviceSamples] | None = field(default=None, init=False, repr=False)
+    _on_device: tuple[tuple[torch.device, float, int], _DeviceSamples] | None = field(
+        default=None, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         self.times = np.asarray(self.times, dtype=np.float32)
@@ -125,9 +129,8 @@ class EventDataset:
         self.offsets = np.asarray(self.offsets, dtype=np.int64)
         self.labels = np.asarray(self.labels, dtype=np.int64)
         _check_range(self.labels, self.nb_classes, "label", self.name)
-        if self.ids is None:
-            self.ids = np.arange(len(self.labels))
-        self.ids = np.asarray(self.ids, dtype=np.int64)
+        ids = np.arange(len(self.labels)) if self.ids is _IN_ORDER else self.ids
+        self.ids = np.asarray(ids, dtype=np.int64)
         if self.speakers is not None:
             self.speakers = np.asarray(self.speakers, dtype=np.int64)
         self._check_shapes()
@@ -233,7 +236,8 @@ class EventDataset:
         return self._on_device[1]
 
     def _labels_and_ids(self, indices: np.ndarray | slice, device: torch.device) -> tuple[Tensor, Tensor]:
-        return tuple(torch.from_numpy(values[indices]).to(device) for values in (self.labels, self.ids))
+        labels, ids = (torch.from_numpy(values[indices]).to(device) for values in (self.labels, self.ids))
+        return labels, ids
 
     def batches(
         self,
@@ -289,6 +293,11 @@ _HOST = torch.device("cpu")
 Augmentation = Callable[[EventDataset, torch.Generator], EventDataset]
 
 
+_Place = tuple[torch.device, float, int]  # device and grid: time step (s), number of steps
+#: steps, units, offsets, labels and ids of a batch
+_BatchTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
 class _DeviceSamples(NamedTuple):
     """Binned events, labels and ids of a whole data set, on one device."""
 
@@ -314,7 +323,8 @@ class Batches(Iterator[EventBatch]):
         self.device = device
         self.dataset, self.groups, self.dt, self.nb_steps = dataset, groups, dt, nb_steps
         self.unit_shape, self.augment, self.seed = unit_shape, augment, seed
-        self.position = self._dropped = 0
+        self.position = 0
+        self._dropped: int | Tensor = 0
 
     def __len__(self) -> int:
         """Number of batches of the whole pass."""
@@ -326,43 +336,46 @@ class Batches(Iterator[EventBatch]):
         indices = self.groups[self.position]
         self.position += 1
         take = self._from_host if self.device.type == "cpu" else self._on_device
-        return EventBatch(*take(indices), nb_steps=self.nb_steps, unit_shape=self.unit_shape)
+        steps, units, offsets, labels, ids = take(indices)
+        return EventBatch(steps, units, offsets, labels, ids, self.nb_steps, self.unit_shape)
 
     @property
     def dropped(self) -> int:
         """Events of the augmented batches so far that fell outside the window."""
         return int(self._dropped)
 
-    def _from_host(self, indices: np.ndarray) -> tuple[Tensor, ...]:
+    def _from_host(self, indices: np.ndarray) -> _BatchTensors:
         if self.augment is None:
             steps, units, offsets = self.dataset.binned(self.dt, self.nb_steps).of(indices)
         else:
             part = self._augmented(indices)
-            binned = bin_events(part.times, part.units, part.offsets, **self._grid)
+            grid = {"nb_steps": self.nb_steps, "nb_units": part.nb_units}
+            binned = bin_events(part.times, part.units, part.offsets, dt=self.dt, **grid)
             self._dropped += binned.dropped
             steps, units, offsets = binned.steps, binned.units, binned.offsets
-        events = (torch.from_numpy(x) for x in (steps.astype(np.int32), units.astype(np.int32), offsets))
-        return *events, *self.dataset._labels_and_ids(indices, self.device)
+        arrays = steps.astype(np.int32), units.astype(np.int32), offsets
+        step, unit, offset = map(torch.from_numpy, arrays)
+        return step, unit, offset, *self.dataset._labels_and_ids(indices, self.device)
 
-    def _on_device(self, indices: np.ndarray) -> tuple[Tensor, ...]:
+    def _on_device(self, indices: np.ndarray) -> _BatchTensors:
         if self.augment is None:
             whole = self.dataset._binned_on(self.device, self.dt, self.nb_steps)
             index = torch.from_numpy(indices).to(self.device, non_blocking=True)
-            offsets = self.dataset.binned(self.dt, self.nb_steps).offsets
-            nb_events = int((offsets[indices + 1] - offsets[indices]).sum())
+            bounds = self.dataset.binned(self.dt, self.nb_steps).offsets
+            nb_events = int((bounds[indices + 1] - bounds[indices]).sum())
             return *whole.events.of(index, nb_events), whole.labels[index], whole.ids[index]
         part = self._augmented(indices)
         arrays = (part.times, part.units.astype(np.int32), part.offsets)
-        events, dropped = bin_on_device(*(torch.from_numpy(x).to(self.device) for x in arrays), **self._grid)
+        times, units, offsets = (torch.from_numpy(x).to(self.device) for x in arrays)
+        grid = {"nb_steps": self.nb_steps, "nb_units": part.nb_units}
+        events, dropped = bin_on_device(times, units, offsets, dt=self.dt, **grid)
         self._dropped = self._dropped + dropped
         return events.steps, events.units, events.offsets, *self.dataset._labels_and_ids(indices, self.device)
 
-    @property
-    def _grid(self) -> dict[str, float]:
-        return {"dt": self.dt, "nb_steps": self.nb_steps, "nb_units": self.dataset.nb_units}
-
     def _augmented(self, indices: np.ndarray) -> EventDataset:
         # One generator per batch: a batch does not depend on how the batches before it drew.
+        assert self.augment is not None
+        assert self.seed is not None
         generator = torch.Generator().manual_seed((self.seed + self.position) % 2**63)
         return self.augment(self.dataset.subset(indices), generator)
 

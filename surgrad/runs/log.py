@@ -1,5 +1,7 @@
 """Log lines and progress bars that do not write over each other."""
 
+from __future__ import annotations
+
 import logging
 import sys
 from collections.abc import Iterable
@@ -19,6 +21,6 @@ class ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
-def progress(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
+def progress(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm[Any]:
     """A tqdm bar on stderr; none where stderr is no terminal (log files, clusters, tests)."""
     return tqdm(iterable, **({"disable": None, "dynamic_ncols": True, "leave": False} | options))

@@ -82,7 +82,7 @@ class WandbMirror:
         self.id: str | None = os.environ.get("WANDB_RUN_ID") or run_id or secrets.token_hex(4)  # a sweep's agent first
         self._offline = config.mode == "offline"
         self._unsent = bytearray()
-        self._process: subprocess.Popen | None = subprocess.Popen(
+        self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).with_name("wandb_process.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

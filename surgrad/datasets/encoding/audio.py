@@ -9,6 +9,7 @@ import warnings
 from dataclasses import dataclass, field
 from math import gcd
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -20,8 +21,10 @@ from surgrad.errors import UserError
 _FILE_NAME = re.compile(r"(?P<label>[^_]+)_(?P<speaker>[^_]+)_(?P<index>\d+)")
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # Hz
 # What scipy was seen to raise on wav files with flipped bytes or a missing end.
-_WAV_ERRORS = (OSError, EOFError, ValueError, LookupError, ArithmeticError, TypeError, MemoryError, UnboundLocalError)
-_WAV_ERRORS += (struct.error, scipy.io.wavfile.WavFileWarning)
+_WAV_ERRORS: tuple[type[Exception], ...] = (
+    *(OSError, EOFError, ValueError, LookupError, ArithmeticError, TypeError, MemoryError, UnboundLocalError),
+    *(struct.error, scipy.io.wavfile.WavFileWarning),
+)
 _ARCHIVE_KEYS = {"audio", "offsets", "label", "speaker", "index", "speakers", "rate"}
 
 
@@ -52,7 +55,7 @@ class WavFolder:
     files: list[Path] = field(init=False)
 
     def __post_init__(self) -> None:
-        rows = self._by_table() if self.table else self._by_name()
+        rows = self._by_table(self.table) if self.table else self._by_name()
         self.files = [self.folder / file for file, _, _ in rows]
         self.recordings = [
             Recording(str(Path(file).with_suffix("")), label, speaker, position)
@@ -83,26 +86,26 @@ class WavFolder:
             rows.append((int(match["index"]), (str(file), match["label"], match["speaker"])))
         return [row for _, row in sorted(rows)]
 
-    def _by_table(self) -> list[tuple[str, str, str | None]]:
-        if not self.table.is_file():
-            raise UserError(f"{self.table}: no such file")
-        with open(self.table, newline="", encoding="utf-8") as lines:
-            table = csv.DictReader(lines)
-            columns = table.fieldnames or []
+    def _by_table(self, table: Path) -> list[tuple[str, str, str | None]]:
+        if not table.is_file():
+            raise UserError(f"{table}: no such file")
+        with open(table, newline="", encoding="utf-8") as lines:
+            reader = csv.DictReader(lines)
+            columns = reader.fieldnames or []
             if not {"file", "label"} <= set(columns):
-                raise UserError(f"{self.table}: columns are {', '.join(columns)}; expected file,label[,speaker]")
-            rows = [(row["file"], row["label"], row.get("speaker") or None) for row in table]
+                raise UserError(f"{table}: columns are {', '.join(columns)}; expected file,label[,speaker]")
+            rows = [(row["file"], row["label"], row.get("speaker") or None) for row in reader]
         listed = {str(Path(file)) for file, _, _ in rows}
         if len(listed) < len(rows):
-            raise UserError(f"{self.table}: a file is listed twice")
+            raise UserError(f"{table}: a file is listed twice")
         for file in map(str, self._wav_files()):
             if file not in listed:
-                raise UserError(f"{self.table}: no label for {file}; add a row or remove the file")
+                raise UserError(f"{table}: no label for {file}; add a row or remove the file")
         for file, label, _ in rows:
             if not label:
-                raise UserError(f"{self.table}: the label of {file} is empty")
+                raise UserError(f"{table}: the label of {file} is empty")
             if not (self.folder / file).is_file():
-                raise UserError(f"{self.table}: {file} is not in {self.folder}")
+                raise UserError(f"{table}: {file} is not in {self.folder}")
         return rows
 
 
@@ -117,7 +120,7 @@ class DigitArchive:
     path: Path
     recordings: list[Recording] = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         try:
             with np.load(self.path, allow_pickle=False) as archive:
                 missing = _ARCHIVE_KEYS - set(archive.files)
@@ -156,7 +159,7 @@ class CommandFolder:
     folder: Path
     recordings: list[Recording] = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._rows = sorted(self._read_table(), key=lambda row: (row["take"], row["speaker"], row["word"]))
         self.recordings = [
             Recording(f"{r['word']}/{r['speaker']}/{r['take']}", r["word"], str(r["speaker"]), position, r["split"])
@@ -179,7 +182,7 @@ class CommandFolder:
             raise UserError(f"{path}: {recording.name} has shape {audio.shape} there, expected ({row['samples']},)")
         return audio.astype(np.float64), int(rate)
 
-    def _read_table(self) -> list[dict]:
+    def _read_table(self) -> list[dict[str, Any]]:
         table, columns = self.folder / "index.csv", ("word", "start", "samples", "speaker", "take", "split")
         if not table.is_file():
             raise UserError(f"{table}: no such file; expected a table of the columns {','.join(columns)}")
@@ -188,9 +191,10 @@ class CommandFolder:
             reader = csv.DictReader(lines)
             if not set(columns) <= set(reader.fieldnames or []):
                 raise UserError(f"{table}: columns are {reader.fieldnames}; expected {','.join(columns)}")
-            for row in reader:
+            for line in reader:
+                row: dict[str, Any] = dict(line)
                 try:
-                    row |= {key: int(row[key]) for key in ("start", "samples", "speaker", "take")}
+                    row |= {key: int(line[key]) for key in ("start", "samples", "speaker", "take")}
                 except (TypeError, ValueError):
                     raise UserError(f"{table}, line {reader.line_num}: a number is missing in {row}") from None
                 key = row["word"], row["speaker"], row["take"]

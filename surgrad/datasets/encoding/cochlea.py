@@ -66,7 +66,7 @@ class BasilarMembrane:
         """
         d = np.sqrt(self.stiffness_offset + self.mass * omega**2)
 
-        def antiderivative(c):
+        def antiderivative(c: np.ndarray) -> np.ndarray:
             y = np.exp(-self.alpha * c / 2)
             root = np.sqrt(self.impedance(omega, c))
             # R0^2 < 4 C0 m keeps the argument in the second quadrant: the principal logarithm does not jump
@@ -84,7 +84,7 @@ class BasilarMembrane:
         """
         base = np.zeros(())
 
-        def log_pressure(c):
+        def log_pressure(c: np.ndarray) -> np.ndarray:
             g, wave = self.wave_number(omega, c), self.phase(omega, c)
             return np.log(wave / g) / 2 + np.log(scipy.special.hankel1e(0, wave)) + 1j * wave
 
@@ -329,16 +329,17 @@ class Cochlea:
             raise UserError(f"seed={seed}: allowed are 0 to 2**64 - 1")
         dt = 2.0 / self.sample_rate
         silent_steps = round(self.sites.silence / dt)
-        steps, units = [], []
+        steps: list[np.ndarray] = []
+        units: list[np.ndarray] = []
         for first, velocity in blocks:
             probability = hair_cell(velocity, dt, self.hair_cell)
             count = releases(probability, seed, self.sites, silent_steps, first)
             channel, step = np.nonzero(bushy_cell(count, dt, self.bushy_cell))
             steps.append(step)
             units.append((channel + first).astype(np.uint16))
-        steps, units = np.concatenate(steps), np.concatenate(units)
-        order = np.argsort(steps, kind="stable")
-        return (steps[order] * dt).astype(np.float32), units[order]
+        all_steps = np.concatenate(steps)
+        order = np.argsort(all_steps, kind="stable")
+        return (all_steps[order] * dt).astype(np.float32), np.concatenate(units)[order]
 
     @cached_property
     def membrane(self) -> BasilarMembrane:

@@ -56,11 +56,11 @@ class LIFEncoding:
         decay = np.exp(-step / self.tau_mem)
         u = np.zeros((nb_signals, len(gain)))
         fired = np.zeros((nb_samples * self.hold, *u.shape), bool)
-        for t, spikes in enumerate(fired):
+        for step_number, spikes in enumerate(fired):
             np.greater(u, 1, out=spikes)
-            drive = gain * (np.tile(x[:, t // self.hold], self.copies) + bias)
+            drive = gain * (np.tile(x[:, step_number // self.hold], self.copies) + bias)
             u = (decay * u + (1 - decay) * drive) * ~spikes
-        signal, t, unit = fired.transpose(1, 0, 2).nonzero()
+        signal, steps, unit = fired.transpose(1, 0, 2).nonzero()
         counts = np.bincount(signal, minlength=nb_signals)
         # in the middle of its step, where no rounding moves a spike to another
-        return Events((t + 0.5) * step, unit, np.concatenate([[0], np.cumsum(counts)]))
+        return Events((steps + 0.5) * step, unit, np.concatenate([[0], np.cumsum(counts)]))

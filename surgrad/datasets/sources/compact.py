@@ -9,6 +9,7 @@ labels, extra/speaker, extra/keys and the attribute nb_units as in SHD's format
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -53,7 +54,7 @@ def write_packed(owner: h5py.Group, key: str, values: np.ndarray) -> None:
     owner.create_dataset(key, data=values, chunks=(min(len(values), _CHUNK),), **packing)
 
 
-def _gaps(dataset: EventDataset, resolution: float, nb_steps: int):
+def _gaps(dataset: EventDataset, resolution: float, nb_steps: int) -> Iterator[np.ndarray]:
     size = dataset.nb_units * nb_steps
     for first, last in chunks(dataset.offsets):
         event = slice(dataset.offsets[first], dataset.offsets[last])

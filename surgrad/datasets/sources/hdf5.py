@@ -20,6 +20,8 @@ MAX_UNITS, MAX_CLASSES = 1 << 24, 1 << 20
 _SAMPLES_AT_ONCE = 512  # rows read in one go: bounds the memory of variable-length rows
 _PUBLISHED = ("shd", "ssc")
 
+Writer = Callable[[h5py.Group, str, np.ndarray], None]
+
 
 def read_shd(path: str | Path, *, nb_units: int | None = None, nb_classes: int | None = None) -> EventDataset:
     """Reads a file in the format of SHD and SSC, or in the compact one, into memory; it is closed on return.
@@ -42,7 +44,7 @@ def read_shd(path: str | Path, *, nb_units: int | None = None, nb_classes: int |
     path = Path(path)
     with open_hdf5(path, _hint(path)) as file:
         if nb_units is None:
-            nb_units = _size(number_attribute(file, path, "nb_units"), "nb_units", path)
+            nb_units = _written_units(file, path)
         labels = integers(require(file, path, "labels"), path, MAX_CLASSES - 1)
         speakers = class_names = None
         if "extra/speaker" in file:
@@ -109,7 +111,7 @@ def write_compact(path: str | Path, dataset: EventDataset, *, resolution: float 
         _write_columns(file, dataset, write_packed)
 
 
-def _write_columns(file: h5py.File, dataset: EventDataset, write: Callable = h5py.Group.__setitem__) -> None:
+def _write_columns(file: h5py.File, dataset: EventDataset, write: Writer = h5py.Group.__setitem__) -> None:
     file.attrs["nb_units"] = dataset.nb_units
     write(file, "labels", dataset.labels.astype(np.uint16 if dataset.nb_classes <= 1 << 16 else np.int64))
     if dataset.speakers is not None:
@@ -125,17 +127,21 @@ def _hint(path: Path) -> str:
     return ""
 
 
-def _size(value: int | None, key: str, path: Path) -> int | None:
-    if value is not None and not 1 <= value <= MAX_UNITS:
-        raise UserError(f"{path}: attribute {key} is {value}, allowed are 1..{MAX_UNITS}")
-    return value
+def _written_units(file: h5py.File, path: Path) -> int | None:
+    """The attribute ``nb_units``, None if there is none."""
+    value = number_attribute(file, path, "nb_units")
+    if value is None:
+        return None
+    if not 1 <= value <= MAX_UNITS:
+        raise UserError(f"{path}: attribute nb_units is {value}, allowed are 1..{MAX_UNITS}")
+    return int(value)
 
 
 def _read_compact(file: h5py.File, path: Path, nb_units: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    written = number_attribute(file, path, "nb_units")
+    written = _written_units(file, path)
     if written is None:
         raise UserError(f"{path}: lacks the attribute nb_units")
-    return read_gaps(file, path, _size(written, "nb_units", path))
+    return read_gaps(file, path, written)
 
 
 def _read_rows(file: h5py.File, path: Path, nb_units: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -200,7 +206,7 @@ def _check_times(path: Path, times: np.ndarray, offsets: np.ndarray) -> None:
         )
 
 
-def _check_range(path: Path, what: str, values: np.ndarray, size: int, sample_of) -> None:
+def _check_range(path: Path, what: str, values: np.ndarray, size: int, sample_of: Callable[[int], int]) -> None:
     if values.size and (values.min() < 0 or values.max() >= size):
         position = int(np.argmax((values < 0) | (values >= size)))
         raise UserError(

@@ -130,7 +130,8 @@ def read_images(folder: str | Path, name: str, *, subset: bool = False) -> tuple
         raise UserError(f"name={name}: there are checksums of {', '.join(CHECKSUMS)} only")
     folder = Path(folder) / "subset" if subset else Path(folder)
     checksums = {} if subset else CHECKSUMS[name]
-    return tuple(_part(folder, name, *files, checksums) for files in FILES.values())
+    train, test = (_part(folder, name, *files, checksums) for files in FILES.values())
+    return train, test
 
 
 def find_images(folder: str | Path, name: str, *, subset: bool = False) -> list[Path]:

@@ -160,7 +160,9 @@ def write_spike_image(path: str | Path, spikes: np.ndarray) -> None:
     """Write spikes (T, N) as an 8-bit grey PNG, black on white, from which `image_target` reads them again."""
     from matplotlib.image import imsave
 
-    imsave(path, np.where(np.asarray(spikes).T > 0, 0.0, 1.0), cmap="gray", vmin=0, vmax=1, metadata={"Software": None})
+    nameless = {"Software": None}
+    image = np.where(np.asarray(spikes).T > 0, 0.0, 1.0)
+    imsave(path, image, cmap="gray", vmin=0, vmax=1, metadata=nameless)  # type: ignore[arg-type]  # None leaves it out
 
 
 # ---------------------------------------------------------------- events
@@ -193,7 +195,8 @@ def read_events(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    times, units = [], []
+    times: list[float] = []
+    units: list[float] = []
     with path.open(newline="", encoding="utf-8") as file:
         try:
             for number, row in enumerate(csv.reader(file), 1):
