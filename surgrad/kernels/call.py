@@ -113,7 +113,7 @@ def network_state(network: NetworkSpec, state: NetworkState | None, x: Tensor | 
     for k, (spec, old) in enumerate(zip(network.layers, state.layers, strict=True)):
         layers.append(layer_state(f"state.layers[{k}]", spec, old, nb_samples))
     readout_state = None
-    if network.readout is not None:
+    if network.readout is not None and state.readout is not None:
         shape = (nb_samples, *network.readout.unit_shape)
         readout_state = LIFState(
             *(
@@ -139,7 +139,7 @@ def _pending(network: NetworkSpec, pending: tuple[Tensor | None, ...], nb_sample
             raise UserError(
                 f"state.pending[{k}] belongs to a connection {'without' if x is not None else 'with'} delays"
             )
-        if x is None:
+        if x is None or layer.feedforward is None:
             found.append(None)
             continue
         reach = layer.feedforward.nb_taps - 1 + network.delay
@@ -151,7 +151,7 @@ def layer_state(
     name: str, layer: LayerSpec, old: LayerState | AdaptiveLayerState, nb_samples: int
 ) -> LayerState | AdaptiveLayerState:
     """State of one layer in its dtype and layout. Raises: UserError where it does not fit."""
-    kind = LayerState if layer.adaptation is None else AdaptiveLayerState
+    kind: type[LayerState] | type[AdaptiveLayerState] = LayerState if layer.adaptation is None else AdaptiveLayerState
     if type(old) is not kind:
         raise UserError(f"{name} is {type(old).__name__}; this layer has a {kind.__name__}")
     shape = (nb_samples, *layer.unit_shape)

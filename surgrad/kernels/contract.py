@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from surgrad.errors import UserError
-from surgrad.kernels.checks import require_alike, require_shape
+from surgrad.kernels.checks import known, require_alike, require_shape
 from surgrad.neurons.lif import LIF, AdaptationValues
 
 
@@ -61,6 +61,16 @@ class ConnectionSpec:
             expected = (math.prod(self.out_shape), math.prod(self.in_shape))
         for name, x in self.tensors():
             require_shape(name, x, expected, f"the shape of {self.in_shape} -> {self.out_shape}")
+
+    @property
+    def known_weight(self) -> Tensor:
+        """``weight`` of a connection that has one. Raises: UserError for another."""
+        return known(f"{self.name}.weight", self.weight)
+
+    @property
+    def known_in_shape(self) -> tuple[int, ...]:
+        """``in_shape`` of a connection that says it. Raises: UserError for another."""
+        return known(f"{self.name}.in_shape", self.in_shape)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter with its name."""
@@ -131,6 +141,11 @@ class LayerSpec:
         _require_units(self.feedforward, None, self.unit_shape)
         _require_units(self.recurrent, self.unit_shape, self.unit_shape)
 
+    @property
+    def incoming(self) -> ConnectionSpec:
+        """``feedforward`` of a layer in a network. Raises: UserError for one that is driven by a current."""
+        return known(f"the feedforward connection of {self.name}", self.feedforward)
+
     def constants(self) -> Iterator[tuple[str, Tensor]]:
         yield f"{self.name}: decay a of tau_syn", self.a
         yield f"{self.name}: decay b of tau_mem", self.b
@@ -163,6 +178,11 @@ class ReadoutSpec:
         _require_units(self.feedforward, None, self.unit_shape)
         if not isinstance(self.u0, int | float) or not math.isfinite(self.u0):
             raise UserError(f"u0={self.u0!r} of {self.name} must be a finite number")
+
+    @property
+    def incoming(self) -> ConnectionSpec:
+        """``feedforward`` of a readout in a network. Raises: UserError for one that is driven by a current."""
+        return known(f"the feedforward connection of {self.name}", self.feedforward)
 
     def constants(self) -> Iterator[tuple[str, Tensor]]:
         yield f"{self.name}: decay a of tau_syn", self.a

@@ -301,7 +301,7 @@ def _earlier(name: str, x: Tensor | None, current: Tensor) -> Tensor:
     return x
 
 
-def _single(kernel: str, current: Tensor, layer: LayerSpec | ReadoutSpec) -> Callable:
+def _single(kernel: str, current: Tensor, layer: LayerSpec | ReadoutSpec) -> Callable[..., tuple[Any, ...]]:
     """The scan of one layer, or of a readout, by the named kernel, or for "auto" the fastest one that knows it."""
     require_known(kernel)
     name = kernel if kernel != "auto" else "cuda" if current.device.type == "cuda" else "cpu"

@@ -22,11 +22,11 @@ class NoiseKey:
     """Where a population's random numbers come from: ``seed`` of the run, ``draw`` (epoch or repetition), ``layer``."""
 
     seed: int = 0
-    draw: int = 0
+    draw: int | Tensor = 0  # a 0-d tensor on its device, where the host does not know the number
     layer: int = 0
 
 
-def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
+def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int | Tensor]) -> tuple[Tensor, ...]:
     """Ten rounds of Philox on int64 tensors that hold 32-bit words; returns four tensors of 32-bit words."""
     c0, c1, c2, c3 = counter
     k0, k1 = key[0] & _MASK, key[1] & _MASK

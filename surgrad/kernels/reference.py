@@ -4,9 +4,9 @@ Every other kernel computes the same forward and the same adjoint.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from surgrad.errors import UserError
 from surgrad.kernels import finite
 from surgrad.kernels.call import Address, Options
+from surgrad.kernels.checks import known
 from surgrad.kernels.contract import ConnectionSpec, LayerSpec, NetworkSpec, ReadoutSpec
 from surgrad.kernels.events import Events
 from surgrad.kernels.philox import NoiseKey, uniform
@@ -22,7 +23,6 @@ from surgrad.kernels.state import AdaptiveLayerState, LayerState, NetworkOutput,
 from surgrad.neurons.lif import (
     LIF,
     AdaptationValues,
-    AdaptiveLIF,
     AdaptiveState,
     LIFState,
     adaptive_step,
@@ -81,7 +81,7 @@ def adaptive(
     a: Tensor,
     b: Tensor,
     adaptation: AdaptationValues,
-    neuron: AdaptiveLIF,
+    neuron: LIF,
     *,
     recurrence: Callable[[Tensor], Tensor] | None = None,
     state: AdaptiveState | None = None,
@@ -151,11 +151,13 @@ def _segment(
     first_step: int,
 ) -> tuple[Tensor, Tensor, State]:
     stochastic = neuron.escape_noise.stochastic
+    if stochastic:
+        key, samples = known("noise", noise), known("ids", ids)
     spikes, membranes = [], []
     for t, drive in enumerate(current.unbind(0)):
         if recurrence is not None:
             drive = drive + recurrence(s)
-        r = uniform(noise, first_step + t, ids, current.shape[2:], current.dtype) if stochastic else None
+        r = uniform(key, first_step + t, samples, current.shape[2:], current.dtype) if stochastic else None
         s = spike(state.u, neuron, r)
         spikes.append(s)
         membranes.append(state.u)
@@ -231,6 +233,17 @@ def deliver(current: Tensor, nb_steps: int, pending: Tensor | None) -> tuple[Ten
     return current[:nb_steps], current[nb_steps:]
 
 
+class _Loop(TypedDict):
+    """What `lif` and `adaptive` have in common."""
+
+    recurrence: Callable[[Tensor], Tensor] | None
+    previous: Tensor | None
+    noise: NoiseKey
+    ids: Tensor
+    first_step: int
+    memory: str
+
+
 def scan(
     layer: LayerSpec,
     current: Tensor,
@@ -240,7 +253,7 @@ def scan(
     return_membrane: bool = False,
 ) -> tuple[Tensor, Tensor | None, LayerState | AdaptiveLayerState]:
     """Spikes of a layer driven by ``current``, its membranes if asked for, and its state after the last step."""
-    options = {
+    options: _Loop = {
         "recurrence": layer.recurrent.function if layer.recurrent is not None else None,
         "previous": old.s if old is not None else None,
         "noise": replace(address.noise, layer=layer.index),
@@ -249,16 +262,13 @@ def scan(
         "memory": memory,
     }
     if layer.adaptation is None:
-        state = LIFState(old.i, old.u) if old is not None else None
-        spikes, membranes, new = lif(current, layer.a, layer.b, layer.neuron, state=state, **options)
-        end = LayerState(*new, spikes[-1])
-    else:
-        state = AdaptiveState(old.i, old.u, old.w) if old is not None else None
-        spikes, membranes, new = adaptive(
-            current, layer.a, layer.b, layer.adaptation, layer.neuron, state=state, **options
-        )
-        end = AdaptiveLayerState(new.i, new.u, spikes[-1], new.w)
-    return spikes, membranes if return_membrane else None, end
+        first = LIFState(old.i, old.u) if old is not None else None
+        spikes, membranes, last = lif(current, layer.a, layer.b, layer.neuron, state=first, **options)
+        return spikes, membranes if return_membrane else None, LayerState(last.i, last.u, spikes[-1])
+    constants = (layer.a, layer.b, layer.adaptation)
+    begin = AdaptiveState(old.i, old.u, old.w) if isinstance(old, AdaptiveLayerState) else None
+    spikes, membranes, end = adaptive(current, *constants, layer.neuron, state=begin, **options)
+    return spikes, membranes if return_membrane else None, AdaptiveLayerState(end.i, end.u, spikes[-1], end.w)
 
 
 def integrate(layer: ReadoutSpec, current: Tensor, state: LIFState | None = None) -> tuple[Tensor, LIFState]:
@@ -266,12 +276,21 @@ def integrate(layer: ReadoutSpec, current: Tensor, state: LIFState | None = None
     return readout(current, layer.a, layer.b, unit_gain=layer.unit_gain, state=state, u0=layer.u0)
 
 
+#: connection, spikes or events below, delay, spikes of the step before, currents on their way -> as `drive`
+Drive = Callable[[ConnectionSpec, Tensor | Events, int, Tensor | None, Tensor | None], tuple[Tensor, Tensor | None]]
+#: layer, current, its state, address of the noise, memory -> as `scan`
+Scan = Callable[
+    [LayerSpec, Tensor, LayerState | AdaptiveLayerState | None, Address, str],
+    tuple[Tensor, Tensor | None, LayerState | AdaptiveLayerState],
+]
+
+
 class Parts(NamedTuple):
     """What `run` is made of: how currents arise from spikes (or events), and the scans of a layer and of a readout."""
 
-    drive: Callable = drive
-    scan: Callable = scan
-    integrate: Callable = integrate
+    drive: Drive = drive
+    scan: Scan = scan
+    integrate: Callable[[ReadoutSpec, Tensor, LIFState | None], tuple[Tensor, LIFState]] = integrate
     takes_events: bool = False
 
 
@@ -282,12 +301,14 @@ def run(network: NetworkSpec, x: Tensor | Events, options: Options, parts: Parts
         x = x.to(network.dtype)
     elif not parts.takes_events or options.return_state or options.truncate:
         x = x.dense(network.dtype)
-    if options.truncate:
+    if options.truncate and isinstance(x, Tensor):
         return _run_truncated(network, x, options, parts)
     nb_steps = x.nb_steps if isinstance(x, Events) else len(x)
     state, address = options.state, options.address
     pending = iter(state.pending if state is not None else ())
-    below, before, on_the_way = x, state.last_input if state is not None else None, []
+    below: Tensor | Events = x
+    before = state.last_input if state is not None else None
+    on_the_way: list[Tensor | None] = []
 
     def next_current(connection: ConnectionSpec) -> Tensor:
         current, rest = parts.drive(connection, below, network.delay, before, next(pending, None))
@@ -297,17 +318,17 @@ def run(network: NetworkSpec, x: Tensor | Events, options: Options, parts: Parts
     counts, all_spikes, layer_states = [], [], []
     for index, layer in enumerate(network.layers):
         old = state.layers[index] if state is not None else None
-        spikes, _, new = parts.scan(layer, next_current(layer.feedforward), old, address, options.memory)
+        spikes, _, new = parts.scan(layer, next_current(layer.incoming), old, address, options.memory)
         counts.append(spikes.sum(0))
         all_spikes.append(spikes)
         layer_states.append(new)
         below, before = spikes, old.s if old is not None else None
     y = readout_state = None
     if network.readout is not None:
-        current = next_current(network.readout.feedforward)
+        current = next_current(network.readout.incoming)
         y, readout_state = parts.integrate(network.readout, current, state.readout if state is not None else None)
     end = None
-    if options.return_state:
+    if options.return_state and isinstance(x, Tensor):
         end = NetworkState(tuple(layer_states), readout_state, x[-1], address.first_step + nb_steps, tuple(on_the_way))
     output = NetworkOutput(y, counts, all_spikes if options.record else None, end)
     ends = [s.i for s in (*layer_states, readout_state) if s is not None]
@@ -316,16 +337,17 @@ def run(network: NetworkSpec, x: Tensor | Events, options: Options, parts: Parts
 
 def _run_truncated(network: NetworkSpec, x: Tensor, options: Options, parts: Parts) -> NetworkOutput:
     """Truncated backpropagation through time: no gradient crosses a multiple of ``truncate`` steps."""
-    found, state, first_step = [], options.state, options.address.first_step
+    found: list[NetworkOutput] = []
+    state, first_step = options.state, options.address.first_step
     for chunk in x.split(options.truncate):
         address = replace(options.address, first_step=first_step)
         now = replace(options, address=address, state=state, return_state=True, truncate=0)
         found.append(run(network, chunk, now, parts))
-        state, first_step = _detached(found[-1].state), first_step + len(chunk)
+        state, first_step = _detached(known("state", found[-1].state)), first_step + len(chunk)
     return NetworkOutput(
-        torch.cat([part.readout for part in found]) if network.readout is not None else None,
-        [sum(counts) for counts in zip(*(part.counts for part in found), strict=True)],
-        [torch.cat(spikes) for spikes in zip(*(part.spikes for part in found), strict=True)]
+        torch.cat([known("y", part.readout) for part in found]) if network.readout is not None else None,
+        [torch.stack(counts).sum(0) for counts in zip(*(part.counts for part in found), strict=True)],
+        [torch.cat(spikes) for spikes in zip(*(known("spikes", part.spikes) for part in found), strict=True)]
         if options.record
         else None,
         found[-1].state if options.return_state else None,
@@ -333,9 +355,7 @@ def _run_truncated(network: NetworkSpec, x: Tensor, options: Options, parts: Par
 
 
 def _detached(state: NetworkState) -> NetworkState:
-    def cut(tensors: Iterable[Tensor | None]) -> Iterable[Tensor | None]:
-        return (None if x is None else x.detach() for x in tensors)
-
-    layers = tuple(type(layer)(*cut(layer)) for layer in state.layers)
-    readout_state = LIFState(*cut(state.readout)) if state.readout is not None else None
-    return NetworkState(layers, readout_state, state.last_input, state.step, tuple(cut(state.pending)))
+    layers = tuple(type(layer)(*(x.detach() for x in layer)) for layer in state.layers)
+    readout_state = LIFState(*(x.detach() for x in state.readout)) if state.readout is not None else None
+    pending = tuple(None if x is None else x.detach() for x in state.pending)
+    return NetworkState(layers, readout_state, state.last_input, state.step, pending)

@@ -4,15 +4,18 @@ Layout, buffers and descriptors are those of `network.py` for a single layer tha
 """
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from surgrad.kernels.call import Address
+from surgrad.kernels.checks import known
 from surgrad.kernels.contract import LayerSpec
 from surgrad.kernels.cpu.build import compiled
-from surgrad.kernels.cpu.descriptors import Call, Plan, Stage, knows, rows
+from surgrad.kernels.cpu.descriptors import Call, Plan, Stage, fields, knows, rows
 from surgrad.kernels.cpu.layout import Layout, pack, pack_weight
 from surgrad.kernels.cpu.memory import empty
 from surgrad.kernels.cpu.network import channels_first, channels_last
@@ -23,21 +26,8 @@ _pointer = ctypes.c_void_p
 
 
 class AdaptiveDesc(ctypes.Structure):
-    _fields_ = tuple(
-        (name, _pointer)
-        for name in (
-            "network",
-            "decay",
-            "a",
-            "b",
-            "w_first",
-            "w_last",
-            "g_w_last",
-            "g_w_first",
-            "g_decay",
-            "g_a",
-            "g_b",
-        )
+    _fields_ = fields(_pointer, "network", "decay", "a", "b", "w_first", "w_last") + fields(
+        _pointer, "g_w_last", "g_w_first", "g_decay", "g_a", "g_b"
     )
 
 
@@ -67,9 +57,20 @@ class _Scan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, plan: Plan, before: Tensor | None, *tensors: Tensor | None):
+    def forward(
+        ctx: Any,
+        plan: Plan,
+        before: Tensor | None,
+        i: Tensor | None,
+        u: Tensor | None,
+        w: Tensor | None,
+        current: Tensor,
+        recurrent: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        *adaptation: Tensor,
+    ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        i, u, w, current, recurrent, a, b, *adaptation = tensors
         layout = plan.stages[0].layout
         call = Call(plan, [(None, recurrent, a, b, current)], backward=False)
         T, B, nb_units = current.shape
@@ -81,12 +82,12 @@ class _Scan(torch.autograd.Function):
         described = _describe(call, adaptation, w_first=w, w_last=ends[2])
         library().adaptive_forward(ctypes.byref(described))
         ctx.plan, ctx.kept = plan, (bits, checkpoints, before)
-        ctx.save_for_backward(*tensors)
+        ctx.save_for_backward(i, u, w, current, recurrent, a, b, *adaptation)
         return spikes, *ends
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor | None, *g_ends: Tensor | None):
+    def backward(ctx: Any, gradient: Tensor | None, *g_ends: Tensor | None) -> tuple[Tensor | None, ...]:
         _, _, _, current, recurrent, a, b, *adaptation = ctx.saved_tensors
         plan, needed = ctx.plan, ctx.needs_input_grad[2:]
         call = Call(plan, [(None, recurrent, a, b, current)], backward=True)
@@ -110,7 +111,7 @@ class _Scan(torch.autograd.Function):
         return None, None, *firsts, g_current, g_recurrent, *(partial.sum(0) for partial in sums)
 
 
-def _describe(call: Call, adaptation: list[Tensor], **others: Tensor | None) -> AdaptiveDesc:
+def _describe(call: Call, adaptation: Sequence[Tensor], **others: Tensor | None) -> AdaptiveDesc:
     tensors = dict(zip(("decay", "a", "b"), adaptation, strict=True)) | others
     pointers = {name: None if x is None else x.data_ptr() for name, x in tensors.items()}
     return AdaptiveDesc(network=ctypes.addressof(call.network), **pointers)
@@ -126,14 +127,17 @@ def scan(
 ) -> tuple[Tensor, None, AdaptiveLayerState]:
     """Spikes and end state of one adaptive layer driven by a current, as `surgrad.kernels.reference.scan`."""
     T, B = current.shape[:2]
-    layout, before, first = Layout.padded(layer.unit_shape), None, (None, None, None)
+    layout = Layout.padded(layer.unit_shape)
+    first: tuple[Tensor | None, ...] = (None, None, None)
+    before = None
     if old is not None:
         current = with_earlier_spikes(layer, current, old.s)
         first = tuple(layout.to_places(x) for x in (old.i, old.u, old.w))
         before = None if old.s.requires_grad else pack(old.s[None], layout)
     plan = Plan([Stage(layer, layout)], T, B, 0, address, memory=memory)
     weight = None if layer.recurrent is None else pack_weight(layer.recurrent, layout, layout)
-    constants = [layout.to_places(x.expand(layout.unit_shape)) for x in (layer.a, layer.b, *layer.adaptation)]
+    adaptation = known(f"{layer.name}.adaptation", layer.adaptation)
+    constants = [layout.to_places(x.expand(layout.unit_shape)) for x in (layer.a, layer.b, *adaptation)]
     spikes, *ends = _Scan.apply(plan, before, *first, channels_last(current), weight, *constants)
     spikes = channels_first(spikes, layer.unit_shape)
     i, u, w = (layout.from_places(x) for x in ends)

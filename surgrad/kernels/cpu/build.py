@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from surgrad.errors import UserError
+from surgrad.kernels.checks import known
 from surgrad.kernels.cpu import cache, instruction_set
 
 logger = logging.getLogger(__name__)
@@ -170,6 +171,11 @@ def library() -> ctypes.CDLL | None:
     lib.surgrad_pack_dense.argtypes = [pointer] * 2 + [integer] * 4 + [pointer]
     lib.surgrad_layer_size.restype = lib.surgrad_network_size.restype = integer
     return lib
+
+
+def built_library() -> ctypes.CDLL:
+    """`library` where it is known to have been built. Raises: UserError if it was not."""
+    return known("the compiled CPU kernel", library())
 
 
 @functools.cache

@@ -83,8 +83,9 @@ def folder_to_build_in() -> Path:
     Raises: OSError if neither can be used; UserError for a relative $SURGRAD_CACHE.
     """
     named, temporary = _named_folder(), _temporary_folder()
-    why_not = "no home folder" if named is None else _made(named)
-    if why_not is None:
+    if named is None:
+        why_not: str | None = "no home folder"
+    elif (why_not := _made(named)) is None:
         return named
     if (neither := _made(temporary)) is not None:
         raise OSError(

@@ -6,6 +6,7 @@ pass it collects the gradients from there. The specification is `DelayedDense.fo
 
 import ctypes
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from surgrad.kernels.contract import ConnectionSpec
 from surgrad.kernels.cpu.build import compiled
+from surgrad.kernels.cpu.descriptors import fields
 from surgrad.kernels.cpu.layout import LANES
 from surgrad.kernels.cpu.memory import empty
 from surgrad.kernels.events import Events
@@ -22,9 +24,10 @@ _int, _pointer = ctypes.c_int64, ctypes.c_void_p
 
 class SynapsesDesc(ctypes.Structure):
     _fields_ = (
-        [("nb_in", _int), ("nb_out", _int), ("w", _pointer), ("place", _pointer)]
-        + [(name, _int) for name in ("B", "T", "length", "stride", "shift", "threads")]
-        + [(name, _pointer) for name in ("steps", "units", "offsets")]
+        fields(_int, "nb_in", "nb_out")
+        + fields(_pointer, "w", "place")
+        + fields(_int, "B", "T", "length", "stride", "shift", "threads")
+        + fields(_pointer, "steps", "units", "offsets")
     )
 
 
@@ -50,14 +53,14 @@ class _Arrivals(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
+        ctx: Any,
         events: Events,
         length: int,
         shift: int,
         spikes: Tensor | None,
         weight: Tensor,
         delay: Tensor | None,
-    ):
+    ) -> Tensor:
         stride = length + 5 * LANES  # vectors along time read beyond the end
         if delay is None:
             late, place, w = None, None, _by_input(weight.detach())
@@ -89,7 +92,7 @@ class _Arrivals(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         desc, (weight, late), w = ctx.desc, ctx.saved_tensors, ctx.alive[0]
         gradient = F.pad(gradient, (0, desc.nb_out - len(weight))).contiguous()
         sums = torch.zeros(desc.threads, *w.shape)

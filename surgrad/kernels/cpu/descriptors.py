@@ -2,8 +2,9 @@
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ GROUP = 4  # samples that one thread takes through a densely recurrent network t
 DENSE_ABOVE = 0.15  # share of active units above which a product is computed densely
 
 # number in neuron.h, and parameters, of each surrogate and escape noise
-SURROGATES = {
+SURROGATES: dict[type, Callable[[Any], tuple[int, tuple[float, float]]]] = {
     surrogate.SuperSpike: lambda h: (0, (h.beta, 0.0)),
     surrogate.AsymptoticSuperSpike: lambda h: (1, (h.beta, 0.0)),
     surrogate.SigmoidPrime: lambda h: (2, (h.beta, h.beta)),
@@ -30,7 +31,7 @@ SURROGATES = {
     surrogate.MultilayerSpiker: lambda h: (5, (0.0, 0.0)),
     surrogate.TrueGradient: lambda h: (6, (0.0, 0.0)),
 }
-NOISES = {
+NOISES: dict[type, Callable[[Any], tuple[int, tuple[float, float]]]] = {
     escape_noise.Step: lambda p: (0, (0.0, 0.0)),
     escape_noise.Sigmoid: lambda p: (1, (1 / p.beta, 0.0)),
     escape_noise.Exponential: lambda p: (2, (1 / p.p0, p.delta_u)),
@@ -40,35 +41,42 @@ RESETS = {"multiplicative": 0, "multiplicative_leak": 1, "subtractive": 2, "subt
 _int, _float, _pointer = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
 
+def fields(kind: type, *names: str) -> list[tuple[str, Any]]:
+    """Entries of a ctypes structure that have one type."""
+    return [(name, kind) for name in names]
+
+
 class ConnectionDesc(ctypes.Structure):
     _fields_ = (
-        [(name, _int) for name in ("exists", "in_channels", "in_stride", "in_height", "in_width")]
-        + [(name, _int) for name in ("channels", "stride", "height", "width")]
-        + [(name, _int) for name in ("kernel_h", "kernel_w", "step_h", "step_w", "pad_h", "pad_w")]
-        + [("forward", _pointer), ("adjoint", _pointer)]
+        fields(_int, "exists", "in_channels", "in_stride", "in_height", "in_width")
+        + fields(_int, "channels", "stride", "height", "width")
+        + fields(_int, "kernel_h", "kernel_w", "step_h", "step_w", "pad_h", "pad_w")
+        + fields(_pointer, "forward", "adjoint")
     )
 
 
 class LayerDesc(ctypes.Structure):
     _fields_ = (
-        [("feedforward", ConnectionDesc), ("recurrent", ConnectionDesc)]
-        + [(name, _int) for name in ("channels", "positions", "stride")]
-        + [(n, _int) for n in ("is_readout", "reset", "diff_reset", "surrogate", "noise", "unit_gain", "index")]
-        + [("surrogate_p", _float * 2), ("noise_p", _float * 2), ("u0", _float), ("trained_tau", ctypes.c_int32)]
-        + [(n, _pointer) for n in ("a", "b", "current", "bits", "checkpoints", "counts", "out", "membranes")]
-        + [(n, _pointer) for n in ("i_first", "u_first", "bits_before", "i_last", "u_last")]
-        + [(n, _pointer) for n in ("g_counts", "g_out", "g_i_last", "g_u_last", "g_s_last")]
-        + [(n, _pointer) for n in ("g_i_first", "g_u_first", "g_first")]
-        + [(n, _int) for n in ("g_out_t", "g_out_b")]
-        + [(n, _pointer) for n in ("g_current", "g_feedforward", "g_recurrent", "g_a", "g_b")]
+        fields(ConnectionDesc, "feedforward", "recurrent")
+        + fields(_int, "channels", "positions", "stride")
+        + fields(_int, "is_readout", "reset", "diff_reset", "surrogate", "noise", "unit_gain", "index")
+        + [*fields(_float * 2, "surrogate_p", "noise_p"), ("u0", _float), ("trained_tau", ctypes.c_int32)]
+        + fields(_pointer, "a", "b", "current", "bits", "checkpoints", "counts", "out", "membranes")
+        + fields(_pointer, "i_first", "u_first", "bits_before", "i_last", "u_last")
+        + fields(_pointer, "g_counts", "g_out", "g_i_last", "g_u_last", "g_s_last")
+        + fields(_pointer, "g_i_first", "g_u_first", "g_first")
+        + fields(_int, "g_out_t", "g_out_b")
+        + fields(_pointer, "g_current", "g_feedforward", "g_recurrent", "g_a", "g_b")
     )
 
 
 class NetworkDesc(ctypes.Structure):
     _fields_ = (
-        [(n, _int) for n in ("nb_layers", "T", "B", "delay", "block", "group", "threads", "first_step", "truncate")]
-        + [("in_words", _int), ("input", _pointer), ("input_before", _pointer), ("ids", _pointer)]
-        + [("seed", ctypes.c_uint32), ("draw", ctypes.c_uint32), ("dense_above", _float), ("layers", _pointer)]
+        fields(_int, "nb_layers", "T", "B", "delay", "block", "group", "threads", "first_step", "truncate")
+        + fields(_int, "in_words")
+        + fields(_pointer, "input", "input_before", "ids")
+        + fields(ctypes.c_uint32, "seed", "draw")
+        + [("dense_above", _float), ("layers", _pointer)]
     )
 
 
@@ -151,13 +159,14 @@ class Call:
         self.alive: list[Tensor | None] = []
         for stage, layer, (w, r, a, b, current) in zip(plan.stages, self.layers, tensors, strict=True):
             self._connect(stage, layer, w, r, backward)
-            layout, neuron = stage.layout, stage.neuron
+            layout, spec = stage.layout, stage.spec
             layer.channels, layer.positions, layer.stride = layout.channels, layout.positions, layout.stride
-            layer.is_readout = neuron is None
-            if neuron is None:
-                layer.u0, layer.unit_gain = stage.spec.u0, stage.spec.unit_gain
+            layer.is_readout = isinstance(spec, ReadoutSpec)
+            if isinstance(spec, ReadoutSpec):
+                layer.u0, layer.unit_gain = spec.u0, spec.unit_gain
             else:
-                layer.index, layer.unit_gain = stage.spec.index, neuron.unit_gain
+                neuron = spec.neuron
+                layer.index, layer.unit_gain = spec.index, neuron.unit_gain
                 layer.reset, layer.diff_reset = RESETS[neuron.reset], neuron.diff_reset
                 h, noise = neuron.surrogate, neuron.escape_noise
                 layer.surrogate, (layer.surrogate_p[0], layer.surrogate_p[1]) = SURROGATES[type(h)](h)
@@ -179,7 +188,7 @@ class Call:
             input_before=address(plan.input_before),
             ids=address(plan.address.ids),
             seed=plan.address.noise.seed & 0xFFFFFFFF,
-            draw=plan.address.noise.draw & 0xFFFFFFFF,
+            draw=int(plan.address.noise.draw) & 0xFFFFFFFF,
             dense_above=DENSE_ABOVE,
             layers=ctypes.addressof(self.layers),
         )
@@ -191,7 +200,7 @@ class Call:
             ("feedforward", w, stage.spec.feedforward, stage.below),
             ("recurrent", r, recurrent, stage.layout),
         ):
-            if packed is None:
+            if packed is None or connection is None or below is None:
                 continue
             shape = geometry(connection, below, stage.layout)
             adjoint = adjoint_weight(packed, shape["step_w"]) if backward and below.stride % LANES == 0 else None

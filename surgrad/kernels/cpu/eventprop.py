@@ -58,7 +58,7 @@ def address(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
-def _layer(c: Constants, times: Tensor, units: Tensor, offsets: Tensor, weight: Tensor) -> tuple:
+def _layer(c: Constants, times: Tensor, units: Tensor, offsets: Tensor, weight: Tensor) -> tuple[Any, ...]:
     """What every call begins with; arguments as `surgrad.kernels.spike_trains` gives them, weight (N_in, N)."""
     sizes = (len(offsets) - 1, weight.shape[1])
     return (c.tau_mem, c.tau_syn, c.duration, *sizes, *map(address, (times, units, offsets, weight)))
@@ -83,7 +83,15 @@ class _Spiking(torch.autograd.Function):
     """times (E,), W (N_in, N), R (N, N) or None -> times (E',), units, offsets of the layer's spikes."""
 
     @staticmethod
-    def forward(ctx, times, weight, recurrent, units, offsets, constants: Constants):
+    def forward(
+        ctx: Any,
+        times: Tensor,
+        weight: Tensor,
+        recurrent: Tensor | None,
+        units: Tensor,
+        offsets: Tensor,
+        constants: Constants,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         layer = _layer(constants, times, units, offsets, weight)
         dtype, threads = weight.dtype, torch.get_num_threads()
         spikes = _Spikes(_function("forward", dtype)(*layer, address(recurrent), constants.max_spikes, threads), dtype)
@@ -103,7 +111,7 @@ class _Spiking(torch.autograd.Function):
         return out, out_units, out_offsets
 
     @staticmethod
-    def backward(ctx, grad, *_):
+    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
         grad = grad.contiguous()  # held here while the compiled code reads it
         times, weight, recurrent, units, offsets = ctx.saved_tensors
         layer = _layer(ctx.constants, times, units, offsets, weight)
@@ -120,7 +128,9 @@ class _Peaks(torch.autograd.Function):
     """times (E,), W (N_in, N) -> the largest voltage of a leaky readout and its time, (B, N) each."""
 
     @staticmethod
-    def forward(ctx, times, weight, units, offsets, constants: Constants):
+    def forward(
+        ctx: Any, times: Tensor, weight: Tensor, units: Tensor, offsets: Tensor, constants: Constants
+    ) -> tuple[Tensor, Tensor]:
         layer = _layer(constants, times, units, offsets, weight)
         value = torch.empty(len(offsets) - 1, weight.shape[1], dtype=weight.dtype)
         when, slope = torch.empty_like(value), torch.empty_like(value)
@@ -133,7 +143,7 @@ class _Peaks(torch.autograd.Function):
         return value, when
 
     @staticmethod
-    def backward(ctx, grad, _):
+    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
         grad = grad.contiguous()
         times, weight, units, offsets, when, slope, where = ctx.saved_tensors
         layer = _layer(ctx.constants, times, units, offsets, weight)
@@ -147,7 +157,9 @@ class _Voltages(torch.autograd.Function):
     """times (E,), W (N_in, N), nondecreasing sampling times (S,) -> voltages of a leaky readout, (B, S, N)."""
 
     @staticmethod
-    def forward(ctx, times, weight, units, offsets, at, constants: Constants):
+    def forward(
+        ctx: Any, times: Tensor, weight: Tensor, units: Tensor, offsets: Tensor, at: Tensor, constants: Constants
+    ) -> Tensor:
         layer = _layer(constants, times, units, offsets, weight)
         out = torch.empty(len(offsets) - 1, len(at), weight.shape[1], dtype=weight.dtype)
         addresses = map(address, (at, out))
@@ -157,7 +169,7 @@ class _Voltages(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad = grad.contiguous()
         times, weight, units, offsets, at = ctx.saved_tensors
         layer = _layer(ctx.constants, times, units, offsets, weight)

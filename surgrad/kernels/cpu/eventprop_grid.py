@@ -29,7 +29,7 @@ def _function(name: str, dtype: torch.dtype) -> Any:
     return function
 
 
-def _scan(grid: Any, s_in: Tensor, weight: Tensor, recurrent: Tensor | None = None) -> tuple:
+def _scan(grid: Any, s_in: Tensor, weight: Tensor, recurrent: Tensor | None = None) -> tuple[Any, ...]:
     """What every call begins with: the constants of a `surgrad.eventprop.grid.Grid`, sizes, contiguous tensors."""
     constants = (grid.a, grid.b, grid.tau_mem, grid.tau_syn)
     return *constants, *s_in.shape, weight.shape[1], *map(address, (s_in, weight, recurrent))
@@ -54,7 +54,7 @@ class Spiking(torch.autograd.Function):
     """Input spikes (T, B, N_in), W (N_in, N), R (N, N) or None -> spikes (T, B, N); gradients are by spike times."""
 
     @staticmethod
-    def forward(ctx, s_in, weight, recurrent, grid):
+    def forward(ctx: Any, s_in: Tensor, weight: Tensor, recurrent: Tensor | None, grid: Any) -> Tensor:
         out = s_in.new_empty(*s_in.shape[:2], weight.shape[1])
         scan, dtype = _scan(grid, s_in, weight, recurrent), weight.dtype
         ctx.spikes = KeptSpikes(_function("spiking", dtype)(*scan, address(out), torch.get_num_threads()), dtype)
@@ -63,7 +63,7 @@ class Spiking(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad = grad.contiguous()  # held here while the compiled code reads it
         s_in, weight, recurrent = ctx.saved_tensors
         d_weight, d_in = torch.zeros_like(weight), torch.zeros_like(s_in) if ctx.needs_input_grad[0] else None
@@ -78,7 +78,7 @@ class Leaking(torch.autograd.Function):
     """Input spikes (T, B, N_in), W (N_in, N) -> voltages at the beginning of every step, (T, B, N)."""
 
     @staticmethod
-    def forward(ctx, s_in, weight, grid):
+    def forward(ctx: Any, s_in: Tensor, weight: Tensor, grid: Any) -> Tensor:
         out = s_in.new_empty(*s_in.shape[:2], weight.shape[1])
         _function("leaking", weight.dtype)(*_scan(grid, s_in, weight), address(out), torch.get_num_threads())
         ctx.save_for_backward(s_in, weight)
@@ -86,7 +86,7 @@ class Leaking(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad = grad.contiguous()
         s_in, weight = ctx.saved_tensors
         d_weight, d_in = torch.zeros_like(weight), torch.zeros_like(s_in) if ctx.needs_input_grad[0] else None

@@ -20,7 +20,7 @@ from surgrad.kernels.state import AdaptiveLayerState, LayerState
 
 def needed(network: NetworkSpec) -> bool:
     """Whether a network has adaptive neurons or learned delays."""
-    return any(layer.feedforward.kind == "delayed" for layer in network.stack) or any(
+    return any(layer.incoming.kind == "delayed" for layer in network.stack) or any(
         layer.adaptation is not None for layer in network.layers
     )
 
@@ -34,7 +34,7 @@ def unknown(layer: LayerSpec) -> str | None:
 
 def obstacle(network: NetworkSpec) -> str | None:
     """What of a network only the reference knows, or None."""
-    own = (f"{c.name} ({c.own})" for c in (layer.feedforward for layer in network.stack) if c.own)
+    own = (f"{c.name} ({c.own})" for c in (layer.incoming for layer in network.stack) if c.own)
     return next((reason for reason in (*own, *map(unknown, network.layers)) if reason), None)
 
 
@@ -70,11 +70,13 @@ def _scan(
     return_membrane: bool = False,
 ) -> tuple[Tensor, Tensor | None, LayerState | AdaptiveLayerState]:
     """As `reference.scan`."""
-    if unknown(layer) is None:
-        scan = (cpu if layer.adaptation is None else adaptive).scan
-    else:
-        scan = reference.scan
-    return scan(layer, current, old, address, memory, return_membrane)
+    if unknown(layer) is not None:
+        return reference.scan(layer, current, old, address, memory, return_membrane)
+    if layer.adaptation is None:
+        assert not isinstance(old, AdaptiveLayerState)  # see `call.layer_state`
+        return cpu.scan(layer, current, old, address, memory, return_membrane)
+    assert not isinstance(old, LayerState)
+    return adaptive.scan(layer, current, old, address, memory, return_membrane)
 
 
 run = partial(reference.run, parts=reference.Parts(_drive, _scan, cpu.integrate, takes_events=True))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from surgrad.kernels.contract import ConnectionSpec
-from surgrad.kernels.cpu.build import library
+from surgrad.kernels.cpu.build import built_library
 from surgrad.kernels.cpu.memory import empty
 from surgrad.kernels.events import Events
 
@@ -50,8 +50,7 @@ class Layout:
     @property
     def grid(self) -> tuple[int, int]:
         """Height and width; 1 x 1 without, 1 x length with one spatial axis."""
-        spatial = self.unit_shape[1:]
-        return (1,) * (2 - len(spatial)) + spatial
+        return two_axes(self.unit_shape[1:], 1)
 
     def to_places(self, x: Tensor) -> Tensor:
         """(..., *unit_shape) -> (..., places), zeros in the padding; contiguous."""
@@ -69,11 +68,16 @@ class Layout:
         return unit % self.positions * self.stride + unit // self.positions
 
 
+def two_axes(sizes: Sequence[int], missing: int) -> tuple[int, int]:
+    """Numbers of up to two spatial axes as (vertical, horizontal); ``missing`` stands for axes that are not there."""
+    vertical, horizontal = (*[missing] * (2 - len(sizes)), *sizes)
+    return vertical, horizontal
+
+
 def pack_weight(connection: ConnectionSpec, below: Layout, out: Layout) -> Tensor:
     """Weights as (kernel_h, kernel_w, in_stride, stride): a dense connection is a kernel that covers its input."""
-    shape = below.unit_shape[1:] if connection.kind == "dense" else connection.kernel_size
-    kernel = (1,) * (2 - len(shape)) + tuple(shape)
-    w = connection.weight.reshape(out.channels, below.channels, *kernel).permute(2, 3, 1, 0)
+    kernel = two_axes(below.unit_shape[1:] if connection.kind == "dense" else connection.kernel_size, 1)
+    w = connection.known_weight.reshape(out.channels, below.channels, *kernel).permute(2, 3, 1, 0)
     return F.pad(w, (0, out.stride - out.channels, 0, below.stride - below.channels)).contiguous()
 
 
@@ -83,11 +87,8 @@ def geometry(connection: ConnectionSpec, below: Layout, out: Layout) -> dict[str
     if connection.kind == "dense":
         kernel, step, pad, grid = (height, width), (1, 1), (0, 0), (1, 1)
     else:
-        missing = 2 - len(connection.kernel_size)
-        kernel = (1,) * missing + connection.kernel_size
-        step = (1,) * missing + connection.stride
-        pad = (0,) * missing + connection.padding
-        grid = out.grid
+        kernel, step = two_axes(connection.kernel_size, 1), two_axes(connection.stride, 1)
+        pad, grid = two_axes(connection.padding, 0), out.grid
     return {
         "exists": 1,
         "in_channels": below.channels,
@@ -121,7 +122,7 @@ def pack(x: Tensor, layout: Layout) -> Tensor | None:
     place = layout.place_of_unit()
     nb_units = math.prod(layout.unit_shape)
     sizes = (x.shape[1], x.shape[0], nb_units, layout.words)
-    binary = library().surgrad_pack_dense(x.data_ptr(), place.data_ptr(), *sizes, bits.data_ptr())
+    binary = built_library().surgrad_pack_dense(x.data_ptr(), place.data_ptr(), *sizes, bits.data_ptr())
     return bits if binary else None
 
 
@@ -130,7 +131,7 @@ def pack_events(events: Events, layout: Layout) -> Tensor:
     bits = empty(len(events), events.nb_steps, layout.words, dtype=torch.int64)
     place = layout.place_of_unit()
     pointers = (x.data_ptr() for x in (events.steps, events.units, events.offsets, place))
-    library().surgrad_pack_events(*pointers, len(events), events.nb_steps, layout.words, bits.data_ptr())
+    built_library().surgrad_pack_events(*pointers, len(events), events.nb_steps, layout.words, bits.data_ptr())
     return bits
 
 

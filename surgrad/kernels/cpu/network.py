@@ -5,15 +5,17 @@ one autograd function over all layers.
 """
 
 import ctypes
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from surgrad.kernels import finite
 from surgrad.kernels.call import Address, Options
+from surgrad.kernels.checks import known
 from surgrad.kernels.contract import LayerSpec, NetworkSpec, ReadoutSpec
-from surgrad.kernels.cpu.build import library
+from surgrad.kernels.cpu.build import built_library
 from surgrad.kernels.cpu.descriptors import Call, Plan, Stage, knows, rows
 from surgrad.kernels.cpu.layout import Layout, pack, pack_events, pack_weight, unpack
 from surgrad.kernels.cpu.memory import empty
@@ -47,22 +49,39 @@ class _Outputs(NamedTuple):
     s: Tensor | None
 
 
-def _by_layer(kind: type, values: tuple) -> list:
+class _Needs(NamedTuple):
+    """Which gradients by the `_Inputs` of a layer are asked for."""
+
+    w: bool
+    r: bool
+    a: bool
+    b: bool
+    current: bool
+    i: bool
+    u: bool
+    s: bool
+
+
+Group = TypeVar("Group", _Inputs, _Outputs, _Needs)
+
+
+def _by_layer(kind: type[Group], values: Sequence[Any]) -> list[Group]:
     width = len(kind._fields)
-    return [kind(*values[k : k + width]) for k in range(0, len(values), width)]
+    return [kind._make(values[k : k + width]) for k in range(0, len(values), width)]
 
 
 class _Scan(torch.autograd.Function):
     """All layers, all steps: from the plan and the `_Inputs` of every layer to the `_Outputs` of every layer."""
 
     @staticmethod
-    def forward(ctx, plan: Plan, *tensors: Tensor | None):
+    def forward(ctx: Any, plan: Plan, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.set_materialize_grads(False)
         inputs = _by_layer(_Inputs, tensors)
         call = Call(plan, [x[:5] for x in inputs], backward=False)
         blocks = -(-plan.T // plan.block)
         needs_backward = any(ctx.needs_input_grad)
-        results, ctx.bits, ctx.checkpoints, ctx.befores = [], [], [], []
+        results: list[list[Tensor | None]] = []
+        ctx.bits, ctx.checkpoints, ctx.befores = [], [], []
         for k, (stage, x) in enumerate(zip(plan.stages, inputs, strict=True)):
             layout, spiking = stage.layout, stage.neuron is not None
             bits = empty(plan.B, plan.T, layout.words, dtype=torch.int64) if spiking else None
@@ -78,7 +97,7 @@ class _Scan(torch.autograd.Function):
             ctx.checkpoints.append(checkpoints)
             ctx.befores.append(before)
             results.append([counts, out, i_last, u_last, None])
-        library().surgrad_forward(ctypes.addressof(call.network))
+        built_library().surgrad_forward(ctypes.addressof(call.network))
         if plan.return_state:
             for stage, bits, found in zip(plan.stages, ctx.bits, results, strict=True):
                 if bits is not None:
@@ -89,10 +108,10 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *gradients: Tensor | None):
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         plan, inputs = ctx.plan, _by_layer(_Inputs, ctx.saved_tensors)
         call = Call(plan, [x[:5] for x in inputs], backward=True)
-        needed = _by_layer(_Inputs, ctx.needs_input_grad[1:])
+        needed = _by_layer(_Needs, ctx.needs_input_grad[1:])
         returned: list[list[Tensor | None]] = []
         firsts: list[Tensor | None] = []
         wants_spikes = any(need.s for need in needed)
@@ -102,22 +121,23 @@ class _Scan(torch.autograd.Function):
             layout = stage.layout
             _point_gradients(call, plan, k, g)
             partials = [
-                torch.zeros(call.threads, *t.shape) if n else None for t, n in zip(x[:2], need[:2], strict=True)
+                torch.zeros(call.threads, *t.shape) if n and t is not None else None
+                for t, n in ((x.w, need.w), (x.r, need.r))
             ]
             trained_tau = need.a or need.b
             taus = [torch.zeros(call.threads, layout.places) if trained_tau else None for _ in "ab"]
             call.layers[k].trained_tau = trained_tau
-            g_current = empty(*x.current.shape) if need.current else None
+            g_current = empty(*x.current.shape) if need.current and x.current is not None else None
             first = [torch.empty(plan.B, layout.places) if n else None for n in (need.i, need.u, wants_spikes)]
             call.point(k, bits=ctx.bits[k], checkpoints=ctx.checkpoints[k], bits_before=ctx.befores[k])
             call.point(k, g_feedforward=partials[0], g_recurrent=partials[1], g_a=taus[0], g_b=taus[1])
             call.point(k, g_current=g_current, g_i_first=first[0], g_u_first=first[1], g_first=first[2])
             returned.append([*partials, *taus, g_current, first[0], first[1]])
             firsts.append(first[2])
-        library().surgrad_backward(ctypes.addressof(call.network))
+        built_library().surgrad_backward(ctypes.addressof(call.network))
         found: list[Tensor | None] = []
         for k, (own, need) in enumerate(zip(returned, needed, strict=True)):
-            found += [None if x is None else x.sum(0) for x in own[:4]]
+            found += [None if sums is None else sums.sum(0) for sums in own[:4]]
             found += [*own[4:], _earlier_spikes(plan, k, firsts) if need.s else None]
         return None, *found
 
@@ -138,31 +158,35 @@ def _point_gradients(call: Call, plan: Plan, k: int, g: _Outputs) -> None:
 
 
 @torch.enable_grad()
-def _earlier_spikes(plan: Plan, k: int, firsts: list[Tensor]) -> Tensor:
+def _earlier_spikes(plan: Plan, k: int, firsts: list[Tensor | None]) -> Tensor:
     """dL/ds (B, *units) of the step before the first, from dL/dI of the first: recurrence, and the layer above."""
     stage = plan.stages[k]
     s = torch.zeros(plan.B, *stage.layout.unit_shape, requires_grad=True)
-    listeners = [(stage.spec.recurrent, k)] if stage.spec.recurrent is not None else []
+    recurrent = stage.spec.recurrent if isinstance(stage.spec, LayerSpec) else None
+    targets = [(recurrent, k)] if recurrent is not None else []
     if plan.delay and k + 1 < len(plan.stages):
-        listeners.append((plan.stages[k + 1].spec.feedforward, k + 1))
+        targets.append((plan.stages[k + 1].spec.incoming, k + 1))
     total = torch.zeros_like(s)
-    for connection, above in listeners:
-        cotangent = plan.stages[above].layout.from_places(firsts[above])
+    for connection, above in targets:
+        cotangent = plan.stages[above].layout.from_places(known("the gradient by the first current", firsts[above]))
         total += torch.autograd.grad(connection.function(s), s, cotangent)[0]
     return total
 
 
-def _scan(plan: Plan, current: Tensor | None = None, state: list | None = None) -> list[_Outputs]:
+def _scan(
+    plan: Plan, current: Tensor | None = None, state: Sequence[tuple[Tensor, ...]] | None = None
+) -> list[_Outputs]:
     """Run a plan; the first layer may be driven by a ``current`` (T, B, n), channels last; states of the layers."""
     tensors: list[Tensor | None] = []
     for k, stage in enumerate(plan.stages):
         spec, layout = stage.spec, stage.layout
         recurrent = spec.recurrent if isinstance(spec, LayerSpec) else None
-        w = None if stage.below is None else pack_weight(spec.feedforward, stage.below, layout)
+        w = None if stage.below is None else pack_weight(spec.incoming, stage.below, layout)
         r = None if recurrent is None else pack_weight(recurrent, layout, layout)
         a, b = (layout.to_places(decay.expand(layout.unit_shape)) for decay in (spec.a, spec.b))
-        i, u, s = (*(state[k] if state else ()), None, None, None)[:3]
-        i, u = (None if x is None else layout.to_places(x) for x in (i, u))
+        first: tuple[Tensor | None, ...] = (*(state[k] if state else ()), None, None, None)[:3]
+        i, u = (None if x is None else layout.to_places(x) for x in first[:2])
+        s = first[2]
         tensors += _Inputs(w, r, a, b, current if k == 0 else None, i, u, s)
     return _by_layer(_Outputs, _Scan.apply(plan, *tensors))
 
@@ -213,8 +237,8 @@ def scan(
     if return_membrane:
         plan.membranes = empty(T, B, stage.nb_units)
     (found,) = _scan(plan, channels_last(current), None if old is None else [old])
-    spikes = channels_first(found.out, layer.unit_shape)
-    membranes = channels_first(plan.membranes, layer.unit_shape) if return_membrane else None
+    spikes = channels_first(known("spikes", found.out), layer.unit_shape)
+    membranes = None if plan.membranes is None else channels_first(plan.membranes, layer.unit_shape)
     i, u = (stage.layout.from_places(x) for x in (found.i, found.u))
     return spikes, membranes, LayerState(i, u, spikes[-1])
 
@@ -225,7 +249,7 @@ def integrate(layer: ReadoutSpec, current: Tensor, state: LIFState | None = None
     stage = Stage(layer, Layout.padded(layer.unit_shape))
     plan = Plan([stage], T, B, 0, Address(NoiseKey(), torch.arange(B)))
     (found,) = _scan(plan, channels_last(current), None if state is None else [state])
-    y = channels_first(found.out, layer.unit_shape)
+    y = channels_first(known("y", found.out), layer.unit_shape)
     return y, LIFState(*(stage.layout.from_places(x) for x in (found.i, found.u)))
 
 
@@ -258,7 +282,7 @@ def run(network: NetworkSpec, x: Tensor | Events, options: Options) -> NetworkOu
     if bits is None:
         x = x.dense(network.dtype) if isinstance(x, Events) else x.to(network.dtype)
         earlier = delayed(x, network.delay, state.last_input if state is not None else None)
-        current = channels_last(stages[0].spec.feedforward.function(earlier))
+        current = channels_last(stages[0].spec.incoming.function(earlier))
     states = None if state is None else [*state.layers, *([state.readout] if state.readout is not None else [])]
     found = _scan(plan, current, states)
     return finite.confirmed(_output(network, plan, x, found), network, [f.i for f in found], x)
@@ -269,19 +293,24 @@ def _output(network: NetworkSpec, plan: Plan, x: Tensor | Events, found: list[_O
     hidden = list(zip(plan.stages, found, strict=True))[:nb_layers]
     end = None
     if plan.return_state:
-        layers = tuple(LayerState(*(stage.layout.from_places(y) for y in (f.i, f.u)), f.s) for stage, f in hidden)
+        layers = tuple(
+            LayerState(stage.layout.from_places(f.i), stage.layout.from_places(f.u), known("last spikes", f.s))
+            for stage, f in hidden
+        )
         readout = None
         if network.readout is not None:
             readout = LIFState(*(plan.stages[-1].layout.from_places(y) for y in (found[-1].i, found[-1].u)))
         if isinstance(x, Events):
-            last = unpack(plan.input_bits[:, -1:], Layout(x.unit_shape, x.unit_shape[0]))[0]
+            last = unpack(known("input bits", plan.input_bits)[:, -1:], Layout(x.unit_shape, x.unit_shape[0]))[0]
         else:
             last = x[-1].to(network.dtype).clone()
         end = NetworkState(layers, readout, last, plan.address.first_step + plan.T)
-    spikes = [channels_first(f.out, stage.layout.unit_shape) for stage, f in hidden] if plan.record else None
+    spikes = None
+    if plan.record:
+        spikes = [channels_first(known("spikes", f.out), stage.layout.unit_shape) for stage, f in hidden]
     return NetworkOutput(
         found[-1].out if network.readout is not None else None,
-        [stage.layout.from_places(f.counts) for stage, f in hidden],
+        [stage.layout.from_places(known("counts", f.counts)) for stage, f in hidden],
         spikes,
         end,
     )

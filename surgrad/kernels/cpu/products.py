@@ -8,12 +8,14 @@ import ctypes
 import functools
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from surgrad.errors import UserError
+from surgrad.kernels.checks import known
 from surgrad.kernels.cpu.build import compiled
 from surgrad.kernels.cpu.instruction_set import chosen, executable
 from surgrad.kernels.cpu.memory import empty
@@ -43,7 +45,7 @@ def _library() -> ctypes.CDLL | None:
         return None
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     library.surgrad_product.restype = None
-    library.surgrad_product.argtypes = [integer] * 3 + [pointer, integer, integer] * 2 + [pointer, integer]
+    library.surgrad_product.argtypes = [*[integer] * 3, *(pointer, integer, integer) * 2, pointer, integer]
     return library
 
 
@@ -65,18 +67,18 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     out = empty(a.shape[0], b.shape[1])
     sizes = (a.shape[0], b.shape[1], a.shape[1])
     operands = (a.data_ptr(), *a.stride(), b.data_ptr(), *b.stride(), out.data_ptr())
-    _library().surgrad_product(*sizes, *operands, torch.get_num_threads())
+    known("the compiled product", _library()).surgrad_product(*sizes, *operands, torch.get_num_threads())
     return out
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         return product(x, weight.T)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
             return gradient @ weight, gradient.T @ x

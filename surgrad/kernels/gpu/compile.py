@@ -3,6 +3,8 @@
 Triton translates for any architecture by its own assembler; only the launch needs the device.
 """
 
+from typing import Any
+
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
@@ -34,7 +36,7 @@ def compiled(population: Population, capability: int = 90, decays: bool = False)
     }
 
 
-def _compiled(kernel: object, constants: dict, precision: str, capability: int) -> CompiledKernel:
+def _compiled(kernel: Any, constants: dict[str, Any], precision: str, capability: int) -> CompiledKernel:
     options = {name: constants.pop(name) for name in _OPTIONS}
     constants["PRECISION"] = "tf32x3" if precision == "float32" else precision
     if not constants["RECURRENT"]:

@@ -8,11 +8,13 @@ a CUDA graph (`surgrad.kernels.gpu.network.GraphedStep`).
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
+from surgrad.kernels.checks import known
 from surgrad.kernels.contract import ConnectionSpec
 from surgrad.kernels.gpu import products
 from surgrad.kernels.gpu.neurons import NOISES, RESETS, SURROGATES, function_of
@@ -122,7 +124,7 @@ class Population:
     def _surrogate(self) -> tuple[object, tuple[float, float]]:
         return function_of(self.neuron.surrogate if self.neuron else TrueGradient(), SURROGATES)
 
-    def forward_constants(self, device: torch.device, *, per_unit: bool, save: bool) -> dict:
+    def forward_constants(self, device: torch.device, *, per_unit: bool, save: bool) -> dict[str, Any]:
         """Compile-time arguments and launch options of `scan`."""
         return self._constants(device, per_unit) | {
             "RESET": self._reset[0],
@@ -133,7 +135,7 @@ class Population:
 
     def backward_constants(
         self, device: torch.device, *, per_unit: bool, decays: bool, upstream: bool, counts: bool
-    ) -> dict:
+    ) -> dict[str, Any]:
         """Compile-time arguments and launch options of `scan_adjoint`."""
         return self._constants(device, per_unit) | {
             "RESET": self._reset[0],
@@ -145,11 +147,12 @@ class Population:
             "HAS_COUNTS": counts,
         }
 
-    def _constants(self, device: torch.device, per_unit: bool) -> dict:
+    def _constants(self, device: torch.device, per_unit: bool) -> dict[str, Any]:
         tile, persistent = self.tile, self.persistent_tile is not None
-        convolution = persistent and self.recurrent.kind == "conv"
-        kernel = self.recurrent.kernel_size if convolution else (1,)
-        padding = self.recurrent.padding if convolution else (0,)
+        kernel: tuple[int, ...] = (1,)
+        padding: tuple[int, ...] = (0,)
+        if persistent and self.recurrent is not None and self.recurrent.kind == "conv":
+            kernel, padding = self.recurrent.kernel_size, self.recurrent.padding
         return {
             "SPIKING": self.neuron is not None,
             "UNIT_GAIN": self.unit_gain,
@@ -197,16 +200,31 @@ class Population:
         Args: as `scan`; decays a and b; recurrent weight; noise: key, ids and first step.
         """
         if not self.stepwise:
-            taps = None if weight is None else products.taps(self.recurrent, weight)
+            taps = None if self.recurrent is None else products.taps(*self._recurrence(weight))
             self._launch_forward(current, out, state, counts, saved, decays, taps, noise)
             return
         key, ids, first_step = noise
+        recurrent, weight = self._recurrence(weight)
         for t, drive in enumerate(current):
-            drive = drive + products.current(self.recurrent, weight, out[t : t + 1], self.precision)[0]
+            drive = drive + products.current(recurrent, weight, out[t : t + 1], self.precision)[0]
             at = None if saved is None else Saved(saved.i[t], saved.u[t], 1)
             self._launch_forward(drive[None], out[t:], state, counts, at, decays, None, (key, ids, first_step + t))
 
-    def _launch_forward(self, current, out, state, counts, saved, decays, taps, noise) -> None:
+    def _recurrence(self, weight: Tensor | None) -> tuple[ConnectionSpec, Tensor]:
+        """Connection of a recurrent layer to itself, and its weight."""
+        return known("the recurrent connection", self.recurrent), known("the recurrent weight", weight)
+
+    def _launch_forward(
+        self,
+        current: Tensor,
+        out: Tensor,
+        state: tuple[Tensor, Tensor],
+        counts: Tensor | None,
+        saved: Saved | None,
+        decays: tuple[Tensor, Tensor],
+        taps: Tensor | None,
+        noise: tuple[Tensor, Tensor, int],
+    ) -> None:
         a, b = decays
         key, ids, first_step = noise
         scan[self.grid](
@@ -233,15 +251,19 @@ class Population:
         Args: as `scan_adjoint`; ``current`` holds the feed-forward and the recurrent part; recurrent weight.
         """
         if not self.stepwise:
-            taps = None if weight is None else products.taps(self.recurrent, weight).transpose(1, 2).contiguous()
+            taps = None
+            if self.recurrent is not None:
+                taps = products.taps(*self._recurrence(weight)).transpose(1, 2).contiguous()
             self._launch_backward(
                 current, spikes, upstream, count_gradient, drive_gradient, state_gradient, decay_gradient, saved,
                 decays, taps,
             )  # fmt: skip
             return
+        recurrent, weight = self._recurrence(weight)
+        spikes, saved = known("spikes", spikes), known("saved states", saved)
         for t in range(len(current) - 1, -1, -1):
             later = drive_gradient[t + 1 : t + 2]
-            above = products.input_gradient(self.recurrent, weight, later, self.precision)
+            above = products.input_gradient(recurrent, weight, later, self.precision)
             if upstream is not None:
                 above = above + upstream[t]
             self._launch_backward(
@@ -250,9 +272,18 @@ class Population:
             )  # fmt: skip
 
     def _launch_backward(
-        self, current, spikes, upstream, count_gradient, drive_gradient, state_gradient, decay_gradient, saved,
-        decays, taps,
-    ) -> None:  # fmt: skip
+        self,
+        current: Tensor,
+        spikes: Tensor | None,
+        upstream: Tensor | None,
+        count_gradient: Tensor | None,
+        drive_gradient: Tensor,
+        state_gradient: tuple[Tensor, Tensor],
+        decay_gradient: tuple[Tensor, Tensor] | None,
+        saved: Saved | None,
+        decays: tuple[Tensor, Tensor],
+        taps: Tensor | None,
+    ) -> None:
         a, b = decays
         segment = saved.segment if saved else len(current)
         scratch = (min(segment, len(current)), *current.shape[1:])

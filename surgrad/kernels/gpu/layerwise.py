@@ -30,8 +30,10 @@ def _scan(
     return_membrane: bool = False,
 ) -> tuple[Tensor, Tensor | None, LayerState | AdaptiveLayerState]:
     """As `reference.scan`."""
-    scan = cuda.scan if unknown(layer) is None else reference.scan
-    return scan(layer, current, old, address, memory, return_membrane)
+    if unknown(layer) is not None:
+        return reference.scan(layer, current, old, address, memory, return_membrane)
+    assert not isinstance(old, AdaptiveLayerState)  # see `call.layer_state`
+    return cuda.scan(layer, current, old, address, memory, return_membrane)
 
 
 run = partial(reference.run, parts=reference.Parts(scan=_scan, integrate=cuda.integrate))

@@ -17,6 +17,7 @@ from torch import Tensor
 from surgrad.errors import UserError
 from surgrad.kernels import finite
 from surgrad.kernels.call import Address, Options
+from surgrad.kernels.checks import known
 from surgrad.kernels.contract import LayerSpec, NetworkSpec, ReadoutSpec
 from surgrad.kernels.events import Events
 from surgrad.kernels.philox import NoiseKey
@@ -90,14 +91,16 @@ def run(network: NetworkSpec, x: Tensor | Events, options: Options, chunk_bytes:
     tensors: list[Tensor | None] = []
     stages = []
     nb_samples = x.shape[1]
-    states = None if state is None else [*state.layers, *([state.readout] if state.readout is not None else [])]
+    states: list[tuple[Tensor, ...] | None] = [None] * len(network.stack)
+    if state is not None:
+        states = [*state.layers, *([state.readout] if state.readout is not None else [])]
     for k, layer in enumerate(network.stack):
-        stage, layer_tensors = _stage(layer, nb_samples, x.device, states and states[k], options.precision)
+        stage, layer_tensors = _stage(layer, nb_samples, x.device, states[k], options.precision)
         stages.append(stage)
         tensors += layer_tensors
     widest = max(x[0].numel(), *(nb_samples * math.prod(stage.population.unit_shape) for stage in stages))
     longest = chunk_bytes // (4 * widest)
-    if any(stage.feedforward.kind == "conv" for stage in stages):
+    if any(layer.incoming.kind == "conv" for layer in network.stack):
         longest = min(longest, _MOST_IMAGES // nb_samples)
     inputs = delayed(x, network.delay, state.last_input if state is not None else None).contiguous()
     plan = Plan(
@@ -136,7 +139,8 @@ def scan(
     stage, tensors = _stage(layer, current.shape[1], current.device, old, "float32", driven=True)
     plan = _driven(stage, current, tensors, address, keep_states=return_membrane)
     _, i, u, _, spikes = NetworkScan.apply(plan, current.contiguous(), *tensors)
-    return spikes, stage.saved[0].u if return_membrane else None, LayerState(i, u, spikes[-1])
+    membranes = known("saved states", stage.saved[0]).u if return_membrane else None
+    return spikes, membranes, LayerState(i, u, spikes[-1])
 
 
 def integrate(layer: ReadoutSpec, current: Tensor, state: LIFState | None = None) -> tuple[Tensor, LIFState]:
@@ -181,7 +185,7 @@ def _stage(
     layer: LayerSpec | ReadoutSpec,
     nb_samples: int,
     device: torch.device,
-    state: LayerState | LIFState | None,
+    state: tuple[Tensor, ...] | None,
     precision: str,
     driven: bool = False,
 ) -> "tuple[Stage, LayerTensors]":
@@ -189,26 +193,24 @@ def _stage(
     from surgrad.kernels.gpu.layer import Population
     from surgrad.kernels.gpu.scan_network import LayerTensors, Stage
 
-    spiking = isinstance(layer, LayerSpec)
     shape = (nb_samples, *layer.unit_shape)
     zeros = torch.zeros(shape, device=device)
-    i, u, before = zeros, zeros if spiking else torch.full(shape, layer.u0, device=device), zeros
-    if state is not None:
-        i, u, *rest = state
-        before = rest[0] if rest else None
-    recurrent = layer.recurrent if spiking else None
+    if isinstance(layer, LayerSpec):
+        neuron, recurrent, index, unit_gain = layer.neuron, layer.recurrent, layer.index, layer.neuron.unit_gain
+        first = (zeros, zeros, zeros) if state is None else state
+    else:
+        neuron, recurrent, index, unit_gain = None, None, 0, layer.unit_gain
+        first = (zeros, torch.full(shape, layer.u0, device=device)) if state is None else state
     tensors = LayerTensors(
-        None if driven else layer.feedforward.weight.contiguous(),
-        recurrent.weight.contiguous() if recurrent is not None else None,
+        None if driven else layer.incoming.known_weight.contiguous(),
+        recurrent.known_weight.contiguous() if recurrent is not None else None,
         *_flat_decays(layer.a, layer.b, layer.unit_shape),
-        i.contiguous(),
-        u.contiguous(),
-        before if spiking else None,
+        first[0].contiguous(),
+        first[1].contiguous(),
+        first[2] if isinstance(layer, LayerSpec) else None,
     )
-    neuron, index = (layer.neuron, layer.index) if spiking else (None, 0)
-    unit_gain = neuron.unit_gain if spiking else layer.unit_gain
     population = Population(layer.unit_shape, neuron, recurrent, index, nb_samples, precision, unit_gain)
-    return Stage(population, None if driven else layer.feedforward), tensors
+    return Stage(population, None if driven else layer.incoming), tensors
 
 
 def _key(noise: NoiseKey, device: torch.device) -> Tensor:
@@ -267,7 +269,7 @@ class GraphedStep:
             return self.step(*arguments)
         for fixed, x in zip(self.arguments, arguments, strict=True):
             fixed.copy_(x)
-        self.graph.replay()
+        known("the captured graph", self.graph).replay()
         return self.output
 
     def _aside(self, *arguments: Tensor) -> object:

@@ -173,7 +173,9 @@ NOISES = {
 }
 
 
-def function_of(part: object, registry: dict) -> tuple[object, tuple[float, float]]:
+def function_of(
+    part: object, registry: dict[type, tuple[object, tuple[str, ...]]]
+) -> tuple[object, tuple[float, float]]:
     """The Triton function of a surrogate or escape noise and its two parameters (0 where there are fewer).
 
     Raises: UserError for a class that has no Triton function.

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from surgrad.kernels.contract import ConnectionSpec
 
+INPUT, WEIGHT = 0, 1  # place of each gradient in what PyTorch's convolution_backward returns
+
 
 def _rounded(x: Tensor, precision: str) -> Tensor:
     return x.to(torch.bfloat16) if precision == "bf16" else x.to(torch.float32)
@@ -37,25 +39,27 @@ def input_gradient(connection: ConnectionSpec, weight: Tensor, g: Tensor, precis
     """dL/ds = W^T dL/dI for ``g`` (T, B, *out_shape): (T, B, *in_shape) float32."""
     if connection.kind == "conv":
         # Only the shape of the input matters here: one number stands for all of it.
-        shape = (g.shape[0] * g.shape[1], *connection.in_shape)
+        in_shape = connection.known_in_shape
+        shape = (g.shape[0] * g.shape[1], *in_shape)
         images = weight.new_empty(1).expand(shape)
-        gradient, _, _ = _convolution_backward(connection, weight, images, g, precision, (True, False, False))
-        return gradient.contiguous().view(*g.shape[:2], *connection.in_shape)
-    return _matmul(g.reshape(-1, weight.shape[0]), weight, precision).view(*g.shape[:2], *connection.in_shape)
+        gradient = _convolution_backward(connection, weight, images, g, precision, INPUT)
+        return gradient.contiguous().view(*g.shape[:2], *in_shape)
+    product = _matmul(g.reshape(-1, weight.shape[0]), weight, precision)
+    return product.view(*g.shape[:2], *connection.known_in_shape)
 
 
 def weight_gradient(connection: ConnectionSpec, weight: Tensor, s: Tensor, g: Tensor, precision: str) -> Tensor:
     """dL/dW = sum over time and samples of dL/dI s^T, in the shape of ``weight``, float32."""
     if connection.kind == "conv":
-        images = s.reshape(-1, *connection.in_shape).float()
-        return _convolution_backward(connection, weight, images, g, precision, (False, True, False))[1]
+        images = s.reshape(-1, *connection.known_in_shape).float()
+        return _convolution_backward(connection, weight, images, g, precision, WEIGHT)
     return _matmul(g.reshape(-1, weight.shape[0]).t(), s.reshape(-1, weight.shape[1]), precision)
 
 
 @contextlib.contextmanager
 def _convolution_precision(precision: str) -> Iterator[None]:
     """cuDNN's default is tf32; here float32 means float32, and tf32 is used where bf16 operands fit into it exactly."""
-    settings = torch.backends.cudnn.conv
+    settings = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # set on the module when it is loaded
     before = settings.fp32_precision
     settings.fp32_precision = "tf32" if precision == "bf16" else "ieee"
     try:
@@ -68,22 +72,23 @@ def _convolved(connection: ConnectionSpec, weight: Tensor, s: Tensor, precision:
     convolve = F.conv1d if len(connection.kernel_size) == 1 else F.conv2d
     weight = _rounded(weight, precision).float()
     with _convolution_precision(precision):
-        images = s.reshape(-1, *connection.in_shape).float()
+        images = s.reshape(-1, *connection.known_in_shape).float()
         # cuDNN may answer with channels last, which a scan must not see.
         out = convolve(images, weight, stride=connection.stride, padding=connection.padding).contiguous()
         return out.view(*s.shape[:2], *connection.out_shape)
 
 
 def _convolution_backward(
-    connection: ConnectionSpec, weight: Tensor, s: Tensor, g: Tensor, precision: str, wanted: tuple[bool, bool, bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    connection: ConnectionSpec, weight: Tensor, s: Tensor, g: Tensor, precision: str, wanted: int
+) -> Tensor:
+    """One gradient of a convolution: by its `INPUT` or by its `WEIGHT`."""
     nb_axes = len(connection.kernel_size)
     weight, g = (_rounded(value, precision).float() for value in (weight, g))
     with _convolution_precision(precision):
         return torch.ops.aten.convolution_backward(
             g.reshape(-1, *connection.out_shape), s, weight, None, connection.stride, connection.padding,
-            [1] * nb_axes, False, [0] * nb_axes, 1, wanted,
-        )  # fmt: skip
+            [1] * nb_axes, False, [0] * nb_axes, 1, [wanted == INPUT, wanted == WEIGHT, False],
+        )[wanted]  # fmt: skip
 
 
 def taps(connection: ConnectionSpec, weight: Tensor) -> Tensor:

@@ -7,13 +7,15 @@ of every layer at about sqrt(T) steps. What else is allocated grows with the chu
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from surgrad.kernels.checks import known
 from surgrad.kernels.contract import ConnectionSpec
 from surgrad.kernels.gpu import products
 from surgrad.kernels.gpu.layer import Population, Saved
@@ -32,6 +34,21 @@ class LayerTensors(NamedTuple):
     i: Tensor
     u: Tensor
     before: Tensor | None
+
+
+class LayerNeeds(NamedTuple):
+    """Which gradients by the `LayerTensors` of a layer are asked for."""
+
+    weight: bool
+    recurrent: bool
+    a: bool
+    b: bool
+    i: bool
+    u: bool
+    before: bool
+
+
+Group = TypeVar("Group", LayerTensors, LayerNeeds)
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,10 @@ class Stage:
     spikes: Tensor | None = None  # (T + 1, B, *units) uint8, row 0 is the step before the first
     saved: list[Saved | None] = field(default_factory=list)
     currents: list[Tensor | None] = field(default_factory=list)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows of the ``spikes`` of a spiking layer."""
+        return known("the spikes of a readout", self.spikes)[start:stop]
 
 
 @dataclass
@@ -93,12 +114,12 @@ def _below(plan: Plan, k: int, inputs: Tensor, chunk: Chunk) -> Tensor:
     """What layer k gets at the steps of a chunk: the input, or the spikes of the layer below, one step delayed."""
     if k == 0:
         return inputs[chunk.start : chunk.stop]
-    return plan.stages[k - 1].spikes[chunk.start + 1 - plan.delay : chunk.stop + 1 - plan.delay]
+    return plan.stages[k - 1].rows(chunk.start + 1 - plan.delay, chunk.stop + 1 - plan.delay)
 
 
-def _layers(tensors: tuple[Tensor | None, ...]) -> list[LayerTensors]:
-    width = len(LayerTensors._fields)
-    return [LayerTensors(*tensors[k : k + width]) for k in range(0, len(tensors), width)]
+def _by_layer(kind: type[Group], values: Sequence[Any]) -> list[Group]:
+    width = len(kind._fields)
+    return [kind._make(values[k : k + width]) for k in range(0, len(values), width)]
 
 
 def _checkpoints(stage: Stage, nb_steps: int, like: Tensor, every: bool) -> Saved:
@@ -117,11 +138,11 @@ class NetworkScan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, plan: Plan, inputs: Tensor, *tensors: Tensor | None):
+    def forward(ctx: Any, plan: Plan, inputs: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.plan = plan
         ctx.save_for_backward(inputs, *tensors)
-        layers = _layers(tensors)
+        layers = _by_layer(LayerTensors, tensors)
         states = [(p.i.clone(), p.u.clone()) for p in layers]
         results = []
         for stage, p in zip(plan.stages, layers, strict=True):
@@ -130,12 +151,12 @@ class NetworkScan(torch.autograd.Function):
                 continue
             results.append(torch.zeros_like(p.u))
             stage.spikes = torch.empty(len(inputs) + 1, *p.u.shape, dtype=torch.uint8, device=p.u.device)
-            stage.spikes[0] = p.before
+            stage.spikes[0] = known("the spikes of the step before", p.before)
         with torch.cuda.device_of(inputs):
             for chunk in plan.chunks:
                 for k, p in enumerate(layers):
                     _scan_chunk(plan, k, chunk, _below(plan, k, inputs, chunk), p, states[k], results[k])
-        ends = []
+        ends: list[Tensor] = []
         for stage, state in zip(plan.stages, states, strict=True):
             ends += state
             if stage.spikes is not None:
@@ -146,11 +167,12 @@ class NetworkScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *gradients: Tensor | None):
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         plan, (inputs, *tensors) = ctx.plan, ctx.saved_tensors
         wanted = ctx.needs_input_grad
         with torch.cuda.device_of(inputs):
-            adjoint = _Adjoint(plan, inputs, _layers(tuple(tensors)), _layers(wanted[2:]), wanted[1], gradients)
+            layers, needs = _by_layer(LayerTensors, tensors), _by_layer(LayerNeeds, wanted[2:])
+            adjoint = _Adjoint(plan, inputs, layers, needs, wanted[1], gradients)
             for number in range(len(plan.chunks) - 1, -1, -1):
                 adjoint.step_back(number)
             return adjoint.result()
@@ -171,7 +193,7 @@ def _scan_chunk(
     if population.neuron is None:
         out, counts = result[chunk.start : chunk.stop], None
     else:
-        out, counts = stage.spikes[chunk.start : chunk.stop + 1], result
+        out, counts = stage.rows(chunk.start, chunk.stop + 1), result
     noise = (plan.key, plan.ids, plan.first_step + chunk.start)
     population.forward(current, out, state, counts, stage.saved[-1], (p.a, p.b), p.recurrent, noise)
 
@@ -180,7 +202,7 @@ def _feedforward(stage: Stage, p: LayerTensors, below: Tensor) -> Tensor:
     """The input current (steps, B, *units) without its recurrent part."""
     if stage.feedforward is None:
         return below
-    return products.current(stage.feedforward, p.weight, below, stage.population.precision)
+    return products.current(stage.feedforward, known("the weight", p.weight), below, stage.population.precision)
 
 
 def _own(gradient: Tensor | None, like: Tensor) -> Tensor:
@@ -196,7 +218,7 @@ class _Adjoint:
         plan: Plan,
         inputs: Tensor,
         layers: list[LayerTensors],
-        wanted: list[LayerTensors],
+        wanted: list[LayerNeeds],
         wants_input: bool,
         gradients: tuple[Tensor | None, ...],
     ):
@@ -204,9 +226,12 @@ class _Adjoint:
         nb_stages = len(layers)
         self.results = [None if g is None else g.contiguous() for g in gradients[:nb_stages]]
         ends = iter(gradients[nb_stages:])
-        self.state, self.last_spikes, self.later, self.decays = [], [], [], []
+        self.state: list[tuple[Tensor, Tensor]] = []
+        self.last_spikes: list[Tensor | None] = []
+        self.later: list[Tensor] = []
+        self.decays: list[tuple[Tensor, Tensor] | None] = []
         for stage, p, want in zip(plan.stages, layers, wanted, strict=True):
-            self.state.append(tuple(_own(g, p.u) for g in (next(ends), next(ends))))
+            self.state.append((_own(next(ends), p.u), _own(next(ends), p.u)))
             self.last_spikes.append(next(ends) if stage.population.neuron is not None else None)
             self.later.append(torch.zeros_like(p.u))  # dL/dI of the step after the chunk
             needs_decays = want.a or want.b
@@ -237,21 +262,22 @@ class _Adjoint:
             elif self.input_gradient is not None:
                 gradient = drive[:-1]
                 if stage.feedforward is not None:
-                    gradient = products.input_gradient(
-                        stage.feedforward, p.weight, gradient, stage.population.precision
-                    )
+                    weight = known("the weight", p.weight)
+                    gradient = products.input_gradient(stage.feedforward, weight, gradient, stage.population.precision)
                 self.input_gradient[chunk.start : chunk.stop] = gradient
 
     def _upstream(self, k: int, chunk: Chunk, is_last: bool, from_above: Tensor | None) -> Tensor | None:
         """dL/ds (or dL/dy of a readout) at the steps of a chunk."""
         if self.plan.stages[k].population.neuron is None:
-            return None if self.results[k] is None else self.results[k][chunk.start : chunk.stop]
-        if self.spikes[k] is not None:
-            recorded = self.spikes[k][chunk.start : chunk.stop]
+            result = self.results[k]
+            return None if result is None else result[chunk.start : chunk.stop]
+        spikes, last_spikes = self.spikes[k], self.last_spikes[k]
+        if spikes is not None:
+            recorded = spikes[chunk.start : chunk.stop]
             from_above = recorded.contiguous() if from_above is None else from_above + recorded
-        if is_last and self.last_spikes[k] is not None:
+        if is_last and last_spikes is not None:
             from_above = _own(from_above, self.layers[k].u.expand(chunk.stop - chunk.start, *self.layers[k].u.shape))
-            from_above[-1] += self.last_spikes[k]
+            from_above[-1] += last_spikes
         return from_above
 
     def _adjoint_scan(self, k: int, number: int, chunk: Chunk, upstream: Tensor | None) -> Tensor:
@@ -280,17 +306,17 @@ class _Adjoint:
             current = _feedforward(stage, p, _below(self.plan, k, self.inputs, chunk))
         if stage.population.recurrent is None:
             return current
-        before = stage.spikes[chunk.start : chunk.stop]
-        return current + products.current(stage.population.recurrent, p.recurrent, before, precision)
+        before, weight = stage.rows(chunk.start, chunk.stop), known("the recurrent weight", p.recurrent)
+        return current + products.current(stage.population.recurrent, weight, before, precision)
 
     def _gather_weights(self, k: int, chunk: Chunk, drive: Tensor) -> None:
         stage, p, want = self.plan.stages[k], self.layers[k], self.wanted[k]
         jobs = [(stage.feedforward, p.weight, want.weight, _below(self.plan, k, self.inputs, chunk))]
         if p.recurrent is not None:
-            before = stage.spikes[chunk.start : chunk.stop]
+            before = stage.rows(chunk.start, chunk.stop)
             jobs.append((stage.population.recurrent, p.recurrent, want.recurrent, before))
         for place, (connection, weight, needed, spikes) in enumerate(jobs):
-            if needed:
+            if needed and connection is not None and weight is not None:
                 gradient = products.weight_gradient(connection, weight, spikes, drive, stage.population.precision)
                 known = self.weights[k][place]
                 self.weights[k][place] = gradient if known is None else known.add_(gradient)
@@ -301,15 +327,18 @@ class _Adjoint:
             return None
         stage, delay = self.plan.stages[k], self.plan.delay
         rows = drive[delay : delay + len(drive) - 1]
-        return products.input_gradient(stage.feedforward, self.layers[k].weight, rows, stage.population.precision)
+        connection = known("the feedforward connection", stage.feedforward)
+        weight = known("the weight", self.layers[k].weight)
+        return products.input_gradient(connection, weight, rows, stage.population.precision)
 
     def result(self) -> tuple[Tensor | None, ...]:
         """Gradients in the order of the inputs of `NetworkScan`."""
-        found = []
+        found: list[Tensor | None] = []
         for k, (p, want) in enumerate(zip(self.layers, self.wanted, strict=True)):
             a = b = None
-            if self.decays[k] is not None:
-                a, b = (g.flatten(1).sum(0) if p.a.numel() > 1 else g.sum().view(1) for g in self.decays[k])
+            decays = self.decays[k]
+            if decays is not None:
+                a, b = (g.flatten(1).sum(0) if p.a.numel() > 1 else g.sum().view(1) for g in decays)
             i, u = self.state[k]
             before = self._before(k) if want.before else None
             found += [*self.weights[k], a, b, i if want.i else None, u if want.u else None, before]
@@ -319,10 +348,12 @@ class _Adjoint:
         """dL/ds of the step before the first, through the recurrence and the delayed layer above."""
         stages, p = self.plan.stages, self.layers[k]
         gradient = torch.zeros_like(p.u)
-        listeners = [(stages[k].population.recurrent, p.recurrent, k)] if p.recurrent is not None else []
+        targets = [(stages[k].population.recurrent, p.recurrent, k)]
         if self.plan.delay and k + 1 < len(stages):
-            listeners.append((stages[k + 1].feedforward, self.layers[k + 1].weight, k + 1))
-        for connection, weight, above in listeners:
+            targets.append((stages[k + 1].feedforward, self.layers[k + 1].weight, k + 1))
+        for connection, weight, above in targets:
+            if connection is None or weight is None:
+                continue
             precision = stages[above].population.precision
             gradient += products.input_gradient(connection, weight, self.later[above][None], precision)[0]
         return gradient
