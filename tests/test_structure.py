@@ -52,8 +52,6 @@ OPEN_FUNCTIONS: set[str] = {
 }
 OPEN_PARAMETERS: set[str] = {
     "surgrad/experiments/sigmoid_network/loop_study.py: loop_study",
-    "surgrad/network/models.py: dense_snn",
-    "surgrad/network/network.py: forward",
 }
 OPEN_CALLS: set[str] = {
     "Classification/deep_convSNN.py: Fit",
@@ -61,7 +59,6 @@ OPEN_CALLS: set[str] = {
     "Classification/dense_SNN.py: Fit",
     "Sigmoid_network/integrate_closed_circle.py: loop_study",
     "surgrad/experiments/datasets.py: Randman",
-    "surgrad/experiments/dense/config.py: dense_snn",
     "surgrad/experiments/eventprop/training.py: Fit",
     "surgrad/experiments/sigmoid_network/loop_study.py: LoopResult",
     "surgrad/experiments/sigmoid_network/neuron_study.py: LIFCurves",

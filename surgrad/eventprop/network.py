@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -121,14 +121,36 @@ class EventOutput(NamedTuple):
     spikes: list[Spikes]
 
 
+class Head(Protocol):
+    """What makes class scores (B, C) of the spikes of the last layer, and a loss of them."""
+
+    def scores(self, spikes: Spikes, duration: float) -> Tensor: ...
+
+    def loss(self, scores: Tensor, labels: Tensor, duration: float) -> Tensor: ...
+
+    def silent(self, scores: Tensor, labels: Tensor) -> Tensor: ...
+
+    def revive(self, layer: EventLayer, scores: Tensor, labels: Tensor, lr: float) -> int: ...
+
+
+class EventLayers(nn.ModuleList):
+    """The layers of a network, bottom to top."""
+
+    if TYPE_CHECKING:  # PyTorch knows modules only
+
+        def __iter__(self) -> Iterator[EventLayer]: ...
+
+        def __getitem__(self, index: int) -> EventLayer: ...  # type: ignore[override]
+
+
 class EventNetwork(nn.Module):
     """Event-based layers and a head. Args: layers, bottom to top; head; duration of a sample in s."""
 
-    def __init__(self, layers: Sequence[EventLayer], head: nn.Module, duration: float):
+    def __init__(self, layers: Sequence[EventLayer], head: Head, duration: float):
         super().__init__()
         if not (duration > 0 and math.isfinite(duration)):
             raise UserError(f"duration={duration} s must be positive")
-        self.layers, self.head, self.duration = nn.ModuleList(layers), head, duration
+        self.layers, self.head, self.duration = EventLayers(layers), head, duration
 
     def forward(self, spikes: Spikes) -> EventOutput:
         seen = []
@@ -207,7 +229,8 @@ class EventTally:
     def scores(self) -> EventScores:
         units = [layer.nb_units for layer in self.network.layers]
         counts = tuple(count / (self.n * nb) for count, nb in zip(self.counts, units, strict=True))
-        return EventScores(*(x / self.n for x in self.sums), counts)
+        loss, acc, silent_label, silent_hidden = (x / self.n for x in self.sums)
+        return EventScores(loss, acc, silent_label, silent_hidden, counts)
 
 
 def train_epoch(

@@ -1,7 +1,7 @@
 """What one call of a kernel is given besides the network: input, state, address of the random numbers, options."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -27,9 +27,28 @@ class Address:
     first_step: int = 0
 
 
+class RunOptions(TypedDict, total=False):
+    """How a network is run, and what it returns besides its readout and its spike counts.
+
+    record: also return the spikes of every layer.
+    return_state: also return the state after the last step.
+    truncate: if not 0, cut gradients at every multiple of this many steps (truncated backpropagation).
+    memory: "full", or "recompute" to keep less for the backward pass, for long T; the gradients are the same.
+    precision: of the products; "bf16" only on a GPU (state is always float32, spikes are exact in either).
+    kernel: "auto", "reference", "cpu" or "cuda".
+    """
+
+    record: bool
+    return_state: bool
+    truncate: int
+    memory: str
+    precision: str
+    kernel: str
+
+
 @dataclass(frozen=True, eq=False)
 class Options:
-    """Everything about one run of a network besides the network and its input (`Network.forward` explains each)."""
+    """Everything about one run of a network besides the network and its input (see `RunOptions`)."""
 
     address: Address
     state: NetworkState | None = None

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from surgrad.kernels.checks import known
 from surgrad.neurons.lif import LIFState
 
 
@@ -52,3 +53,13 @@ class NetworkOutput(NamedTuple):
     counts: list[Tensor]
     spikes: list[Tensor] | None
     state: NetworkState | None
+
+    @property
+    def y(self) -> Tensor:
+        """``readout`` of a network that has one. Raises: UserError for another."""
+        return known("the readout of a network without one", self.readout)
+
+    @property
+    def recorded(self) -> list[Tensor]:
+        """``spikes`` where they were recorded. Raises: UserError where they were not."""
+        return known("spikes, without record=True,", self.spikes)

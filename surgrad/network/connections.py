@@ -111,7 +111,9 @@ class DelayedDense(Dense):
                 f"shorten it to less than {(nb_steps - 1) * dt:g} s or lengthen the window"
             )
 
-    def forward(self, s: Tensor, dt: float, shift: int = 0) -> Tensor:
+    def forward(  # type: ignore[override]  # is told the time step, as kernels do through `spec`
+        self, s: Tensor, dt: float, shift: int = 0
+    ) -> Tensor:
         """Spikes (T, B, *in_shape), ``shift`` steps later -> currents (T + shift + nb_taps - 1, B, nb_units)."""
         s, steps, nb_taps = s.flatten(2).to(self.weight.dtype), self.delay() / dt, self.nb_taps(dt)
         whole = steps.detach().floor().clamp(max=nb_taps - 2)
@@ -200,6 +202,8 @@ class MaskedDense(Dense):
     Args: in_shape, nb_units as there; ``projects`` (in,), m: 1 for units that project, 0 for those that do not.
     """
 
+    columns: Tensor
+
     def __init__(self, in_shape: int | Sequence[int], nb_units: int, projects: Tensor):
         nn.Module.__init__(self)  # not Dense's: the weight follows from `parameter` here
         self.in_shape = (in_shape,) if isinstance(in_shape, int) else tuple(in_shape)
@@ -211,7 +215,7 @@ class MaskedDense(Dense):
         self.register_buffer("columns", projects.to(self.parameter.dtype), persistent=False)
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> Tensor:  # type: ignore[override]  # read only: it follows from ``parameter``
         """W (nb_units, in), differentiable with respect to ``parameter``."""
         return self.parameter * self.columns
 
@@ -238,7 +242,7 @@ class DaleDense(MaskedDense):
         super().__init__(in_shape, nb_units, signs)
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> Tensor:  # type: ignore[override]
         """W (nb_units, in), differentiable with respect to ``parameter``."""
         return self.parameter.abs() * self.columns
 

@@ -8,10 +8,11 @@ import math
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from surgrad.errors import UserError
 from surgrad.network.connections import DaleDense, Dense, MaskedDense
+from surgrad.network.layers import SpikingLayer
 from surgrad.network.network import Network
 
 
@@ -52,29 +53,37 @@ def impose(network: Network, inhibitory: float = 0.2) -> Network:
     for k, layer in enumerate(network.layers):
         if layer.recurrent is None:
             raise UserError("Dale's law needs recurrent=true: neurons are inhibited from within their own layer")
-        if type(layer.feedforward) is not Dense or type(layer.recurrent) is not Dense:
-            found = type(layer.feedforward).__name__
+        feedforward = layer.feedforward
+        if type(feedforward) is not Dense or type(layer.recurrent) is not Dense:
+            found = type(feedforward).__name__
             raise UserError(
                 f"Dale's law is for connection=dense (surgrad.network.connections.Dense), but layer {k} has {found}"
             )
-        populations.append(excitatory_then_inhibitory(math.prod(layer.unit_shape), inhibitory))
-    below = torch.ones(math.prod(network.layers[0].feedforward.in_shape))
-    for layer, signs in zip(network.layers, populations, strict=True):
-        layer.feedforward = DaleDense(layer.feedforward.in_shape, len(signs), below)
+        populations.append((feedforward.in_shape, excitatory_then_inhibitory(feedforward.out_shape[0], inhibitory)))
+    below = torch.ones(math.prod(populations[0][0]))
+    for layer, (in_shape, signs) in zip(network.layers, populations, strict=True):
+        layer.feedforward = DaleDense(in_shape, len(signs), below)
         layer.recurrent = DaleDense(layer.unit_shape, len(signs), signs)
         below = signs.clamp(min=0)
     if network.readout is not None:
-        old = network.readout.feedforward
-        network.readout.feedforward = MaskedDense(old.in_shape, *old.out_shape, below)
+        old = _dense(network.readout.feedforward)
+        network.readout.feedforward = MaskedDense(old.in_shape, old.out_shape[0], below)
     return network
+
+
+def _dense(connection: nn.Module | None) -> Dense:
+    if not isinstance(connection, Dense):
+        raise UserError(f"Dale's law is for Dense connections, not for {type(connection).__name__}")
+    return connection
 
 
 def obeyed(network: Network) -> bool:
     """Whether every hidden neuron's outgoing weights have one sign, and only excitatory neurons project upwards."""
     stack = network.stack
     for layer, above in pairwise(stack):
-        own, upwards = layer.recurrent.weight, above.feedforward.weight
+        recurrent = layer.recurrent if isinstance(layer, SpikingLayer) else None
+        own, upwards = _dense(recurrent).weight, _dense(above.feedforward).weight
         excites, inhibits = (own >= 0).all(0), (own <= 0).all(0)
         if not bool((excites | inhibits).all()) or bool(upwards[:, ~excites].count_nonzero()):
             return False
-    return bool((network.layers[0].feedforward.weight >= 0).all())
+    return bool((_dense(network.layers[0].feedforward).weight >= 0).all())

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from surgrad.errors import UserError
 from surgrad.network.connections import Connection, DaleDense, fill
@@ -68,10 +68,10 @@ def kernel_moments(
     """
     if mode not in MOMENTS:
         raise UserError(f"epsilon_mode={mode!r} is unknown; allowed: {', '.join(MOMENTS)}")
-    tau_mem, tau_syn = torch.broadcast_tensors(
+    membrane, synapse = torch.broadcast_tensors(
         torch.as_tensor(tau_mem, dtype=torch.float64), torch.as_tensor(tau_syn, dtype=torch.float64)
     )
-    return MOMENTS[mode](tau_mem, tau_syn, dt)
+    return MOMENTS[mode](membrane, synapse, dt)
 
 
 def _normal(shape: torch.Size, generator: Generator) -> Tensor:
@@ -97,8 +97,18 @@ def _connections(target: Network | SpikingLayer | Readout | Connection) -> list[
         return [target]
     if isinstance(target, Network):
         return [connection for layer in target.stack for connection in _connections(layer)]
-    pair = (target.feedforward, getattr(target, "recurrent", None))
-    return [connection for connection in pair if connection is not None]
+    pair = (target.feedforward, target.recurrent if isinstance(target, SpikingLayer) else None)
+    return [initialised(connection) for connection in pair if connection is not None]
+
+
+def initialised(connection: nn.Module | None) -> Connection:
+    """A connection whose weights an initialiser can fill. Raises: UserError for another module, or none."""
+    if not isinstance(connection, Connection):
+        raise UserError(
+            f"{'no' if connection is None else type(connection).__name__} connection: initialisers fill Dense and Conv "
+            "(surgrad.network.connections); initialise others by themselves"
+        )
+    return connection
 
 
 class Initializer(ABC):
@@ -128,7 +138,7 @@ class Distribution(Initializer):
     std: float = 1.0
     scaling: str = "1/sqrt(k)"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.distribution not in DISTRIBUTIONS:
             raise UserError(f"distribution={self.distribution!r} is unknown; allowed: {', '.join(DISTRIBUTIONS)}")
         if self.scaling not in SCALINGS:
@@ -249,7 +259,7 @@ class FluctuationDriven(LayerByLayer):
     epsilon_mode: str = "numerical"
     readout: Initializer = field(default_factory=Distribution)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.require_in_range()
         if not self.mu_u < 1 or not self.xi > 0:
             raise UserError(f"mu_u={self.mu_u}, xi={self.xi}: mu_u must lie below the threshold 1 and xi above 0")
@@ -276,7 +286,7 @@ class FluctuationDrivenCentered(LayerByLayer):
     epsilon_mode: str = "numerical"
     readout: Initializer = field(default_factory=Distribution)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.require_in_range()
         if not self.sigma_u > 0:
             raise UserError(f"sigma_u={self.sigma_u} must be positive")
@@ -317,7 +327,7 @@ class ByConnection(Initializer):
     def __call__(self, target: Network, generator: Generator) -> None:
         """Fill every weight of ``target``."""
         for layer in target.layers:
-            self.feedforward(layer.feedforward, generator)
+            self.feedforward(initialised(layer.feedforward), generator)
             if layer.recurrent is not None:
                 self.recurrent(layer.recurrent, generator)
         if target.readout is not None:
@@ -355,17 +365,17 @@ class FluctuationDrivenExponential(LayerByLayer):
     epsilon_mode: str = "numerical"
     readout: Initializer = field(default_factory=Distribution)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.require_in_range()
         if not self.sigma_u > 0 or self.alpha == 0:
             raise UserError(f"sigma_u={self.sigma_u}, alpha={self.alpha}: both must be positive")
 
     def fill_layer(self, layer: SpikingLayer | Readout, generator: Generator, dt: float) -> None:
         """Fill the weights of one layer."""
-        pair = (layer.feedforward, getattr(layer, "recurrent", None))
-        if not all(isinstance(connection, DaleDense) for connection in pair):
+        feedforward = layer.feedforward
+        recurrent = layer.recurrent if isinstance(layer, SpikingLayer) else None
+        if not isinstance(feedforward, DaleDense) or not isinstance(recurrent, DaleDense):
             raise UserError("initializer=dale is for networks that obey Dale's law: set, for example, inhibitory=0.2")
-        feedforward, recurrent = pair
         _, eps_hat = layer_moments(layer, dt, self.epsilon_mode)
         n_ff = feedforward.fan_in
         n_rec, n_inh = (int((recurrent.columns == sign).sum()) for sign in (1, -1))

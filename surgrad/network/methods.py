@@ -68,7 +68,8 @@ def method_neuron(method: str, parameters: SpikeParameters) -> LIF:
     """The neuron of a method: its escape noise forward, its surrogate backward. Raises: UserError if unknown."""
     if method not in METHODS:
         raise UserError(f"method {method!r} is unknown; allowed: {', '.join(METHODS)}")
-    h, noise = (make(parameters) for make in METHODS[method])
+    make = METHODS[method]
+    h, noise = make.surrogate(parameters), make.escape_noise(parameters)
     return LIF(surrogate=h, escape_noise=noise, diff_reset=parameters.diff_reset)
 
 

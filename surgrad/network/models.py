@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from surgrad.errors import UserError
@@ -81,7 +81,8 @@ def conv_snn(
     Raises:
         UserError: where a kernel is larger than its input.
     """
-    layers, shape = [], (1, nb_inputs)
+    layers: list[SpikingLayer] = []
+    shape: tuple[int, ...] = (1, nb_inputs)
     for k in range(stack.nb_hidden_layers):
         try:
             feedforward = Conv(shape, stack.nb_filters[k], stack.kernel_size[k], stack.stride[k], stack.padding[k])
@@ -94,6 +95,23 @@ def conv_snn(
     return Network(layers, Readout(Dense(shape, nb_classes), tau_readout, tau_syn), dt)
 
 
+def one_per_layer(tau: float, nb_units: int) -> TimeConstant:
+    """One fixed time constant (s) for all neurons of a layer."""
+    return TimeConstant(tau)
+
+
+class HiddenParts(NamedTuple):
+    """What the hidden layers of `dense_snn` are made of.
+
+    Args:
+        connection: makes the feed-forward connection from (in_shape, nb_units).
+        time_constants: makes the time constants of a layer from (tau in s, nb_units).
+    """
+
+    connection: Callable[[Sequence[int], int], nn.Module] = Dense
+    time_constants: Callable[[float, int], TimeConstant] = one_per_layer
+
+
 def dense_snn(
     sizes: Sequence[int],
     *,
@@ -103,9 +121,7 @@ def dense_snn(
     tau_syn: float,
     tau_readout: float,
     recurrent: bool = True,
-    connection: Callable[[Sequence[int], int], nn.Module] = Dense,
-    time_constants: Callable[[float, int, torch.Generator], TimeConstant] | None = None,
-    generator: torch.Generator | None = None,
+    hidden: HiddenParts | None = None,
     readout_unit_gain: bool = True,
     delay: int = 1,
 ) -> Network:
@@ -114,28 +130,22 @@ def dense_snn(
     Args:
         sizes: units of the input, of each hidden layer and of the readout.
         neuron: the spiking neuron.
-        dt: s.
-        tau_mem: s.
-        tau_syn: s.
-        tau_readout: s.
+        dt: time step, s.
+        tau_mem: membrane time constant, s.
+        tau_syn: synaptic time constant, s.
+        tau_readout: membrane time constant of the readout, s.
         recurrent: whether every hidden layer drives itself.
-        connection: makes the feed-forward connections of hidden layers from (in_shape, nb_units).
-        time_constants: makes the time constants of a hidden layer from (tau in s, nb_units, generator); None: one
-            fixed value per layer.
-        generator: draws time constants.
+        hidden: connections and time constants of the hidden layers, where they are not the usual ones.
         readout_unit_gain: see `surgrad.network.layers.Readout`.
         delay: see `surgrad.network.network.Network`.
     """
-
-    def constant(tau: float, nb_units: int) -> float | TimeConstant:
-        return tau if time_constants is None else time_constants(tau, nb_units, generator)
-
+    parts = hidden or HiddenParts()
     layers = [
         SpikingLayer(
-            connection((below,), units),
+            parts.connection((below,), units),
             neuron,
-            constant(tau_mem, units),
-            constant(tau_syn, units),
+            parts.time_constants(tau_mem, units),
+            parts.time_constants(tau_syn, units),
             Dense(units, units) if recurrent else None,
         )
         for below, units in pairwise(sizes[:-1])

@@ -1,7 +1,8 @@
 """A stack of spiking layers and a readout, run over time by one of the kernels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +10,22 @@ from torch import Tensor, nn
 from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
 from surgrad.kernels import dispatch
+from surgrad.kernels.call import RunOptions
 from surgrad.kernels.contract import NetworkSpec
 from surgrad.kernels.events import Events
 from surgrad.kernels.state import NetworkOutput, NetworkState
 from surgrad.network.connections import DelayedDense
 from surgrad.network.layers import Readout, SpikingLayer
+
+
+class SpikingLayers(nn.ModuleList):
+    """The spiking layers of a network, bottom to top."""
+
+    if TYPE_CHECKING:  # PyTorch knows modules only
+
+        def __iter__(self) -> Iterator[SpikingLayer]: ...
+
+        def __getitem__(self, index: int) -> SpikingLayer: ...  # type: ignore[override]
 
 
 class Network(nn.Module):
@@ -36,7 +48,7 @@ class Network(nn.Module):
             raise UserError(f"delay={delay} steps is not allowed; allowed: 0 or 1")
         if not dt > 0:
             raise UserError(f"dt={dt} s must be positive")
-        self.layers, self.readout = nn.ModuleList(layers), readout
+        self.layers, self.readout = SpikingLayers(layers), readout
         self.dt, self.delay = dt, delay
         for below, above in pairwise(self.stack):
             expected = getattr(above.feedforward, "in_shape", below.unit_shape)
@@ -52,41 +64,38 @@ class Network(nn.Module):
         x: Tensor | EventBatch,
         *,
         seed: int = 0,
-        draw: int = 0,
+        draw: int | Tensor = 0,
         ids: Tensor | None = None,
         state: NetworkState | None = None,
-        record: bool = False,
-        return_state: bool = False,
-        truncate: int = 0,
-        memory: str = "full",
-        precision: str = "float32",
-        kernel: str = "auto",
+        **options: Unpack[RunOptions],
     ) -> NetworkOutput:
         """Run the network over all time steps of ``x``.
 
         Args:
             x: spikes (T, B, *in_shape), or an `EventBatch`.
             seed: key of the escape noise.
-            draw: ``draw`` is the epoch or the repetition.
+            draw: the epoch or the repetition, part of that key.
             ids: (B,) int64 global sample indices that address the noise; by default those of the batch, else 0..B-1.
             state: of an earlier call, to go on from; zeros if None.
-            record: also return the spikes of every layer.
-            return_state: also return the state after the last step.
-            truncate: if not 0, cut gradients at every multiple of this many steps (truncated backpropagation).
-            memory: "full", or "recompute" to keep less for the backward pass, for long T; the gradients are the same.
-            precision: of the products; "bf16" only on a GPU (state is always float32, spikes are exact in either).
-            kernel: "auto", "reference", "cpu" or "cuda".
+            options: record, return_state, truncate, memory, precision and kernel, see
+                `surgrad.kernels.call.RunOptions`.
+
+        Returns:
+            readout (T, B, classes), spike counts of every layer (B, *units), and what was asked for.
+
+        Raises:
+            UserError: that names the argument that does not fit.
         """
         if isinstance(x, EventBatch):
             ids = x.ids if ids is None else ids
-            x = Events(x.steps, x.units, x.offsets, x.nb_steps, x.unit_shape)
-        if state is None and not return_state and isinstance(x, Events | Tensor):
+            events = Events(x.steps, x.units, x.offsets, x.nb_steps, x.unit_shape)
+        spikes = events if isinstance(x, EventBatch) else x
+        if state is None and not options.get("return_state") and isinstance(spikes, Events | Tensor):
+            nb_steps = spikes.nb_steps if isinstance(spikes, Events) else len(spikes)
             for layer in self.stack:
                 if isinstance(layer.feedforward, DelayedDense):
-                    layer.feedforward.require_within(self.dt, x.nb_steps if isinstance(x, Events) else len(x))
-        options = {"seed": seed, "draw": draw, "ids": ids, "state": state, "record": record, "truncate": truncate}
-        options |= {"return_state": return_state, "memory": memory, "precision": precision, "kernel": kernel}
-        return dispatch.run(self.spec(), x, **options)
+                    layer.feedforward.require_within(self.dt, nb_steps)
+        return dispatch.run(self.spec(), spikes, seed=seed, draw=draw, ids=ids, state=state, **options)
 
     @property
     def stack(self) -> list[SpikingLayer | Readout]:
@@ -105,7 +114,7 @@ class Network(nn.Module):
 
     def summary(self, kernel: str = "auto") -> str:
         """A table of shapes, parameters and time constants, and the kernel that will run and why."""
-        rows = [("", "connection", "units", "weights", "tau_mem", "tau_syn", "neuron")]
+        rows: list[tuple[str, ...]] = [("", "connection", "units", "weights", "tau_mem", "tau_syn", "neuron")]
         for name, layer in zip(
             [*(f"layers[{k}]" for k in range(len(self.layers))), "readout"], self.stack, strict=False
         ):

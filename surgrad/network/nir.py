@@ -23,7 +23,7 @@ from typing import Any
 import nir
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from surgrad.errors import UserError
 from surgrad.network.connections import Conv, DelayedDense, Dense
@@ -110,16 +110,22 @@ def _require_expressible(network: Network) -> None:
             raise UserError(f"layer {k} has reset={neuron.reset}: NIR resets to a value; allowed: {', '.join(RESETS)}")
         if layer.feedforward is None:
             raise UserError(f"layer {k} has no feed-forward connection: NIR needs one from its input")
-    for layer in network.stack:
-        for connection in (layer.feedforward, getattr(layer, "recurrent", None)):
+    for part in network.stack:
+        for connection in (part.feedforward, getattr(part, "recurrent", None)):
             if isinstance(connection, DelayedDense):
                 raise UserError("a delay per synapse: NIR's Delay is one per neuron")
             if isinstance(connection, Conv) and len(set(connection.kernel_size)) > 1:
                 raise UserError(
                     f"kernel_size={connection.kernel_size}: the nir package knows shapes of square ones only"
                 )
-            if not isinstance(connection, Dense | Conv | None):
-                raise UserError(f"{type(connection).__name__} connections: NIR export knows Dense and Conv")
+            if connection is not None:
+                _known(connection)
+
+
+def _known(connection: nn.Module | None) -> Dense | Conv:
+    if not isinstance(connection, Dense | Conv):
+        raise UserError(f"{type(connection).__name__} connections: NIR export knows Dense and Conv")
+    return connection
 
 
 class _Graph:
@@ -127,7 +133,7 @@ class _Graph:
 
     def __init__(self, network: Network, decay: str) -> None:
         self.dt, self.decay = network.dt, decay
-        shape = network.layers[0].feedforward.in_shape
+        shape = _known(network.layers[0].feedforward).in_shape
         self.nodes: dict[str, nir.NIRNode] = {"input": nir.Input({"input": np.array(shape)})}
         self.edges: list[tuple[str, str]] = []
         self.last, self.shape = "input", tuple(shape)
@@ -146,8 +152,9 @@ class _Graph:
         self.edges.append((self.last, "output"))
         return nir.NIRGraph(nodes=self.nodes, edges=self.edges, metadata=metadata)
 
-    def _path(self, source: str, shape: Sequence[int], name: str, connection: Dense | Conv, delay: int) -> str:
+    def _path(self, source: str, shape: Sequence[int], name: str, connection: nn.Module | None, delay: int) -> str:
         """Nodes from ``source`` through delay and connection; the name of the last."""
+        connection = _known(connection)
         if delay:
             source = self._add(source, f"{name}_delay", nir.Delay(np.full(shape, delay * self.dt)))
         if isinstance(connection, Dense):
@@ -160,11 +167,12 @@ class _Graph:
             "stride": connection.stride,
             "dilation": (1,) * len(connection.stride),
         }
-        node, lengths = nir.Conv2d, tuple(connection.in_shape[1:])
-        if len(lengths) == 1:
-            node, lengths, options = nir.Conv1d, lengths[0], {key: value[0] for key, value in options.items()}
+        lengths, weight = tuple(connection.in_shape[1:]), _array(connection.weight)
         bias = np.zeros(connection.out_shape[0], np.float32)
-        return self._add(source, name, node(lengths, _array(connection.weight), groups=1, bias=bias, **options))
+        if len(lengths) > 1:
+            return self._add(source, name, nir.Conv2d(lengths, weight, groups=1, bias=bias, **options))
+        one_axis = {key: value[0] for key, value in options.items()}
+        return self._add(source, name, nir.Conv1d(lengths[0], weight, groups=1, bias=bias, **one_axis))
 
     def _add(self, source: str, name: str, node: nir.NIRNode) -> str:
         self.nodes[name] = node

@@ -93,9 +93,12 @@ class Adaptation(nn.Module):
 
     def __init__(self, neuron: AdaptiveLIF, unit_shape: Sequence[int]):
         super().__init__()
-        for index, name in enumerate(("a", "b", "tau_w")):
+
+        def bounded(index: int, low: float, high: float) -> Bounded:
             start = uniform(NoiseKey(neuron.seed, index), 0, torch.zeros(1, dtype=torch.int64), unit_shape)[0]
-            setattr(self, name, Bounded(*getattr(neuron, name), start, neuron.trainable))
+            return Bounded(low, high, start, neuron.trainable)
+
+        self.a, self.b, self.tau_w = (bounded(k, *ends) for k, ends in enumerate((neuron.a, neuron.b, neuron.tau_w)))
 
     def values(self, dt: float) -> AdaptationValues:
         """What a step of dt seconds needs; the decay exp(-dt / tau_w) is computed in float64."""

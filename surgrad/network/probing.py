@@ -8,7 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from surgrad.errors import UserError
 from surgrad.kernels import dispatch
+from surgrad.kernels.checks import known
 from surgrad.kernels.philox import NoiseKey
 from surgrad.kernels.reference import delayed
 from surgrad.network.layers import SpikingLayer
@@ -41,6 +43,8 @@ def run_layer(layer: SpikingLayer, below: Tensor, dt: float, delay: int = 1, ind
     Returns:
         currents and spikes are differentiable, the membrane is not.
     """
+    if layer.feedforward is None:
+        raise UserError("the layer has no feed-forward connection, so spikes do not reach it")
     current = layer.feedforward(delayed(below, delay))
     spikes, membrane, _ = dispatch.lif(
         current,
@@ -53,7 +57,7 @@ def run_layer(layer: SpikingLayer, below: Tensor, dt: float, delay: int = 1, ind
         return_membrane=True,
     )
     total = current if layer.recurrent is None else current + layer.recurrent(delayed(spikes, 1))
-    return Trace(current, total, spikes, membrane)
+    return Trace(current, total, spikes, known("the membrane", membrane))
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from surgrad.errors import UserError
 from surgrad.network.connections import fill
-from surgrad.network.initializers import Distribution, FluctuationDrivenCentered, Initializer
+from surgrad.network.initializers import Distribution, FluctuationDrivenCentered, Initializer, initialised
 from surgrad.network.layers import SpikingLayer
 from surgrad.network.network import Network
 from surgrad.network.probing import bernoulli_spikes, free_membrane, over_time, root_mean_square, run_layer
@@ -64,7 +64,7 @@ class RatePropagated(Initializer):
     @torch.no_grad()
     def __call__(self, target: Network, generator: Generator) -> None:
         """Fill every weight of a network of dense layers; its readout by ``readout``."""
-        nb_inputs = target.layers[0].feedforward.fan_in
+        nb_inputs = initialised(target.layers[0].feedforward).fan_in
         spikes = bernoulli_spikes(self.nu, (self.nb_steps, self.nb_samples, nb_inputs), target.dt, generator)
         for k, layer in enumerate(target.layers):
             rate = float(spikes.mean()) / target.dt
@@ -80,13 +80,15 @@ class RatePropagated(Initializer):
         trace = run_layer(layer, below, dt, delay, index)
         own = float(trace.spikes.mean()) / dt
         if layer.recurrent is not None and own > 0:
-            fill(layer.recurrent, layer.recurrent.weight * math.sqrt(rate / own))
+            recurrent = initialised(layer.recurrent)
+            fill(recurrent, recurrent.weight * math.sqrt(rate / own))
             trace = run_layer(layer, below, dt, delay, index)
         longest = max(float(layer.tau_mem.tau.max()), float(layer.tau_syn.tau.max()))
         transient = min(math.ceil(TRANSIENT * longest / dt), self.nb_steps // 2)
         for _ in range(self.nb_corrections):
             _, deviation = over_time(free_membrane(layer, trace.total_current, dt), transient)
-            for connection in filter(None, (layer.feedforward, layer.recurrent)):
+            for module in filter(None, (layer.feedforward, layer.recurrent)):
+                connection = initialised(module)
                 fill(connection, connection.weight * (self.sigma_u / root_mean_square(deviation)))
             trace = run_layer(layer, below, dt, delay, index)
         return trace.spikes

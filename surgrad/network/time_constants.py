@@ -104,8 +104,8 @@ def _time_constant(tau: float, values: Tensor, trainable: bool, bounds: Bounds) 
     if len(bounds) != 2:
         raise UserError(f"time_constants.bounds={list(bounds)}: two values are needed, low and high, in s")
     # a normal distribution reaches below 0, where clip_ cannot start from
-    constant = TimeConstant(values.clamp(min=1e-9), trainable, tuple(bounds))
-    low, high = constant.bounds
+    low, high = bounds
+    constant = TimeConstant(values.clamp(min=1e-9), trainable, (low, high))
     if not low <= tau <= high:
         raise UserError(
             f"a time constant of {tau:g} s lies outside its bounds of {low:g} to {high:g} s; move it, or change "

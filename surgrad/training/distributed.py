@@ -109,7 +109,8 @@ class Processes:
             return find()
         found = [find() if self.first else None]
         dist.broadcast_object_list(found)
-        return found[0]
+        agreed: list[Any] = found
+        return agreed[0]
 
 
 #: No other process.
@@ -191,7 +192,7 @@ def _leave() -> None:
 def _announced(opening: AbstractContextManager[runs.Run]) -> Iterator[runs.Run]:
     """The run folder, once the other processes know whether and how it opened."""
     with ExitStack() as stack:
-        refusal: tuple[str, dict] | None = ("the first process could not open the run folder", {})
+        refusal: tuple[str, dict[str, Any]] | None = ("the first process could not open the run folder", {})
         try:
             run = stack.enter_context(opening)
             refusal = None

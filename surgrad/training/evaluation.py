@@ -85,8 +85,8 @@ def evaluate(
     for batch in grid(dataset):
         batch, weight = processes.share(batch)
         out = compute(network, batch, seed=seed, draw=draw)
-        loss = objective.loss(out.readout, batch.labels)
-        correct = (objective.loss.predictions(out.readout) == batch.labels).sum()
+        loss = objective.loss(out.y, batch.labels)
+        correct = (objective.loss.predictions(out.y) == batch.labels).sum()
         extra = objective.penalty(out.counts, processes, weight)
         tally.add(len(batch) if weight else 0, loss, extra, correct, out.counts)
     return tally.scores()

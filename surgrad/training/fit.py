@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from surgrad.datasets.events import Augmentation, EventDataset
 from surgrad.errors import UserError
+from surgrad.kernels.checks import known
 from surgrad.network.network import Network
 from surgrad.runs.folder import Run
 from surgrad.training.distributed import ALONE, Follower, Processes
@@ -94,26 +95,29 @@ class Fit(Trainee):
         run_epochs(self, self.run, epochs, logging_freq=self.logging_freq, processes=self.processes, unit="batch")
         if self._average is not None:
             self.network.load_state_dict(self._average.module.state_dict())
-        return self.best
+        return known("the best epoch", self.best)
 
     def __post_init__(self) -> None:
         if not 0 <= self.ema < 1 or self.patience < 0:
             raise UserError(f"ema={self.ema}, patience={self.patience}: allowed 0 to below 1, and 0 or more epochs")
         if self.patience and self.valid is None:
             raise UserError(f"patience={self.patience}: there is no validation set by which training could end early")
-        self._average = None
+        self._average: AveragedModel | None = None
         if self.ema:
-            self._average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.ema))
-            self.optimizer.register_step_post_hook(lambda *_: self._average.update_parameters(self.network))
+            average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.ema))
+            self.optimizer.register_step_post_hook(lambda *_: average.update_parameters(self.network))
+            self._average = average
 
     @property
     def evaluated(self) -> Network:
         """The network that validates: the trained one, or one of the same neurons with its average weights."""
         if self._average is None:
             return self.network
-        for layer, trained in zip(self._average.module.layers, self.network.layers, strict=True):
+        average = self._average.module
+        assert isinstance(average, Network)
+        for layer, trained in zip(average.layers, self.network.layers, strict=True):
             layer.neuron = trained.neuron
-        return self._average.module
+        return average
 
     @property
     def steps(self) -> int:
@@ -128,13 +132,13 @@ class Fit(Trainee):
         """Scores of the untrained network; the empty cells keep the columns in order."""
         return {"train_loss": None, "train_acc": None, **self._validate(0, math.inf)}
 
-    def epoch(self, number: int, bar: tqdm) -> Mapping[str, Any]:
+    def epoch(self, number: int, bar: "tqdm[Any]") -> Mapping[str, Any]:
         """One pass over the training set, then the validation set."""
         self.before_epoch(number)
         before = self._shown
 
         def advance(scores: Scores) -> None:
-            bar.set_postfix(before | {"loss": f"{scores.loss:.3f}", "acc": f"{scores.acc:.3f}"}, refresh=False)
+            bar.set_postfix({**before, "loss": f"{scores.loss:.3f}", "acc": f"{scores.acc:.3f}"}, refresh=False)
             bar.update()
 
         scores = train_epoch(
@@ -154,8 +158,10 @@ class Fit(Trainee):
         row |= self._validate(number, scores.loss, scores) | {"reg_loss": scores.penalty}
         if self.schedule is not None:
             row["lr"] = self.optimizer.param_groups[0]["lr"]
-            plateau = isinstance(self.schedule, ReduceLROnPlateau)
-            self.schedule.step(*([row.get("valid_loss", scores.loss)] if plateau else []))
+            if isinstance(self.schedule, ReduceLROnPlateau):
+                self.schedule.step(row.get("valid_loss", scores.loss))
+            else:
+                self.schedule.step()
         self._shown = {"valid": f"{row['valid_acc']:.3f}"} if "valid_acc" in row else {}
         return row
 
@@ -165,7 +171,7 @@ class Fit(Trainee):
 
     def finished(self, number: int) -> bool:
         """Whether validation has not become better for ``patience`` epochs."""
-        return bool(self.patience) and number - self.best.epoch >= self.patience
+        return bool(self.patience) and number - known("the best epoch", self.best).epoch >= self.patience
 
     def _validate(self, epoch: int, train_loss: float, trained: Scores | None = None) -> dict[str, float]:
         """Columns of the validation set after ``epoch``; keeps the best weights."""
@@ -202,7 +208,7 @@ class Fit(Trainee):
             "model": weights_of(self.network),
             "optimizer": self.optimizer.state_dict(),
             "shuffle": self.generator.get_state(),
-            "best": self.best._asdict(),
+            "best": known("the best epoch", self.best)._asdict(),
             **{name: part.state_dict() for name, part in more.items() if part is not None},
         }
 

@@ -178,11 +178,11 @@ def train_epoch(
     for batch in batches:
         batch, weight = processes.share(batch)
         out = compute(network, batch, seed=seed, draw=draw)
-        loss = objective.loss(out.readout, batch.labels)
+        loss = objective.loss(out.y, batch.labels)
         extra = objective.penalty(out.counts, processes, weight)
         optimizer.zero_grad(set_to_none=True)
         (weight * (loss + extra)).backward()
-        correct = (objective.loss.predictions(out.readout.detach()) == batch.labels).sum()
+        correct = (objective.loss.predictions(out.y.detach()) == batch.labels).sum()
         seen = tally.add(len(batch) if weight else 0, loss, extra, correct, out.counts)
         if not math.isfinite(seen.loss + seen.penalty):
             raise UserError(f"the loss is {seen.loss} (penalty {seen.penalty})")

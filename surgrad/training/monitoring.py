@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,8 +41,8 @@ def record(
     spikes, readouts = [], []
     for batch in batches:
         out = compute(network, batch, seed=seed, draw=draw, record=True)
-        spikes.append([layer.to(torch.uint8).cpu() for layer in out.spikes])
-        readouts.append(out.readout.cpu())
+        spikes.append([layer.to(torch.uint8).cpu() for layer in out.recorded])
+        readouts.append(out.y.cpu())
     return Activity([torch.cat(layer, 1) for layer in zip(*spikes, strict=True)], torch.cat(readouts, 1))
 
 
@@ -165,7 +165,7 @@ class Monitor:
                 fano_undefined_share=fano.undefined_share,
             )
         shown = seen.spikes[self.idx_layer].flatten(2)[:, : self.nb_trials, self.neurons]
-        attributes = {"dt": self.grid.dt, "neurons": self.neurons, "layer": self.idx_layer}
+        attributes: dict[str, Any] = {"dt": self.grid.dt, "neurons": self.neurons, "layer": self.idx_layer}
         self.run.state(f"{when}/trials", shown, axes="time, trial, neuron", **attributes)
         if self.plot:
             title = f"hidden {self.idx_layer}, one stimulus"

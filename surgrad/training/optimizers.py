@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from surgrad.errors import UserError
 from surgrad.network.parameters import TimeConstant
 
+#: Parameters, or groups of them with options of their own.
+Params = Iterable[Tensor] | Iterable[dict[str, Any]]
+
 
 class SMORMS3(torch.optim.Optimizer):
     """Squared mean over root mean squared cubed (Funk 2015): a step size per weight from the agreement of gradients.
@@ -31,13 +34,13 @@ class SMORMS3(torch.optim.Optimizer):
         UserError: for an lr or eps that is not positive, RuntimeError for a sparse gradient.
     """
 
-    def __init__(self, params: Iterable, lr: float = 1e-3, eps: float = 1e-16):
+    def __init__(self, params: Params, lr: float = 1e-3, eps: float = 1e-16):
         if not lr > 0 or not eps > 0:
             raise UserError(f"SMORMS3: lr={lr}, eps={eps} must be positive")
         super().__init__(params, {"lr": lr, "eps": eps})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update; returns the loss of ``closure`` if one is given."""
         loss = None
         if closure is not None:
@@ -49,7 +52,7 @@ class SMORMS3(torch.optim.Optimizer):
         return loss
 
     def _update(self, weights: list[Tensor], lr: float, eps: float) -> None:
-        gradients = [w.grad for w in weights]
+        gradients = [w.grad for w in weights if w.grad is not None]
         states = [self._state_of(w) for w in weights]
         mem, m, v = ([state[key] for state in states] for key in ("mem", "mean", "mean_square"))
         r = torch._foreach_add(mem, 1.0)
@@ -67,7 +70,7 @@ class SMORMS3(torch.optim.Optimizer):
         torch._foreach_addcdiv_(weights, agreement, root, value=-1.0)
 
     def _state_of(self, weight: Tensor) -> dict[str, Any]:
-        if weight.grad.is_sparse:
+        if weight.grad is not None and weight.grad.is_sparse:
             raise RuntimeError("SMORMS3 does not take sparse gradients")
         state = self.state[weight]
         if not state:
@@ -78,7 +81,7 @@ class SMORMS3(torch.optim.Optimizer):
 
 def _same_kind(weights: Iterable[Tensor]) -> Iterable[list[Tensor]]:
     """Weights in lists of one device and dtype each, as the batched operations ask for."""
-    lists: dict[tuple, list[Tensor]] = {}
+    lists: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for w in weights:
         lists.setdefault((w.device, w.dtype), []).append(w)
     return lists.values()
@@ -94,7 +97,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def build_optimizer(name: str, params: Iterable, lr: float, **options) -> torch.optim.Optimizer:
+def build_optimizer(name: str, params: Params, lr: float, **options: Any) -> torch.optim.Optimizer:
     """The optimiser that a config calls ``name``, in lower case.
 
     Args: name; params or parameter groups; lr; further options of that optimiser, such as betas or momentum.

@@ -11,6 +11,7 @@ with p = 1 (L1) or 2 (L2), and the mean over samples and over whatever units are
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,6 +61,7 @@ class ActivityRegularizer:
             return counts
         if self.dims == "batch":
             return counts.mean(0)
+        assert not isinstance(self.dims, str)  # see __post_init__
         dims = (self.dims,) if isinstance(self.dims, int) else tuple(self.dims)
         if any(d == 0 or not -counts.dim() < d < counts.dim() for d in dims):
             raise UserError(
@@ -123,7 +125,7 @@ REGULARIZERS: dict[str, type[ActivityRegularizer]] = {
 }
 
 
-def build_regularizer(name: str, **options) -> ActivityRegularizer:
+def build_regularizer(name: str, **options: Any) -> ActivityRegularizer:
     """The regulariser called ``name``, as in ``UpperBoundL2``. Raises: UserError for an unknown one."""
     if name not in REGULARIZERS:
         raise UserError(f"regularizer={name!r} is unknown; allowed: {', '.join(REGULARIZERS)}")

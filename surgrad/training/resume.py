@@ -50,7 +50,7 @@ class Trainee(ABC):
         return None
 
     @abstractmethod
-    def epoch(self, number: int, bar: tqdm) -> Mapping[str, Any]:
+    def epoch(self, number: int, bar: "tqdm[Any]") -> Mapping[str, Any]:
         """Train for one epoch, updating the bar ``steps`` times; returns its row of metrics.csv.
 
         Raises:

@@ -11,7 +11,7 @@ from surgrad.errors import UserError
 
 
 def _one_cycle(optimizer: Optimizer, nb_epochs: int, **options: Any) -> LRScheduler:
-    largest = {"max_lr": [group["lr"] for group in optimizer.param_groups], "cycle_momentum": False}
+    largest: dict[str, Any] = {"max_lr": [group["lr"] for group in optimizer.param_groups], "cycle_momentum": False}
     return torch_schedules.OneCycleLR(optimizer, **(largest | options), total_steps=nb_epochs + 1)
 
 

@@ -18,7 +18,7 @@ from surgrad.network.initializers import (
     kernel_moments,
 )
 from surgrad.network.layers import SpikingLayer
-from surgrad.network.models import dense_snn
+from surgrad.network.models import HiddenParts, dense_snn
 from surgrad.network.network import Network
 from surgrad.network.parameters import TimeConstant
 from surgrad.neurons.lif import LIF
@@ -34,9 +34,7 @@ def seeded(seed=0):
 
 
 def network(sizes=(40, 30, 30, 4), inhibitory=0.2, sigma_u=1.0, **options):
-    built = dense_snn(
-        sizes, neuron=LIF(), dt=DT, tau_mem=TAU_MEM, tau_syn=TAU_SYN, tau_readout=0.1, generator=seeded(), **options
-    )
+    built = dense_snn(sizes, neuron=LIF(), dt=DT, tau_mem=TAU_MEM, tau_syn=TAU_SYN, tau_readout=0.1, **options)
     impose(built, inhibitory)
     FluctuationDrivenExponential(sigma_u, NU)(built, seeded())
     return built
@@ -112,10 +110,10 @@ def test_weights_are_exponential():
 
 
 def test_each_neuron_is_scaled_by_its_own_time_constant():
-    def constants(tau, nb_units, generator):
+    def constants(tau, nb_units):
         return TimeConstant(tau * torch.linspace(0.5, 2, nb_units))
 
-    layer = network((300, 200, 4), time_constants=constants).layers[0]
+    layer = network((300, 200, 4), hidden=HiddenParts(time_constants=constants)).layers[0]
     _, eps_hat = kernel_moments(layer.tau_mem.tau.detach().double(), layer.tau_syn.tau.detach().double(), DT)
     second_moment = layer.feedforward.weight.square().mean(1) * eps_hat
     slope = torch.corrcoef(torch.stack([second_moment, eps_hat]))[0, 1]

@@ -9,7 +9,7 @@ from surgrad.config.build import build
 from surgrad.errors import UserError
 from surgrad.experiments.dense.heterogeneity import EXPERIMENT, FITS, Gamma, LogNormal, at_bounds, log_likelihood
 from surgrad.network import time_constants as heterogeneity
-from surgrad.network.models import dense_snn
+from surgrad.network.models import HiddenParts, dense_snn
 from surgrad.network.time_constants import BOUNDS
 from surgrad.neurons.lif import LIF
 from surgrad.training.optimizers import build_optimizer, keep_within_bounds, parameter_groups
@@ -56,12 +56,11 @@ def test_a_seed_gives_the_same_values_and_all_lie_within_the_bounds(name):
 def trainable_network(bounds=(15e-3, 25e-3)):
     """A layer of ten neurons whose time constants are trained within ``bounds``."""
 
-    def constants(tau, nb_units, generator):
-        return heterogeneity.homogeneous(20e-3, nb_units, generator, trainable=True, bounds=bounds)
+    def constants(tau, nb_units):
+        return heterogeneity.homogeneous(20e-3, nb_units, generator(), trainable=True, bounds=bounds)
 
-    network = dense_snn(
-        [6, 10, 3], neuron=LIF(), dt=2e-3, tau_mem=20e-3, tau_syn=20e-3, tau_readout=0.1, time_constants=constants
-    )
+    taus = {"tau_mem": 20e-3, "tau_syn": 20e-3, "tau_readout": 0.1}
+    network = dense_snn([6, 10, 3], neuron=LIF(), dt=2e-3, **taus, hidden=HiddenParts(time_constants=constants))
     with torch.no_grad():
         for weight in network.parameters():
             if weight.dim() == 2:

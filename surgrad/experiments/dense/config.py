@@ -17,7 +17,7 @@ from surgrad.experiments.datasets import DatasetConfig, DatasetNode, dataset_con
 from surgrad.experiments.training import TrainingConfig
 from surgrad.network.dale import impose
 from surgrad.network.initializers import Initializer
-from surgrad.network.models import dense_snn
+from surgrad.network.models import HiddenParts, dense_snn
 from surgrad.network.network import Network
 from surgrad.training.loop import Objective
 from surgrad.training.losses import ReadoutCrossEntropy, build_loss
@@ -82,19 +82,21 @@ class DenseConfig(TrainingConfig):
 
     def _network(self, sizes: list[int], generator: torch.Generator) -> Network:
         surrogate = build(self.surrogate, at="surrogate")
+        hidden = HiddenParts(build(self.connection, at="connection"))
+        if self.time_constants:
+            draw = build(self.time_constants, at="time_constants")
+            hidden = hidden._replace(time_constants=lambda tau, nb_units: draw(tau, nb_units, generator))
         network = dense_snn(
             sizes,
             neuron=build(self.neuron, at="neuron", surrogate=surrogate),
             recurrent=self.recurrent,
-            connection=build(self.connection, at="connection"),
-            time_constants=build(self.time_constants, at="time_constants") or None,
+            hidden=hidden,
             dt=self.dataset.time_step,
             tau_mem=self.tau_mem,
             tau_syn=self.tau_syn,
             tau_readout=self.tau_readout,
             readout_unit_gain=self.readout_unit_gain,
             delay=self.delay,
-            generator=generator,
         )
         if self.inhibitory:
             impose(network, self.inhibitory)
