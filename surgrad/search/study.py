@@ -73,7 +73,8 @@ def search(cfg: SearchConfig) -> optuna.Study:
             time.sleep(_POLL_SECONDS)
             if ended := [job for job in jobs if job.step()]:
                 jobs[:] = [job for job in jobs if job not in ended]
-                write_table(study, cfg, folder / "trials.csv")
+                with _guard(folder):  # a table read before another search wrote its own must not replace that
+                    write_table(study, cfg, folder / "trials.csv")
     return study
 
 
