@@ -1,5 +1,6 @@
 """Sweeps: what is skipped, resumed and repeated, what a dead worker costs, and what each launcher is told."""
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -285,12 +286,22 @@ def test_a_job_that_slurm_takes_off_its_node_is_queued_again_and_goes_on(folder)
         assert process.poll() is None
         time.sleep(0.05)
     (run,) = records(folder)
-    os.kill(int((run.folder / ".lock").read_text().split()[1]), signal.SIGUSR2)
+    os.kill(writer_of(run.folder, deadline), signal.SIGUSR2)
     said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said
     (run,) = records(folder)
     assert (run.status, run.summary["attempts"]) == ("done", 2)
     assert run.metrics["epoch"].tolist() == list(range(12))
+
+
+def writer_of(run: Path, deadline: float) -> int:
+    """The process that holds the lock of a run; it says so after it has locked, and a reader may come between."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            if said := re.match(r"process (\d+) on ", (run / ".writer").read_text()):
+                return int(said[1])
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 SBATCH = """#!{python}
