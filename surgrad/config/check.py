@@ -12,7 +12,7 @@ from surgrad.errors import UserError
 
 
 def check(composed: DictConfig, schema: type) -> Any:
-    """The composed configuration as an object of the dataclass `schema`.
+    """The composed configuration, which is resolved in place, as an object of the dataclass `schema`.
 
     Raises UserError naming the key for an unknown key, a wrong type, a missing value or a bad interpolation.
     """
@@ -21,24 +21,28 @@ def check(composed: DictConfig, schema: type) -> Any:
 
 def check_settings(composed: DictConfig, schema: type) -> tuple[Any, dict[str, Any]]:
     """As `check`, and the same configuration in dicts and lists, as a run folder records it."""
-    numbers(OmegaConf.to_container(composed, resolve=False), OmegaConf.to_container(_blank(schema)))
-    checked = _checked(composed, schema)
+    blank, defaults = _blank(schema)
+    unresolved = OmegaConf.to_container(composed, resolve=False)
+    numbers(unresolved, defaults)
+    _refuse_unknown(unresolved, blank)
+    checked = _checked(composed, blank)
     settings = cast(dict[str, Any], OmegaConf.to_container(checked, enum_to_str=True))
-    numbers(settings, OmegaConf.to_container(_blank(schema)))  # interpolations, too
+    numbers(settings, defaults)  # interpolations, too
     return _convert(checked), settings
 
 
 @cache
-def _blank(schema: type) -> DictConfig:
-    """The schema with its defaults: not to be changed."""
-    return cast(DictConfig, OmegaConf.structured(schema))
+def _blank(schema: type) -> tuple[DictConfig, Any]:
+    """The schema with its defaults, and these in dicts and lists: not to be changed."""
+    blank = cast(DictConfig, OmegaConf.structured(schema))
+    return blank, OmegaConf.to_container(blank)
 
 
-def _checked(composed: DictConfig, schema: type) -> DictConfig:
-    blank = _blank(schema)
-    _refuse_unknown(OmegaConf.to_container(composed, resolve=False), blank)
+def _checked(composed: DictConfig, blank: DictConfig) -> DictConfig:
     try:
-        checked = cast(DictConfig, OmegaConf.merge(blank, composed))
+        # `- schema` gives the type: then Hydra has merged into it already
+        typed = OmegaConf.get_type(composed) is OmegaConf.get_type(blank)
+        checked = composed if typed else cast(DictConfig, OmegaConf.merge(blank, composed))
         OmegaConf.resolve(checked)
         missing = sorted(OmegaConf.missing_keys(checked))
     except InterpolationResolutionError as error:

@@ -6,7 +6,7 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from omegaconf import DictConfig
+from omegaconf import DictConfig, flag_override, open_dict
 
 
 class Composer:
@@ -15,10 +15,10 @@ class Composer:
     def __init__(self, loader: Any, master: DictConfig) -> None:
         self._loader, self._master = loader, master
         self._parser = OverridesParser.create(config_loader=loader)
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._composed: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
 
     def __call__(self, jobs: Sequence[Sequence[str]]) -> Iterator[tuple[list[str], DictConfig]]:
-        """(overrides, configuration) of every job; what is composed is composed for all jobs before the next."""
+        """(overrides, configuration) of every job, good until the next is asked for: Hydra's own node is lent to it."""
         for overrides in jobs:
             yield list(overrides), self._configuration(list(overrides))
 
@@ -27,8 +27,15 @@ class Composer:
         values = [override for override in parsed if self._is_value(override)]
         files = tuple(override.input_line or "" for override in parsed if not self._is_value(override))
         if files not in self._composed:
-            self._composed[files] = self._loader.load_sweep_config(self._master, list(files))
-        config = self._composed[files].copy()
+            template = self._loader.load_sweep_config(self._master, list(files))
+            hydra = template.hydra
+            with open_dict(template):
+                del template["hydra"]
+            self._composed[files] = template, hydra
+        template, hydra = self._composed[files]
+        config = template.copy()
+        with open_dict(config), flag_override(config, "no_deepcopy_set_nodes", True):
+            config.hydra = hydra
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
         ours = [override for override in parsed if not override.is_hydra_override()]
         config.hydra.overrides.task = [override.input_line for override in ours]

@@ -194,7 +194,7 @@ def _run(
 ) -> Any:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        cfg, settings = check_settings(composed, schema)
+        cfg, settings = check_settings(composed.copy(), schema)
         rerun = getattr(cfg, "rerun", "missing")
         device = resolve_device(str(getattr(cfg, "device", "auto")))
         launchers.take_gpu(device, HydraConfig.get().job)

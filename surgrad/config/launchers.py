@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from functools import cache
 from typing import Any
 
 import torch
@@ -65,9 +66,13 @@ def store_all(store: ConfigStore) -> None:
     They take the place of those that plugins bring, which Hydra would else take for the schemas of files of that name.
     """
     Plugins.instance()  # brings the others
-    for path in FOLDER.glob("*.yaml"):
-        node = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        store.store(group="hydra/launcher", name=path.stem, node=node, package="hydra", provider="surgrad")
+    for name, node in _files().items():
+        store.store(group="hydra/launcher", name=name, node=node, package="hydra", provider="surgrad")
+
+
+@cache
+def _files() -> dict[str, Any]:
+    return {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in FOLDER.glob("*.yaml")}
 
 
 # process-wide, as Hydra's own resolvers are; workers register them by importing this module

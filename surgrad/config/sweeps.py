@@ -83,22 +83,31 @@ def plan(products: Iterable[tuple[Sequence[str], DictConfig]], schema: type) -> 
 
 
 def _planned(overrides: list[str], config: DictConfig, schema: type) -> Job:
-    composed = config.copy()
-    with open_dict(composed):
-        del composed["hydra"]
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(config)
+    global_config: Any = HydraConfig.instance()  # its set_config would copy
+    before, global_config.cfg = global_config.cfg, config
     try:
-        cfg, settings = check_settings(composed, schema)
+        folder, unnamed = _folder(config)
+        with open_dict(config):
+            del config["hydra"]
+        cfg, settings = check_settings(config, schema)
         preflight(cfg)
-        folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
     finally:
-        HydraConfig.instance().cfg = before
+        global_config.cfg = before
+    if unnamed:
+        raise unnamed
     rerun = getattr(cfg, "rerun", "missing")
     job = Job(overrides, folder, rerun)
     if job.stamp and rerun != "all":
         require_same(folder, settings)
     return job
+
+
+def _folder(config: DictConfig) -> tuple[Path, Exception | None]:
+    """The run folder, or why it has no name: a mistake in the configuration, of which `check_settings` says more."""
+    try:
+        return Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute(), None
+    except (UserError, *CONFIG_ERRORS) as error:
+        return Path(), error
 
 
 def run(jobs: Sequence[Job], launch: Launch, batch_size: int | None) -> None:

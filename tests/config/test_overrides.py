@@ -5,8 +5,17 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 
+from surgrad.config import sweeps
+from surgrad.config.command_line import translated
+from surgrad.config.composing import Composer
 from surgrad.config.entry import entry
+from surgrad.config.explain import CONFIG_ERRORS, explain
+from surgrad.config.hydra_setup import CONFIGS, store
+from surgrad.config.text import quoted
 from surgrad.errors import UserError
 
 SUITES = {
@@ -46,8 +55,8 @@ MISTAKES = {
         p0=2 delta_uh=0 delta_uh=nan eps_0=1 theta=2 k0=0 delta_uo=1 anneal=5x anneal_interval=0 anneal_start=-1
         monitor_fano=-1 monitor_fano=100000 epoch_chunk=0 fano.bin_dt=0 fano.repeats=1 fano=none fano.evaluate=perhaps
         regularizer=off regularizer.upperBoundL2Strength=-1 regularizer.dims=[9x regularizer.lowerBoundL2Threshold=nan
-        dataset.nb_time_steps=100 sed=1 +sed=1 nb_epoch=3 hydra.run.dir= hydra/launcher=slrm ~nothing
-        tau_mem=${nothing} tau_mem=${oc.env:NOT_SET} =5 seed seed=1,2 --config-name=confg
+        dataset.nb_time_steps=100 sed=1 +sed=1 nb_epoch=3 hydra.run.dir= hydra/launcher=slrm
+        tau_mem=${nothing} tau_mem=${oc.env:NOT_SET}
     """,
     "dense": """
         hidden=[] hidden=[0] hidden=[-1] hidden=5 hidden=[a] delay=2 delay=-1 inhibitory=1 inhibitory=-1 lr=0 lr=nan
@@ -77,6 +86,10 @@ MISTAKES = {
     "superspike": "feedback=none reset=hard update_period=1e-9 input_path=nowhere.bs1 nb_hidden=0 gamma=-1 dt=inf",
 }
 CASES = [(suite, override) for suite, text in MISTAKES.items() for override in text.split()]
+
+#: One mistake of each kind on a command line that Hydra parses; the cases above are jobs of a sweep.
+TYPED = ["=5", "seed", "seed=1,2", "seed=abc", "sed=1", "+sed=1", "~nothing", "--config-name=confg", "hydra.run.dir="]
+TYPED += ["hydra/launcher=slrm", "method=superspik", "p0=nan", "tau_mem=${nothing}", "dataset.train_path=/nowhere.h5"]
 
 PUBLISHED = {
     "classification": """
@@ -109,28 +122,77 @@ ACCEPTED = [(suite, command) for suite, text in PUBLISHED.items() for command in
 
 
 @pytest.fixture(scope="module")
-def commands():
-    """The command of every suite, which says `would run` in the place of running."""
+def planned():
+    """Plans a sweep of one job with these overrides; what a suite composes by default is composed once."""
+    composers, stored = {}, []
 
-    def accept(*arguments, **options):
+    def composer(suite):
+        with initialize_config_dir(str(CONFIGS / suite), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            return Composer(loader, loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN))
+
+    def plan(suite, arguments):
+        schema, folders = schema_of(suite), [CONFIGS / suite, CONFIGS / "shared"]
+        if stored != [suite]:
+            store(schema, Path("Runs"), "run")
+            stored[:] = [suite]
+        if suite not in composers:
+            composers[suite] = composer(suite)
+        try:
+            return sweeps.plan(composers[suite]([translated(quoted(arguments, schema), schema, folders)]), schema)
+        except CONFIG_ERRORS as error:
+            raise UserError(explain(error)) from error
+
+    return plan
+
+
+def schema_of(suite):
+    module, _, name = SUITES[suite].rpartition(".")
+    return getattr(import_module(f"surgrad.experiments.{module}"), name)
+
+
+def names_the_key(line, override):
+    key = re.sub(r"^[+~]*", "", override.partition("=")[0])
+    parts = [part for part in key.split(".") if part]
+    return not parts or parts[-1] in line or parts[0] in line
+
+
+def test_there_are_enough_of_them():
+    assert len(set(CASES)) == len(CASES) >= 250
+
+
+@pytest.mark.parametrize(("suite", "override"), CASES)
+def test_a_mistake_is_one_line_that_names_the_key(planned, tmp_path, monkeypatch, suite, override):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        planned(suite, [override])
+    line = str(error.value).removesuffix(f" (in the job {override})")
+    assert "\n" not in line
+    assert names_the_key(line, override), line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("override", TYPED)
+def test_a_command_with_a_mistake_ends_with_that_line(capsys, tmp_path, monkeypatch, override):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    line = said(capsys, "classification", [override])
+    assert "would run" not in line
+    assert names_the_key(line, override), line
+    assert not list(tmp_path.iterdir())
+
+
+def said(capsys, suite, arguments):
+    """The line with which a command ends."""
+
+    def opener(*arguments, **options):
         raise UserError("would run")
 
-    def command(suite):
-        module, _, name = SUITES[suite].rpartition(".")
-        schema = getattr(import_module(f"surgrad.experiments.{module}"), name)
+    def main(cfg, run):
+        raise AssertionError
 
-        def main(cfg, run):
-            raise AssertionError
-
-        return entry(suite, schema, opener=accept)(main)
-
-    return {suite: command(suite) for suite in SUITES}
-
-
-def said(commands, capsys, suite, arguments):
-    """The line with which a command ends."""
     with pytest.raises(SystemExit) as stopped:
-        commands[suite]([*arguments, "hydra.run.dir=run"])
+        entry(suite, schema_of(suite), opener=opener)(main)([*arguments, "hydra.run.dir=run"])
     assert stopped.value.code == 1
     told = capsys.readouterr()
     assert "Traceback" not in told.err + told.out
@@ -139,27 +201,15 @@ def said(commands, capsys, suite, arguments):
     return lines[0]
 
 
-def test_there_are_enough_of_them():
-    assert len(set(CASES)) == len(CASES) >= 150
-
-
-@pytest.mark.parametrize(("suite", "override"), CASES)
-def test_a_mistake_is_one_line_that_names_the_key(commands, capsys, tmp_path, monkeypatch, suite, override):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    line = said(commands, capsys, suite, [override])
-    assert "would run" not in line
-    key = re.sub(r"^[+~]*", "", override.partition("=")[0])
-    parts = [part for part in key.split(".") if part]
-    assert not parts or parts[-1] in line or parts[0] in line, line
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(("suite", "command"), ACCEPTED)
-def test_published_commands_are_understood(commands, capsys, tmp_path, monkeypatch, suite, command):
+def test_published_commands_are_understood(planned, capsys, tmp_path, monkeypatch, suite, command):
     monkeypatch.chdir(tmp_path)
     arguments = command.replace("TRAIN", "train.h5").replace("TEST", "test.h5")
     for name in ("train.h5", "test.h5"):
         Path(name).touch()
     listed = re.split(r",(?=[\w.]+=)", arguments)
-    assert said(commands, capsys, suite, listed).endswith("would run")
+    if arguments.startswith("--"):
+        assert said(capsys, suite, listed).endswith("would run")
+        store(schema_of(suite), Path("Runs"), "run")
+    else:
+        assert len(planned(suite, listed)) == 1
