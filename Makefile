@@ -46,8 +46,9 @@ format: $(VENV)/.installed-dev  ## let ruff mend what it can
 docs: $(VENV)/.installed-dev  ## build the documentation into build/site; a warning is an error
 	$(RUN) scripts/docs_site.py
 
-dist: $(VENV)/.installed-dev  ## build the wheel and the source archive into dist/
-	$(BIN)/python -m build
+dist: $(VENV)/.installed-dev  ## build the wheel, with compiled kernels, and the source archive into dist/
+	$(RUN) scripts/prebuild_kernels.py
+	$(BIN)/python -m build --sdist --wheel
 
 clean:  ## remove caches; runs and the environment stay
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .cache .hypothesis build dist *.egg-info

@@ -186,7 +186,7 @@ def test_without_a_compiler_what_the_package_brings_is_used(source, tmp_path, mo
     build.PREBUILT.mkdir()
     assert build._load(source) is None
     compiler = ("c++",)
-    shipped = build.PREBUILT / f"tiny-{build.key(source, 'baseline')}{build.SUFFIX}"
+    shipped = build.PREBUILT / build.shipped_name(source, "baseline")
     cache.keep(shipped, lambda path: build._compile(compiler, source, "baseline", path))
     assert loaded_from(source) == build.PREBUILT
 

@@ -31,7 +31,8 @@ FLAGS = (
     *("-O3", "-std=c++17", "-shared", "-pthread", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),
     "-ffp-contract=off",  # every operation is rounded: the same spikes on every instruction set
 )
-SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+SUFFIXES = {"win32": ".dll", "darwin": ".dylib"}
+SUFFIX = SUFFIXES.get(sys.platform, ".so")
 HOW = 'install g++ or clang++, or `pip install "surgrad[compiler]"`, or set CXX'
 
 
@@ -67,11 +68,11 @@ def _hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def key(source: Path, isa: str) -> str:
-    """What a library of this source is, whichever compiler makes it."""
+def key(source: Path, isa: str, machine: str | None = None) -> str:
+    """What a library of this source is, whichever compiler makes it; for the processors of this machine or another."""
     texts = [path.read_text(encoding="utf-8") for path in sorted((source, *FOLDER.glob("*.h")))]
     processor = instruction_set.processor() if isa == "native" else ""
-    return _hash(source.stem, *texts, *FLAGS, instruction_set.machine(), isa, processor)
+    return _hash(source.stem, *texts, *FLAGS, machine or instruction_set.machine(), isa, processor)
 
 
 def command(compiler: tuple[str, ...], source: Path, isa: str, target: Path) -> list[str]:
@@ -121,13 +122,17 @@ def _name(source: Path, isa: str, compiler: tuple[str, ...] | None) -> str:
     return f"{source.stem}-{key(source, isa)}-{by}{SUFFIX}"
 
 
+def shipped_name(source: Path, isa: str, machine: str | None = None, system: str = sys.platform) -> str:
+    """The file, below PREBUILT, of a library that comes with the package (scripts/prebuild_kernels.py)."""
+    return f"{source.stem}-{key(source, isa, machine)}{SUFFIXES.get(system, '.so')}"
+
+
 def _compiled_before(source: Path, isa: str, compiler: tuple[str, ...] | None) -> Iterator[tuple[Path, str]]:
     """Libraries of this source that need not be compiled, with their keys: in the caches, then those of the package."""
     for folder in cache.folders():
         yield from ((path, key(source, isa)) for path in sorted(folder.glob(_name(source, isa, compiler))))
     for name in reversed(instruction_set.executable()) if isa == "native" else [isa]:
-        shipped = key(source, name)
-        yield PREBUILT / f"{source.stem}-{shipped}{SUFFIX}", shipped
+        yield PREBUILT / shipped_name(source, name), key(source, name)
 
 
 def _load(source: Path) -> ctypes.CDLL | None:
