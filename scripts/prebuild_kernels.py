@@ -79,8 +79,12 @@ def main() -> None:
     for old in args.folder.iterdir():  # of other sources, or of other flags
         if not args.only and not any(old.name.startswith(path.name) for path in wanted):
             old.unlink()
+
+    def built(path: Path) -> Path:
+        return cache.keep(path, functools.partial(compile_with_zig, *wanted[path]))
+
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        for path in pool.map(lambda item: cache.keep(item[0], functools.partial(compile_with_zig, *item[1])), wanted.items()):
+        for path in pool.map(built, wanted):
             target, source = wanted[path]
             path.with_suffix(".lock").unlink(missing_ok=True)
             print(f"{target.name} {source.stem}: {path.stat().st_size / 1024:.0f} KiB")

@@ -3,21 +3,19 @@
 import csv
 import importlib.util
 import logging
-import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import nbformat
+import notebooks
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from matplotlib import pyplot as plt
-from nbclient import NotebookClient
 
 from surgrad.config.check import check
 from surgrad.datasets.sources.targets import write_spike_image
@@ -141,25 +139,25 @@ def test_a_run_leaves_losses_spikes_and_figures(fixture_runs):
 
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(script, tmp_path):
     target = tiny_target(tmp_path / "target.png")
-    options = [*TINY, f"dataset.data_path={target}", "method=stochasticsuperspike", "plot=false", "nb_epochs=400"]
-    options += ["logging_freq=10", "method.nb_trials=3"]
+    options = [*TINY, f"dataset.data_path={target}", "method=stochasticsuperspike", "plot=false", "nb_epochs=120"]
+    options += ["logging_freq=10", "method.nb_trials=2"]
     whole = run(script, tmp_path / "whole", *options[-5:])
     command = [sys.executable, SCRIPT, *options, f"hydra.run.dir={tmp_path}/killed"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         metrics = tmp_path / "killed" / "metrics.csv"
         deadline = time.monotonic() + 60
-        while not (metrics.exists() and metrics.read_text().count("\n") > 40) and time.monotonic() < deadline:
+        while not (metrics.exists() and metrics.read_text().count("\n") > 30) and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     (killed,) = load_runs(tmp_path / "killed")
     assert killed.status == "interrupted"
-    assert killed.checkpoint()["epoch"] < 399
+    assert killed.checkpoint()["epoch"] < 119
     script.main([*options, f"hydra.run.dir={tmp_path}/killed"])
     (killed,) = load_runs(tmp_path / "killed")
     for name in ("van_rossum", "l2", "van_rossum_other", "firing_rate-hid_0"):
         np.testing.assert_array_equal(killed.metrics[name], whole.metrics[name])
     assert torch.equal(killed.checkpoint()["w_output"], whole.checkpoint()["w_output"])
-    np.testing.assert_array_equal(analysis.spikes(killed, "out", 399), analysis.spikes(whole, "out", 399))
+    np.testing.assert_array_equal(analysis.spikes(killed, "out", 119), analysis.spikes(whole, "out", 119))
 
 
 def test_autograd_learns_the_same_and_full_something_else(script, tmp_path):
@@ -270,13 +268,7 @@ def test_smoothing_averages_up_to_the_epoch():
     plt.close("all")
 
 
-def test_notebooks_run_on_run_folders_and_are_committed_without_output(fixture_runs, tmp_path):
-    notebooks = sorted(NOTEBOOKS.glob("*.ipynb"))
-    assert [path.stem for path in notebooks] == ["firing_rates", "loss", "spk", "vogels_plots"]
-    for path in notebooks:
-        notebook = nbformat.read(path, as_version=4)
-        cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-        assert all(cell.execution_count is None and not cell.outputs for cell in cells)
-        client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
-        client.execute(env=os.environ | {"SURGRAD_MATCHING_RUNS": str(fixture_runs), "MPLBACKEND": "agg"})
-        assert all(cell.execution_count for cell in cells)
+@pytest.mark.parametrize("name", ["firing_rates", "loss", "spk", "vogels_plots"])
+def test_notebooks_run_on_run_folders_and_are_committed_without_output(name, fixture_runs, monkeypatch):
+    monkeypatch.setenv("SURGRAD_MATCHING_RUNS", str(fixture_runs))
+    assert any("image/png" in output for output in notebooks.execute(NOTEBOOKS / f"{name}.ipynb"))
