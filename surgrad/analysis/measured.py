@@ -12,6 +12,7 @@ from surgrad.analysis.intervals import Interval, interval
 from surgrad.analysis.rows import started_from
 from surgrad.errors import UserError
 from surgrad.runs import files
+from surgrad.runs.marker import read_marker
 from surgrad.runs.record import REPO, RunRecord, identity, load_runs
 
 #: What stands where a run did not say.
@@ -221,11 +222,18 @@ def _origin(run: RunRecord) -> tuple[str, ...]:
         _command(run),
         str(summary.get("run_id", UNKNOWN)),
         str(summary.get("git_commit") or UNKNOWN),
-        str(summary.get("data_fingerprint", UNKNOWN)),
+        data_of(run),
         str(summary.get("ended", UNKNOWN)),
         str(summary.get("machine") or summary.get("device", UNKNOWN)),
         str(summary.get("versions", {}).get("torch", UNKNOWN)),
     )
+
+
+def data_of(run: RunRecord) -> str:
+    """Files that the run read, by the key that names each, with the start of its SHA-256 (data/SHA256SUMS)."""
+    found = read_marker(run.folder)
+    files_read = {} if found is None else found.data
+    return " ".join(f"{key}:{one['sha256'][:12]}" for key, one in sorted(files_read.items())) or UNKNOWN
 
 
 def _command(run: RunRecord) -> str:

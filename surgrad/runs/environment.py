@@ -1,13 +1,16 @@
 """What a run ran in: versions, commit, memory, time."""
 
 import math
+import os
 import platform
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,6 +50,16 @@ def versions() -> dict[str, str]:
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
     return found
+
+
+def machine() -> str:
+    """Processor and how many of its threads this process may use, as in "Intel(R) Xeon(R) Platinum 8259CL, 2 threads"."""
+    name = platform.processor() or platform.machine()
+    with suppress(OSError):  # Linux; elsewhere the name above
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {threads} threads"
 
 
 def git_commit() -> str | None:

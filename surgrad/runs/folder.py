@@ -128,6 +128,7 @@ def _prepare(folder: Path, config: dict[str, Any], rerun: str) -> Run:
         "run_id": run_id(config),
         "versions": environment.versions(),
         "git_commit": environment.git_commit(),
+        "machine": environment.machine(),
     }
     run = Run(folder, summary, resuming, sealed=sealed)
     run._write_summary()
