@@ -23,8 +23,7 @@ from surgrad.runs.record import RunRecord
 from surgrad.training.distributed import Processes, open_run
 from surgrad.training.evaluation import evaluate_repeatedly, final_scores
 from surgrad.training.fit import Fit
-from surgrad.training.loop import BatchGrid, Compute, Objective
-from surgrad.training.losses import build_loss
+from surgrad.training.loop import BatchGrid, Compute
 from surgrad.training.monitoring import Monitor
 from surgrad.training.optimizers import build_optimizer
 
@@ -76,9 +75,7 @@ def main(cfg: ClassificationConfig, run) -> float:
     network.to(device)
     log.info("layers of %s units", [layer.unit_shape for layer in network.layers])
 
-    grid = BatchGrid(cfg.batch_size, data.time_step, data.nb_steps, (1, train.nb_units), str(device))
-    compute = Compute(cfg.kernel, cfg.memory, cfg.truncate, cfg.precision)
-    objective = Objective(build_loss(cfg.loss_type), cfg.regularizer.build())
+    grid, objective, compute = cfg.grid(train.nb_units, str(device)), cfg.objective(), cfg.compute()
     monitor = monitor_of(cfg, network, train if valid is None else valid, grid, run, compute)
 
     def look(epoch: int) -> dict[str, float]:

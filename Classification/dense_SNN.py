@@ -16,7 +16,6 @@ from surgrad.figures import plots as figures
 from surgrad.runs.record import RunRecord
 from surgrad.training.evaluation import evaluate, evaluate_repeatedly, final_scores
 from surgrad.training.fit import Fit
-from surgrad.training.loop import BatchGrid
 from surgrad.training.monitoring import Monitor
 
 log = logging.getLogger(__name__)
@@ -30,8 +29,7 @@ def main(cfg: DenseConfig, run) -> float:
     log.info("%s: %d training, %d validation, %d test samples", data.name, len(train), len(valid or []), len(test))
 
     network = cfg.network(train.nb_units, train.nb_classes, torch.Generator().manual_seed(cfg.seed)).to(device)
-    grid = BatchGrid(cfg.batch_size, data.time_step, data.nb_steps, device=str(device))
-    objective, compute = cfg.objective(), cfg.compute()
+    grid, objective, compute = cfg.grid(train.nb_units, str(device)), cfg.objective(), cfg.compute()
     monitor = Monitor(
         network,
         dataset=train if valid is None else valid,

@@ -24,7 +24,7 @@ from surgrad.analysis.rows import (
 )
 from surgrad.datasets.baselines import count_baseline
 from surgrad.errors import UserError
-from surgrad.experiments.trained import splits
+from surgrad.experiments.trained import TrainedRun
 from surgrad.figures import plots as figures
 from surgrad.runs.record import REPO, RunRecord, load_runs
 
@@ -53,7 +53,7 @@ def baseline(runs: Sequence[RunRecord]) -> str:
     try:
         for run in runs:
             if run.get("seed") not in rows:
-                rows[run.get("seed")] = count_baseline(*splits(run))
+                rows[run.get("seed")] = count_baseline(*TrainedRun(run.folder).splits())
     except UserError as error:
         return f"\nNo baseline: {error}."
     cells = [shown(interval(row.get(f"{part}_acc") for row in rows.values())) for part in ("train", "valid", "test")]

@@ -12,11 +12,11 @@ from surgrad import former
 if TYPE_CHECKING:
     from surgrad import datasets, escape_noise, initializers, losses, surrogate
     from surgrad.datasets.events import EventBatch, EventDataset
+    from surgrad.experiments.trained import TrainedRun, best_run, load_run
     from surgrad.network.connections import Conv, DaleDense, DelayedDense, Dense
     from surgrad.network.layers import Readout, SpikingLayer
     from surgrad.network.network import Network
     from surgrad.neurons.lif import LIF, AdaptiveLIF
-    from surgrad.runs.find import load_run
     from surgrad.runs.record import RunRecord, load_runs
 
 __version__ = "0.1.0"
@@ -26,11 +26,11 @@ former.install()
 _MODULES = ("datasets", "escape_noise", "initializers", "losses", "surrogate")
 _HOMES = {
     "surgrad.datasets.events": ("EventBatch", "EventDataset"),
+    "surgrad.experiments.trained": ("TrainedRun", "best_run", "load_run"),
     "surgrad.network.connections": ("Conv", "DaleDense", "DelayedDense", "Dense"),
     "surgrad.network.layers": ("Readout", "SpikingLayer"),
     "surgrad.network.network": ("Network",),
     "surgrad.neurons.lif": ("LIF", "AdaptiveLIF"),
-    "surgrad.runs.find": ("load_run",),
     "surgrad.runs.record": ("RunRecord", "load_runs"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -48,7 +48,9 @@ __all__ = [
     "Readout",
     "RunRecord",
     "SpikingLayer",
+    "TrainedRun",
     "__version__",
+    "best_run",
     "datasets",
     "escape_noise",
     "initializers",

@@ -1,7 +1,13 @@
-"""A run folder read back: the network that it trained, and the data."""
+"""A run folder read back: the network that it trained, its data, and what one wants to see and measure of them."""
 
-from collections.abc import Callable
-from typing import Any
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import OmegaConf
@@ -9,19 +15,226 @@ from omegaconf import OmegaConf
 from surgrad.analysis.rows import started_from
 from surgrad.config.check import check
 from surgrad.config.trust import read_back, require_resolved
+from surgrad.config.validate import one_of
+from surgrad.datasets.events import EventBatch, EventDataset
 from surgrad.errors import UserError
 from surgrad.experiments.classification.config import ClassificationConfig
 from surgrad.experiments.datasets import Splits
 from surgrad.experiments.dense.config import DenseConfig
 from surgrad.experiments.spike_train_matching.config import SpikeTrainMatchingConfig
+from surgrad.figures import plots
+from surgrad.kernels.state import NetworkOutput
 from surgrad.network.connections import Dense
 from surgrad.network.layers import SpikingLayer
-from surgrad.network.methods import set_neuron
+from surgrad.network.methods import METHODS, set_neuron
 from surgrad.network.network import Network
 from surgrad.runs.checkpoint import refuse_unfit
+from surgrad.runs.find import find, find_one
 from surgrad.runs.record import RunRecord
+from surgrad.training.evaluation import Repeated, evaluate_repeatedly
+from surgrad.training.loop import Compute
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 WEIGHTS = ("best", "last")
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRun(RunRecord):
+    """A run to go on working with, read only.
+
+    Example:
+        run = surgrad.load_run("60c996d1")
+        batch = run.batch("test", 5)
+        spikes = run.spikes(batch)["hid_0"]  # (T, 5, *units)
+        run.figure.activity(batch).savefig("activity.png")
+        run.evaluate("test", method="superspike").acc
+
+    Args:
+        folder: of the run.
+        weights: "best", of the best validation epoch where there is one, or "last".
+        trust: build whatever classes its configuration names, not only those of `surgrad.config.trust.REGISTRY`.
+    """
+
+    weights: str = "best"
+    trust: bool = False
+
+    @cached_property
+    def network(self) -> Network:
+        """The trained network, on the CPU. Raises UserError, see `trained_network`."""
+        return trained_network(self, self.weights, trust=self.trust)
+
+    @cached_property
+    def epoch(self) -> int:
+        """The epoch after which it had these weights."""
+        content = _require_checkpoint(self)
+        return int((content["best"] if self.weights == "best" else content)["epoch"])
+
+    @cached_property
+    def _suite(self) -> ClassificationConfig | DenseConfig:
+        """Its configuration, checked again. Raises UserError for a run of a script that does not classify."""
+        script = started_from(self)[0]
+        if script not in CLASSIFY:
+            raise UserError(f"{self.folder} is no run of {', '.join(CLASSIFY)}: its data sets are not read back")
+        with read_back(self.trust):
+            require_resolved(self.config)
+            checked: ClassificationConfig | DenseConfig = check(OmegaConf.create(self.config), CLASSIFY[script])
+            return checked
+
+    @cached_property
+    def _splits(self) -> Splits:
+        with read_back(self.trust):
+            return self._suite.dataset.splits()
+
+    def splits(self) -> Splits:
+        """Training, validation (None without one) and test set, as it was trained on.
+
+        Raises:
+            UserError: the run does not classify, or its data are not there.
+        """
+        return self._splits
+
+    def _split(self, name: str) -> EventDataset:
+        found = dict(zip(SPLITS, self.splits(), strict=True)).get(name)
+        if found is None:
+            there = [name for name, data in zip(SPLITS, self.splits(), strict=True) if data is not None]
+            raise UserError(f"split {name!r}: the run has {', '.join(there)}")
+        return found
+
+    def batch(self, split: str = "test", samples: int | Iterable[int] = 5) -> EventBatch:
+        """Samples of a split on the grid of the run.
+
+        Args:
+            split: "train", "valid" or "test".
+            samples: how many of the first ones, or their positions in the split.
+
+        Raises:
+            UserError: there is no such split or sample.
+        """
+        data = self._split(split)
+        chosen = list(range(samples)) if isinstance(samples, int) else [int(k) for k in samples]
+        if not chosen or not 0 <= min(chosen) <= max(chosen) < len(data):
+            raise UserError(f"samples={samples}: {split} has samples 0 to {len(data) - 1}")
+        return next(self._suite.grid(data.nb_units, batch_size=len(chosen))(data.subset(chosen)))
+
+    def forward(self, batch: EventBatch | torch.Tensor, *, draw: int = 0) -> NetworkOutput:
+        """The network's response with all spikes, `Network.forward` with record=True and the run's seed; no gradient.
+
+        Args:
+            batch: of `batch`, or any spikes (T, B, *units).
+            draw: of the escape noise; another number is another presentation.
+        """
+        with torch.no_grad():
+            return self.network(batch, record=True, seed=int(self.get("seed", 0)), draw=draw)
+
+    def spikes(self, batch: EventBatch | torch.Tensor, *, draw: int = 0) -> dict[str, torch.Tensor]:
+        """Spikes of the input and of every hidden layer, (T, B, *units) each: "input", "hid_0", "hid_1", …"""
+        recorded = self.forward(batch, draw=draw).spikes or []
+        shown = batch.dense() if isinstance(batch, EventBatch) else batch
+        return {"input": shown} | {f"hid_{k}": layer for k, layer in enumerate(recorded)}
+
+    def evaluate(self, split: str = "test", *, method: str | None = None, nb_draws: int | None = None) -> Repeated:
+        """Loss and accuracy on a split: mean over draws of the noise, and the standard deviation between them.
+
+        Args:
+            split: "train", "valid" or "test".
+            method: spikes of another published method (`surgrad.network.methods.METHODS`), such as "superspike" for
+                a network trained with "stochasticsuperspike"; None for its own.
+            nb_draws: presentations to a stochastic network; None for the run's test_draws.
+
+        Raises:
+            UserError: there is no such split or method.
+        """
+        data, suite, network = self._split(split), self._suite, self.network
+        if method is not None:
+            if not isinstance(suite, ClassificationConfig):
+                raise UserError(f"method={method}: neurons of {self.script} are those of its configuration")
+            one_of("method", method, METHODS)
+            network = copy.deepcopy(network)
+            set_neuron(network, suite.neuron(method, max(self.epoch, 1)))
+        options = {"nb_draws": nb_draws or suite.test_draws, "seed": suite.seed, "compute": Compute()}
+        with read_back(self.trust):
+            objective = suite.objective()
+        return evaluate_repeatedly(network, data, suite.grid(data.nb_units), objective, **options)
+
+    def table(self) -> pd.DataFrame:
+        """metrics.csv as a pandas table, a row per epoch. Raises UserError where pandas is not installed."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise UserError("a table needs pandas: pip install pandas; or use .metrics, a dict of arrays") from error
+        return pandas.DataFrame(self.metrics)
+
+    @property
+    def figure(self) -> RunFigures:
+        """Figures of the run."""
+        return RunFigures(self)
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    """Figures of one run; each is a matplotlib Figure: save it, or let a notebook show it."""
+
+    run: TrainedRun
+
+    def activity(self, batch: EventBatch, *, draw: int = 0, alpha: float = 0.3) -> Figure:
+        """Rasters of all layers and the readout, a column per sample; `surgrad.figures.plots.activity`."""
+        out = self.run.forward(batch, draw=draw)
+        if out.readout is None:
+            raise UserError(f"{self.run.folder}: its network has no readout to show")
+        populations = [layer.numpy() for layer in (batch.dense(), *(out.spikes or []))]
+        return plots.activity(populations, out.readout.numpy(), batch.labels.tolist(), self.run.network.dt, alpha=alpha)
+
+    def training(self) -> Figure:
+        """Loss, accuracy and firing rates over epochs; `surgrad.figures.plots.training_curves`."""
+        classes = self.run.summary.get("nb_classes")
+        return plots.training_curves(self.run.metrics, chance=1 / classes if classes else None)
+
+
+def load_run(where: str | Path, *, weights: str = "best", trust: bool = False) -> TrainedRun:
+    """One run, to go on working with.
+
+    Args:
+        where: its folder, its name (the path below Runs), or its id (at least four digits of those at the name's end).
+        weights: "best", of the best validation epoch where there is one, or "last".
+        trust: build whatever classes its configuration names; only for folders whose author you trust.
+
+    Raises:
+        UserError: no run, or more than one, is named so; unknown weights.
+    """
+    one_of("weights", weights, WEIGHTS)
+    return TrainedRun(find_one(str(where)).folder, weights, trust)
+
+
+def best_run(metric: str, where: str | Path | Iterable[str | Path] = (), *, smallest: bool = False) -> TrainedRun:
+    """The finished run with the largest value of a number in its summary.
+
+    Args:
+        metric: such as "valid_acc_best_valid".
+        where: folders, globs, names or ids of the runs to choose from; all runs if empty.
+        smallest: take the smallest value, for losses.
+
+    Raises:
+        UserError: no finished run has this number; a metric of the test set, which is not there to choose by.
+    """
+    if metric.startswith("test_"):
+        raise UserError(f"metric={metric}: the test set is not there to choose by; take its like of the validation set")
+    places = [where] if isinstance(where, str | Path) else list(where)
+    done = [record for record in find(map(str, places)) if record.status == "done"]
+    scored = [(float(record.summary[metric]), record) for record in done if record.summary.get(metric) is not None]
+    if not scored:
+        there = sorted({name for record in done for name, value in record.summary.items() if is_score(name, value)})
+        raise UserError(f"metric={metric}: no finished run has it; there are {', '.join(there) or 'no finished runs'}")
+    _, best = (min if smallest else max)(scored, key=lambda pair: pair[0])
+    return TrainedRun(best.folder)
+
+
+def is_score(name: str, value: Any) -> bool:
+    """Whether an entry of a summary is a number to compare runs by."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and name.startswith(("valid_", "train_"))
 
 
 def trained_network(record: RunRecord, weights: str = "best", *, trust: bool = False) -> Network:
@@ -36,14 +249,11 @@ def trained_network(record: RunRecord, weights: str = "best", *, trust: bool = F
         UserError: for a run of another script, one without checkpoint, unknown weights, a damaged folder, and a
             configuration that names other classes.
     """
-    if weights not in WEIGHTS:
-        raise UserError(f"weights={weights}: unknown; allowed: {', '.join(WEIGHTS)}")
+    one_of("weights", weights, WEIGHTS)
     script = record.script
     if script not in SCRIPTS:
         raise UserError(f"{record.folder} is a run of {script}: a network is read back from {', '.join(SCRIPTS)}")
-    content = record.checkpoint()
-    if content is None:
-        raise UserError(f"{record.folder} holds no checkpoint: there are no weights to read")
+    content = _require_checkpoint(record)
     with read_back(trust):
         require_resolved(record.config)
         try:
@@ -54,19 +264,11 @@ def trained_network(record: RunRecord, weights: str = "best", *, trust: bool = F
             raise refuse_unfit(record.folder, error) from error
 
 
-def splits(record: RunRecord) -> Splits:
-    """Training, validation and test set of a run.
-
-    Raises:
-        UserError: for a run of a script that does not classify, and where the data are not there.
-    """
-    script = started_from(record)[0]
-    if script not in CLASSIFY:
-        raise UserError(f"{record.folder} is no run of {', '.join(CLASSIFY)}: its data sets are not read back")
-    with read_back():
-        require_resolved(record.config)
-        cfg: ClassificationConfig | DenseConfig = check(OmegaConf.create(record.config), CLASSIFY[script])
-        return cfg.dataset.splits()
+def _require_checkpoint(record: RunRecord) -> dict[str, Any]:
+    content = record.checkpoint()
+    if content is None:
+        raise UserError(f"{record.folder} holds no checkpoint: there are no weights to read")
+    return content
 
 
 def _chosen(content: dict[str, Any], weights: str) -> tuple[dict[str, torch.Tensor], int]:

@@ -21,7 +21,7 @@ from surgrad.errors import UserError
 from surgrad.paths import all_runs_folders
 from surgrad.runs import files, tables
 from surgrad.runs.files import Damaged
-from surgrad.runs.find import find, load_run
+from surgrad.runs.find import find, find_one
 from surgrad.runs.lock import FolderLock, is_locked
 from surgrad.runs.marker import is_ours
 from surgrad.runs.record import RunRecord
@@ -102,7 +102,7 @@ def _width() -> int:
 # ---------------------------------------------------------------- show
 def show_run(args: argparse.Namespace) -> Iterator[str]:
     """Everything about one run but its curves."""
-    record = load_run(args.run)
+    record = find_one(args.run)
     yield f"{tables.here(record.folder)}"
     yield f"status    {record.status}{': ' * bool(record.reason)}{record.reason}"
     for found in damages(record.folder):

@@ -30,7 +30,7 @@ def find(where: Iterable[str]) -> list[RunRecord]:
     return list(found.values())
 
 
-def load_run(where: str | Path) -> RunRecord:
+def find_one(where: str) -> RunRecord:
     """One run, read only.
 
     Args:
@@ -39,7 +39,7 @@ def load_run(where: str | Path) -> RunRecord:
     Raises:
         UserError: no run, or more than one, is named so.
     """
-    records = find([str(where)])
+    records = find([where])
     if len(records) > 1:
         raise UserError(f"{where}: {len(records)} runs; give one of {', '.join(r.folder.name for r in records[:5])}, …")
     return records[0]

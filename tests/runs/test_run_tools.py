@@ -11,7 +11,7 @@ import torch
 
 from surgrad.runs import __main__ as run_tools
 from surgrad.runs import files, tables
-from surgrad.runs.find import load_run
+from surgrad.runs.find import find_one
 from surgrad.runs.folder import open_run
 from surgrad.runs.record import RunRecord, load_runs
 from surgrad.runs.wandb import WandbConfig
@@ -129,7 +129,7 @@ def test_a_run_is_found_by_its_id(study, monkeypatch, capsys):
     assert said(capsys, "show", "aaaaaaaa")[0] == "Runs/superspike/seed=3-aaaaaaaa"
     assert "deadbeef: no run of this id below Runs" in refused(capsys, "show", "deadbeef")
     assert "6 runs; give one of" in refused(capsys, "show", study)
-    assert load_run("superspike/seed=3-aaaaaaaa").folder == load_run("aaaaaaaa").folder
+    assert find_one("superspike/seed=3-aaaaaaaa").folder == find_one("aaaaaaaa").folder
 
 
 # ---------------------------------------------------------------- compare

@@ -14,6 +14,8 @@ from surgrad.network.models import ConvStack, conv_snn
 from surgrad.network.network import Network
 from surgrad.neurons.lif import LIF
 from surgrad.training.fit import annealed
+from surgrad.training.loop import BatchGrid, Objective
+from surgrad.training.losses import build_loss
 from surgrad.training.regularizers import ActivityRegularizer, build_regularizer
 
 
@@ -230,6 +232,15 @@ class ClassificationConfig(TrainingConfig):
             rule = {"start": self.anneal_start, "step": self.anneal_step, "interval": self.anneal_interval}
             beta = annealed(beta, epoch, **rule)
         return method_neuron(method, SpikeParameters(beta, self.p0, self.delta_uh, self.sigm, self.diff_reset))
+
+    def grid(self, nb_inputs: int, device: str = "cpu", batch_size: int | None = None) -> BatchGrid:
+        """How events become batches: of this size, by default as in training."""
+        data = self.dataset
+        return BatchGrid(batch_size or self.batch_size, data.time_step, data.nb_steps, (1, nb_inputs), device)
+
+    def objective(self) -> Objective:
+        """Loss and penalties."""
+        return Objective(build_loss(self.loss_type), self.regularizer.build())
 
     def network(self, nb_inputs: int, nb_classes: int) -> Network:
         """The network as it is before the first epoch."""

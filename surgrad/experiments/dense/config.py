@@ -19,7 +19,7 @@ from surgrad.network.dale import impose
 from surgrad.network.initializers import Initializer
 from surgrad.network.models import HiddenParts, dense_snn
 from surgrad.network.network import Network
-from surgrad.training.loop import Objective
+from surgrad.training.loop import BatchGrid, Objective
 from surgrad.training.losses import ReadoutCrossEntropy, build_loss
 from surgrad.training.optimizers import build_optimizer, keep_within_bounds, parameter_groups
 
@@ -103,6 +103,11 @@ class DenseConfig(TrainingConfig):
         initialize: Initializer = build(self.initializer, at="initializer")
         initialize(network, generator)
         return network
+
+    def grid(self, nb_inputs: int, device: str = "cpu", batch_size: int | None = None) -> BatchGrid:
+        """How events become batches: of this size, by default as in training."""
+        data = self.dataset
+        return BatchGrid(batch_size or self.batch_size, data.time_step, data.nb_steps, (nb_inputs,), device)
 
     def objective(self) -> Objective:
         """Loss and penalties."""
