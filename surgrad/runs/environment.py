@@ -53,7 +53,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> str:
-    """Processor and how many of its threads this process may use, as in "Intel(R) Xeon(R) Platinum 8259CL, 2 threads"."""
+    """Processor and how many of its threads this process may use, as in "Intel(R) Xeon(R) CPU, 2 threads"."""
     name = platform.processor() or platform.machine()
     with suppress(OSError):  # Linux; elsewhere the name above
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
