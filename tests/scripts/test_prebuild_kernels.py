@@ -53,7 +53,8 @@ def test_libraries_are_the_same_bytes_and_run_without_a_compiler(tmp_path, monke
     monkeypatch.setattr(build.instruction_set, "chosen", lambda: target.isa)
     build.library.cache_clear()
     try:
-        network = Network([SpikingLayer(Dense(20, 30), LIF(), 20e-3, 10e-3)], Readout(Dense(30, 3), 20e-3, 10e-3), dt=1e-3)
+        layer, readout = SpikingLayer(Dense(20, 30), LIF(), 20e-3, 10e-3), Readout(Dense(30, 3), 20e-3, 10e-3)
+        network = Network([layer], readout, dt=1e-3)
         x = (torch.rand(50, 4, 20, generator=torch.Generator().manual_seed(0)) < 0.2).float()
         fast, slow = (network(x, kernel=kernel, record=True) for kernel in ("cpu", "reference"))
     finally:
