@@ -1,4 +1,4 @@
-"""Compares gradient estimators for stochastic binary networks with the exact gradient; keys: configs/sigmoid_network.
+"""Compares gradient estimators for stochastic binary networks with the exact gradient; keys: --help.
 
 python3 Sigmoid_network/gradient_estimators.py
 python3 Sigmoid_network/gradient_estimators.py beta=2 gain=1 depths=[1,2,4] methods=[sg,stochastic_ad,score_loo]
@@ -10,7 +10,7 @@ import numpy as np
 
 from surgrad.config.entry import entry
 from surgrad.experiments.sigmoid_network import figures_estimators as figures
-from surgrad.experiments.sigmoid_network.config import GradientEstimatorsConfig, command_line
+from surgrad.experiments.sigmoid_network.config import GradientEstimatorsConfig
 from surgrad.experiments.sigmoid_network.estimator_study import (
     ChainCurve,
     chain_curve,
@@ -32,7 +32,7 @@ def networks(cfg: GradientEstimatorsConfig, depth: int, beta: float) -> list:
     return [random_problem(sizes, beta=beta, gain=cfg.gain, seed=cfg.seed + k) for k in range(cfg.nb_networks)]
 
 
-@entry("sigmoid_network", GradientEstimatorsConfig)
+@entry("sigmoid_network", GradientEstimatorsConfig, run_name="gradient_estimators")
 def main(cfg: GradientEstimatorsConfig, run) -> None:
     pieces = Pieces(run, ChainCurve)
     measure = {"nb_samples": cfg.nb_samples, "nb_averaged": cfg.nb_averaged, "seed": cfg.seed, "progress": progress}
@@ -93,4 +93,4 @@ def main(cfg: GradientEstimatorsConfig, run) -> None:
 
 
 if __name__ == "__main__":
-    main(command_line("gradient_estimators"))
+    main()

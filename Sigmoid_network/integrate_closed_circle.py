@@ -1,4 +1,4 @@
-"""Integrates the surrogate gradient of a sigmoid network around a closed circle; keys: configs/sigmoid_network.
+"""Integrates the surrogate gradient of a sigmoid network around a closed circle; keys: --help.
 
 python3 Sigmoid_network/integrate_closed_circle.py
 python3 Sigmoid_network/integrate_closed_circle.py beta=100 betas_sg=[2,10] radius=1 plane.seed=7
@@ -12,7 +12,7 @@ import torch
 
 from surgrad.config.entry import entry
 from surgrad.experiments.sigmoid_network import figures_sigmoid as figures
-from surgrad.experiments.sigmoid_network.config import ClosedCircleConfig, command_line
+from surgrad.experiments.sigmoid_network.config import ClosedCircleConfig
 from surgrad.experiments.sigmoid_network.loop_study import loop_study
 from surgrad.experiments.sigmoid_network.quadrature import LineIntegral
 from surgrad.experiments.sigmoid_network.sigmoid import Circle, Plane, SigmoidNet, random_plane
@@ -31,7 +31,7 @@ def circle(cfg: ClosedCircleConfig, net: SigmoidNet) -> Circle:
     return Circle(plane, cfg.radius, None if cfg.center is None else np.array(cfg.center))
 
 
-@entry("sigmoid_network", ClosedCircleConfig)
+@entry("sigmoid_network", ClosedCircleConfig, run_name="integrate_closed_circle")
 def main(cfg: ClosedCircleConfig, run) -> None:
     net = SigmoidNet(cfg.beta, tuple(cfg.sizes))
     result = loop_study(
@@ -88,4 +88,4 @@ def main(cfg: ClosedCircleConfig, run) -> None:
 
 
 if __name__ == "__main__":
-    main(command_line("integrate_closed_circle"))
+    main()

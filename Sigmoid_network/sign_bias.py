@@ -1,4 +1,4 @@
-"""Shows where the surrogate gradient has the wrong sign and where descent along it ends; keys: configs/sigmoid_network.
+"""Shows where the surrogate gradient has the wrong sign and where descent along it ends; keys: --help.
 
 python3 Sigmoid_network/sign_bias.py
 python3 Sigmoid_network/sign_bias.py sweep.betas_sg=[10,20,50,100] flow.axes=[0,1] flow.lower=[-0.2,-0.1]
@@ -12,7 +12,7 @@ import torch
 
 from surgrad.config.entry import entry
 from surgrad.experiments.sigmoid_network import figures_sigmoid as figures
-from surgrad.experiments.sigmoid_network.config import SignBiasConfig, command_line
+from surgrad.experiments.sigmoid_network.config import SignBiasConfig
 from surgrad.experiments.sigmoid_network.sigmoid import SigmoidNet
 from surgrad.experiments.sigmoid_network.sign_bias import (
     Path,
@@ -30,7 +30,7 @@ NAMES = ("w", "v1", "v2", "u1", "u2")
 log = logging.getLogger(__name__)
 
 
-@entry("sigmoid_network", SignBiasConfig)
+@entry("sigmoid_network", SignBiasConfig, run_name="sign_bias")
 def main(cfg: SignBiasConfig, run) -> None:
     x = torch.tensor(cfg.x, dtype=torch.float64)
     pieces = Pieces(run, Sweep, PlaneResult, Path)
@@ -113,4 +113,4 @@ def follow_descent(cfg: SignBiasConfig, run, x: torch.Tensor, keep: Keep) -> Non
 
 
 if __name__ == "__main__":
-    main(command_line("sign_bias"))
+    main()

@@ -1,4 +1,4 @@
-"""Compares one stochastic neuron's expected output with its deterministic twin's SG; keys: configs/sigmoid_network.
+"""Compares one stochastic neuron's expected output with its deterministic twin's SG; keys: --help.
 
 python3 Sigmoid_network/single_neuron.py
 python3 Sigmoid_network/single_neuron.py lif.noise=exponential lif.rate=40 perceptron.nb_inputs=1
@@ -12,7 +12,7 @@ import torch
 from surgrad.config.build import build
 from surgrad.config.entry import entry
 from surgrad.experiments.sigmoid_network import figures_estimators as figures
-from surgrad.experiments.sigmoid_network.config import SingleNeuronConfig, command_line
+from surgrad.experiments.sigmoid_network.config import SingleNeuronConfig
 from surgrad.experiments.sigmoid_network.neuron_study import (
     PerceptronCurve,
     as_probability,
@@ -25,7 +25,7 @@ from surgrad.training.resume import Keep, Pieces
 log = logging.getLogger(__name__)
 
 
-@entry("sigmoid_network", SingleNeuronConfig)
+@entry("sigmoid_network", SingleNeuronConfig, run_name="single_neuron")
 def main(cfg: SingleNeuronConfig, run) -> None:
     noises = {name: as_probability(build(node, at=f"noises.{name}")) for name, node in cfg.noises.items()}
     pieces = Pieces(run, PerceptronCurve, Derivatives, Estimate)
@@ -78,4 +78,4 @@ def driven_lif(cfg: SingleNeuronConfig, run, p, keep: Keep) -> None:
 
 
 if __name__ == "__main__":
-    main(command_line("single_neuron"))
+    main()

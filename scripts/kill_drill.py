@@ -84,23 +84,23 @@ SCRIPTS: dict[str, tuple[str, list[str]]] = {
     "run_superspike": ("Spike_train_matching", ["nb_hidden=20", "nb_epochs=12", "logging_freq=5", "plot=false"]),
     "integrate_closed_circle": (
         "Sigmoid_network",
-        ["--config-name=integrate_closed_circle", "nb_rules=4", "max_points=2000", "nb_grid=9", "nb_radii=2"],
+        ["nb_rules=4", "max_points=2000", "nb_grid=9", "nb_radii=2"],
     ),
     "sign_bias": (
         "Sigmoid_network",
-        ["--config-name=sign_bias", "flow.nb_starts=[1,1]", "flow.duration=100", "planes.nb_grid=9"],
+        ["flow.nb_starts=[1,1]", "flow.duration=100", "planes.nb_grid=9"],
     ),
     "single_neuron": (
         "Sigmoid_network",
         [
-            *("--config-name=single_neuron", "lif.nb_steps=20", "lif.nb_samples=50", "perceptron.nb_weights=5"),
+            *("lif.nb_steps=20", "lif.nb_samples=50", "perceptron.nb_weights=5"),
             "perceptron.nb_samples=50",
         ],
     ),
     "gradient_estimators": (
         "Sigmoid_network",
         [
-            *("--config-name=gradient_estimators", "depths=[1,2]", "betas=[1,4]", "nb_networks=2", "nb_samples=20"),
+            *("depths=[1,2]", "betas=[1,4]", "nb_networks=2", "nb_samples=20"),
             *("nb_averaged=5", "sample_counts=[1,4]", "sample_repeats=3", "coverage_repetitions=3"),
             *("coverage_samples=20", "chain.nb_samples=50"),
         ],

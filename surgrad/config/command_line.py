@@ -57,6 +57,8 @@ def translated(arguments: Sequence[str], schema: type, folders: Sequence[Path]) 
         sign, key, value = match["sign"], published.keys.get(match["key"], match["key"]), match["value"]
         if key in published.refused:
             raise UserError(f"{argument}: {published.refused[key]}")
+        if value == published.single.get(key):
+            continue
         if key in published.unread:
             sys.stderr.write(f"note: {argument} changes nothing: {published.unread[key]}\n")
             continue

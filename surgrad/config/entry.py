@@ -27,7 +27,6 @@ from surgrad.config.explain import CONFIG_ERRORS, explain
 from surgrad.config.help import help_text
 from surgrad.config.hydra_setup import CONFIGS, errors_as_raised, remove_empty, store, write_record
 from surgrad.config.jobs import Job, jobs
-from surgrad.config.text import quoted
 from surgrad.errors import UserError
 from surgrad.paths import runs_folder
 from surgrad.runs.folder import Run, RunDone, open_run
@@ -92,8 +91,7 @@ def entry(
 
         def jobs_of(arguments: Sequence[str]) -> list[Job]:
             store(schema, runs_folder(folder), run_name)
-            default = "config" if (configs / "config.yaml").exists() else Path(main.__code__.co_filename).stem
-            return jobs(configs, schema, default, translated(arguments, schema, folders))
+            return jobs(configs, schema, translated(arguments, schema, folders))
 
         @functools.wraps(main)
         def command(arguments: Sequence[str] | None = None) -> Any:
@@ -107,7 +105,7 @@ def entry(
                 asks = not {"--help", "-h"}.isdisjoint(given)
                 text = help_text(inspect.getmodule(main), schema, folders) if asks else ""
                 store(schema, runs_folder(folder), run_name, text)
-                with command_line(quoted(given, schema), schema, folders), errors_as_raised() as user_wants_tracebacks:
+                with command_line(given, schema, folders), errors_as_raised() as user_wants_tracebacks:
                     hydra.main(version_base="1.3", config_path=str(configs), config_name="config")(task)()
                     sys.stdout.flush()
             except JobFailed:

@@ -89,17 +89,16 @@ def _module(file: Path) -> ModuleType:
     return module
 
 
-def jobs(configs: Path, schema: type, default: str, arguments: Sequence[str]) -> list[Job]:
+def jobs(configs: Path, schema: type, arguments: Sequence[str]) -> list[Job]:
     """The runs of a command line.
 
     Args:
         configs: a suite's configurations.
         schema: its dataclass.
-        default: the primary configuration if none is named.
         arguments: what follows the script.
     """
     parsed = get_args_parser().parse_args(list(arguments))
-    name, overrides = parsed.config_name or default, list(parsed.overrides)
+    name, overrides = parsed.config_name or "config", list(parsed.overrides)
     try:
         with initialize_config_dir(str(configs), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()

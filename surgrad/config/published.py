@@ -10,5 +10,6 @@ class Published:
 
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # {"dataset": {"SHD": "shd"}}
     keys: Mapping[str, str] = field(default_factory=dict)  # {"dataset.dt": "dataset.time_step"}
+    single: Mapping[str, str] = field(default_factory=dict)  # group that had one option: that option
     unread: Mapping[str, str] = field(default_factory=dict)  # key that changed nothing: why; accepted at any value
     refused: Mapping[str, str] = field(default_factory=dict)  # key: what to say instead

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from omegaconf import MISSING
+
 from surgrad.config.explain import unknown_option
 from surgrad.errors import UserError
 
@@ -11,8 +13,11 @@ LARGEST = 2**53  # up to here every integer is a float, in JSON files and spread
 
 
 def one_of(key: str, value: Any, allowed: Iterable[str]) -> None:
-    """Raises UserError naming the key and the allowed values, and the nearest of them, unless value is one."""
-    if value not in allowed:
+    """Raises UserError naming the key and the allowed values, and the nearest of them, unless value is one.
+
+    A value that is still missing passes, here and in the checks below: `surgrad.config.check` names its key.
+    """
+    if value not in allowed and value != MISSING:
         raise UserError(unknown_option(key, value, allowed))
 
 
@@ -93,7 +98,7 @@ def _require(owner: object, prefix: str, names: Iterable[str], allowed: Callable
     for name in names:
         value = getattr(owner, name)
         for element in value if isinstance(value, list | tuple) else [value]:
-            if element is not None and not allowed(element):  # nan is not allowed either
+            if element not in (None, MISSING) and not allowed(element):  # nan is not allowed either
                 raise UserError(f"{prefix}{name}={value}: {wanted}")
 
 

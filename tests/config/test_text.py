@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from surgrad.config.text import quoted
+from surgrad.config.command_line import translated
 from surgrad.runs.wandb import WandbConfig
 
 QUOTED = {
@@ -36,4 +36,4 @@ class Schema:
 
 @pytest.mark.parametrize("typed", [*QUOTED, *UNCHANGED])
 def test_numbers_are_quoted_where_text_is_wanted_and_nothing_else(typed):
-    assert quoted([typed], Schema) == [QUOTED.get(typed, typed)]
+    assert translated([typed], Schema, []) == [QUOTED.get(typed, typed)]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from surgrad.errors import UserError
-from surgrad.experiments.sigmoid_network.config import command_line
 from surgrad.experiments.sigmoid_network.estimator_study import Problem, random_problem, sample_curve, study
 from surgrad.experiments.sigmoid_network.neuron_study import as_probability
 from surgrad.runs.record import load_runs
@@ -51,7 +50,7 @@ def command(name, folder, *overrides):
     spec = importlib.util.spec_from_file_location(name, REPO / "Sigmoid_network" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.main([f"--config-name={name}", f"hydra.run.dir={folder}", "wandb.mode=disabled", *overrides])
+    module.main([f"hydra.run.dir={folder}", "wandb.mode=disabled", *overrides])
 
 
 def check_closed_circle(run):
@@ -95,13 +94,6 @@ def test_command_writes_its_numbers_and_figures(tmp_path, name):
     assert run.status == "done"
     assert {path.stem for path in (tmp_path / name / "Plots").glob("*.png")} == FIGURES[name]
     CHECKS[name](run)
-
-
-def test_without_config_name_a_command_takes_its_own(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["sign_bias.py", "x=[2]"])
-    assert command_line("sign_bias") == ["--config-name=sign_bias", "x=[2]"]
-    monkeypatch.setattr("sys.argv", ["sign_bias.py", "-cn", "mine"])
-    assert command_line("sign_bias") == ["-cn", "mine"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from omegaconf import MISSING
+
 from surgrad.config import validate
 from surgrad.config.published import Published
 from surgrad.config.validate import at_least, not_negative, one_of, positive, probability
@@ -60,10 +62,10 @@ else:  # as `surgrad.experiments.datasets.DatasetNode`
 class MethodConfig:
     """How neurons spike and which surrogate they learn with (`surgrad.network.methods.METHODS`)."""
 
-    name: str = "stochasticsuperspike"
+    name: str = MISSING
     other: str = "superspike"  # the method that takes over for the swapped evaluation
     lr: float = 0.01  # learning rate
-    target_sigma_u: float = 1.3  # initial standard deviation of the membrane, in units of threshold
+    target_sigma_u: float = MISSING  # initial standard deviation of the membrane, in units of threshold
 
     def __post_init__(self) -> None:
         one_of("method.name", self.name, METHODS)
@@ -145,6 +147,7 @@ class ClassificationConfig(TrainingConfig):
             "wandb": {"diff_reset": "default"},
         },
         keys={"dataset.dt": "dataset.time_step"},
+        single={"plotting": "default", "fano": "default"},
         unread={
             "batch_id": "figures show the sample that plotting.sample_seed draws",
             "o_neuron_id": "it is a key of spike-train matching",

@@ -1,6 +1,5 @@
 """Configuration of the Sigmoid_network suite: one dataclass per script, weights and slopes without unit, times in s."""
 
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,12 +168,22 @@ class DrivenLIFConfig:
             raise UserError(f"lif.rate={self.rate} Hz: more than one spike per step of lif.dt={self.dt} s")
 
 
+def _noises() -> dict[str, Any]:
+    """Surrogates are their derivatives."""
+    return {
+        "sigmoid": {"_target_": "surgrad.escape_noise.Sigmoid", "beta": 10},
+        "exponential": {"_target_": "surgrad.escape_noise.Exponential", "p0": 2 / 3, "delta_u": 0.133},
+        "Gaussian": {"_target_": "surgrad.theory.single_neuron.Gaussian", "width": 0.2},
+    }
+
+
 @dataclass
 class SingleNeuronConfig(CommonConfig):
     """One stochastic neuron against the SG of its deterministic twin."""
 
     device: str = "cpu"
-    noises: dict[str, Any] = field(default_factory=dict)  # name: {_target_: an escape noise, or a callable x -> p}
+    seed: int = 3
+    noises: dict[str, Any] = field(default_factory=_noises)  # name: {_target_: an escape noise, or a callable x -> p}
     perceptron: PerceptronConfig = field(default_factory=PerceptronConfig)
     lif: DrivenLIFConfig = field(default_factory=DrivenLIFConfig)
 
@@ -241,10 +250,3 @@ class GradientEstimatorsConfig(CommonConfig):
         not_empty(self, "", "methods", "depths", "betas", "sample_counts")
         positive(self, "", "width", "gain", "beta", "depth", "depths", "betas", "nb_networks", "sample_counts")
         positive(self, "", "nb_samples", "nb_averaged", "sample_repeats", "coverage_repetitions", "coverage_samples")
-
-
-def command_line(config_name: str) -> list[str]:
-    """The arguments of the running script, with ``--config-name`` set to its own configuration unless one is given."""
-    given = sys.argv[1:]
-    named = any(a in ("-cn", "--config-name") or a.startswith(("-cn=", "--config-name=")) for a in given)
-    return given if named else [f"--config-name={config_name}", *given]

@@ -70,33 +70,34 @@ class MethodConfig:
 
     name: str = MISSING
     sg_mode: str = MISSING  # superspike | sigmoidspike | multilayerspiker
-    stoch: bool = True  # escape noise while learning
+    stoch: bool = MISSING  # escape noise while learning
     sigm: bool = True  # sigmoidal escape noise (beta_h, beta_o) instead of exponential (p0, delta_uh, delta_uo)
-    nb_trials: int = 1  # trials averaged in every update
+    nb_trials: int = MISSING  # trials averaged in every update
 
     def __post_init__(self) -> None:
-        if self.sg_mode != MISSING:
-            one_of("method.sg_mode", self.sg_mode, SURROGATES)
+        one_of("method.sg_mode", self.sg_mode, SURROGATES)
         positive(self, "method.", "nb_trials")
 
 
 @dataclass
 class DatasetMethodConfig:
-    """Learning rates, chosen for a data set and a method."""
+    """Learning rates, which a method brings along; the group of this name in the published suite."""
 
     lr_h: float = MISSING  # of the hidden weights
     lr_o: float = MISSING  # of the output weights
 
     def __post_init__(self) -> None:
-        if MISSING not in (self.lr_h, self.lr_o):
-            not_negative(self, "dataset_method.", "lr_h", "lr_o")
+        not_negative(self, "dataset_method.", "lr_h", "lr_o")
 
 
 @dataclass
 class SpikeTrainMatchingConfig(CommonConfig):
     """Everything a run of `Spike_train_matching/run_image_task_1hid.py` depends on."""
 
-    PUBLISHED: ClassVar = Published(values={"dataset.data_path": {"../../../../dataset/oxford.png": OXFORD}})
+    PUBLISHED: ClassVar = Published(
+        values={"dataset.data_path": {"../../../../dataset/oxford.png": OXFORD}},
+        unread={"dataset_method": "a method brings its learning rates, dataset_method.lr_h and dataset_method.lr_o"},
+    )
 
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
