@@ -31,6 +31,7 @@ FLAGS = (
     *("-O3", "-std=c++17", "-shared", "-pthread", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),
     "-ffp-contract=off",  # every operation is rounded: the same spikes on every instruction set
 )
+INTERPRETER = ("PyEval_SaveThread", "PyEval_RestoreThread", "PyErr_CheckSignals")  # what a library calls of Python
 SUFFIXES = {"win32": ".dll", "darwin": ".dylib"}
 SUFFIX = SUFFIXES.get(sys.platform, ".so")
 HOW = 'install g++ or clang++, or `pip install "surgrad[compiler]"`, or set CXX'
@@ -98,11 +99,11 @@ def _openmp_entry() -> ctypes.c_void_p | None:
 
 
 def _open(path: Path, expected: str) -> ctypes.CDLL:
-    """Load a library; its threads are PyTorch's where that is possible.
+    """Load a library; its threads are PyTorch's where that is possible, and handlers of signals run during its calls.
 
     Raises: OSError if it cannot be loaded or is not the one that was asked for.
     """
-    lib = ctypes.CDLL(str(path))
+    lib = ctypes.PyDLL(str(path))  # it releases the interpreter itself (interrupt.h)
     try:
         lib.surgrad_key.restype = ctypes.c_char_p
         found = lib.surgrad_key().decode()
@@ -110,10 +111,19 @@ def _open(path: Path, expected: str) -> ctypes.CDLL:
         found = "none"
     if found != expected:
         raise OSError(f"{path} is another library: its key is {found}, not {expected}")
+    if hasattr(lib, "surgrad_use_python"):
+        listen(lib)
     if _openmp_entry() is not None and hasattr(lib, "surgrad_use_threads"):
         lib.surgrad_use_threads.argtypes, lib.surgrad_use_threads.restype = [ctypes.c_void_p], None
         lib.surgrad_use_threads(_openmp_entry())
     return lib
+
+
+def listen(lib: ctypes.CDLL, milliseconds: int = 50) -> None:
+    """Have the calls of a library run the handlers of pending signals, this often."""
+    functions = (ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p) for name in INTERPRETER)
+    lib.surgrad_use_python.argtypes, lib.surgrad_use_python.restype = [*[ctypes.c_void_p] * 3, ctypes.c_int64], None
+    lib.surgrad_use_python(*functions, milliseconds)
 
 
 def _name(source: Path, isa: str, compiler: tuple[str, ...] | None) -> str:

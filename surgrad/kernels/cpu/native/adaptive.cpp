@@ -123,6 +123,7 @@ struct Group {  // samples [b0, b0 + nb) of a layer
         States x = take(scratch, row);
         float *I = scratch.take(P), *plain = scratch.take(P + 64), *padded = scratch.take(P + 64);
         int32_t* events = (int32_t*)scratch.take(run.events + 64);
+        const Interrupted interrupted;
         initial_state(y, b0, nb, x.i, x.u);
         for (int64_t g = 0; g < nb; g++) {
             if (desc.w_first) std::memcpy(x.w + g * P, desc.w_first + (b0 + g) * P, bytes);
@@ -130,6 +131,7 @@ struct Group {  // samples [b0, b0 + nb) of a layer
         }
         for (int64_t t = 0; t < net.T; t++)
             for (int64_t g = 0; g < nb; g++) {
+                if (interrupted(P)) return;
                 States mine = at(x, g * P);
                 if (d.checkpoints && t % run.S == 0) {
                     float* to = checkpoint(t / run.S, g);
@@ -161,6 +163,7 @@ struct Group {  // samples [b0, b0 + nb) of a layer
         last_gradient(d.g_i_last, b0 * P, l.i, nb * P);
         last_gradient(d.g_u_last, b0 * P, l.u, nb * P);
         last_gradient(desc.g_w_last, b0 * P, l.w, nb * P);
+        const Interrupted interrupted;
         const auto adjoint = adaptive_adjoints[d.reset][d.diff_reset != 0];
         for (int64_t block = (net.T - 1) / S; block >= 0; block--) {
             const int64_t t0 = block * S, t1 = std::min(t0 + S, net.T);
@@ -171,6 +174,7 @@ struct Group {  // samples [b0, b0 + nb) of a layer
             }
             for (int64_t t = t0; t < t1; t++)
                 for (int64_t g = 0; g < nb; g++) {
+                    if (interrupted(P)) return;
                     const int64_t k = (t - t0) * row + g * P;
                     input(t, g, I, events);
                     known_rows[d.reset](y.row, coupling, I, nullptr, at(x, g * P), bits(t, g), at(keep, k));
@@ -178,6 +182,7 @@ struct Group {  // samples [b0, b0 + nb) of a layer
                     y.pad(d.g_out + t * d.g_out_t + (b0 + g) * d.g_out_b, gs + k);
                 }
             for (int64_t t = t1 - 1; t >= t0; t--) {
+                if (interrupted(y.rec.exists ? row * 8 : row)) return;
                 const int64_t k = (t - t0) * row;
                 if (y.rec.exists) {  // s[t] enters I[t+1]
                     const float* next = dI + k + row;
@@ -207,10 +212,12 @@ struct Group {  // samples [b0, b0 + nb) of a layer
 
 extern "C" {
 void adaptive_forward(const AdaptiveDesc* desc) {
+    Call call;
     Run run(*desc->network);
     run.in_parallel([&](int64_t, int64_t b0, int64_t nb) { Group(*desc, run, b0, nb).forward(); });
 }
 void adaptive_backward(const AdaptiveDesc* desc) {
+    Call call;
     Run run(*desc->network);
     run.in_parallel([&](int64_t thread, int64_t b0, int64_t nb) { Group(*desc, run, b0, nb).backward(thread); });
 }

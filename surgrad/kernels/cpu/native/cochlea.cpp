@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "identity.h"
+#include "interrupt.h"
 
 namespace {
 
@@ -90,8 +91,10 @@ extern "C" {
 // the buffer holds two rows of bins
 void cochlea_filter(const Complex* table, int64_t nb_points, const int64_t* first, const double* s,
                     const Complex* spectrum, int64_t channels, int64_t bins, double* buffer, Complex* out) {
+    Call call;
+    const Interrupted interrupted;
     double *re = buffer, *im = buffer + bins;
-    for (int64_t k = 0; k < channels; k++) {
+    for (int64_t k = 0; k < channels && !interrupted(8 * bins); k++) {
         gain(table + k * nb_points, first, s, nb_points - 3, re, im);
         for (int64_t j = 0; j < bins; j++) {
             const double a = spectrum[j].real(), b = spectrum[j].imag(), x = re[j] * a - im[j] * b;
@@ -112,11 +115,13 @@ void cochlea_hair_cell(const double* x, int64_t channels, int64_t steps, double 
                        const double* rates, double* probability) {
     const double a = rates[0], b = rates[1], g = rates[2], y = rates[3], l = rates[4], r = rates[5], x_r = rates[6],
                  m = rates[7], h = rates[8];
+    Call call;
+    const Interrupted interrupted;
     for (int64_t k = 0; k < channels; k += LANES) {
         const int64_t lanes = std::min(LANES, channels - k);
         double q[LANES], c[LANES], w[LANES], tile[TILE][LANES] = {};
         std::fill_n(q, LANES, rest[0]), std::fill_n(c, LANES, rest[1]), std::fill_n(w, LANES, rest[2]);
-        for (int64_t t0 = 0; t0 < steps; t0 += TILE) {
+        for (int64_t t0 = 0; t0 < steps && !interrupted(8 * LANES * TILE); t0 += TILE) {
             const int64_t length = std::min(TILE, steps - t0);
             for (int64_t i = 0; i < lanes; i++)
                 for (int64_t t = 0; t < length; t++) tile[t][i] = x[(k + i) * steps + t0 + t];
@@ -137,17 +142,21 @@ void cochlea_hair_cell(const double* x, int64_t channels, int64_t steps, double 
 }
 
 void cochlea_uniform(uint64_t seed, int64_t channel, int64_t steps, double* out) {
-    for (int64_t t = 0; t < steps; t++) out[t] = uniform(channel_key(seed, channel), t);
+    Call call;
+    const Interrupted interrupted;
+    for (int64_t t = 0; t < steps && !interrupted(1); t++) out[t] = uniform(channel_key(seed, channel), t);
 }
 
 void cochlea_releases(const double* probability, int64_t channels, int64_t steps, uint64_t seed, int64_t first_channel,
                       int64_t nb_sites, int64_t silent_steps, int32_t* count) {
+    Call call;
+    const Interrupted interrupted;
     for (int64_t k = 0; k < channels; k++) {
         const uint64_t key = channel_key(seed, first_channel + k);
         const double* p = probability + k * steps;
         int32_t* n = count + k * steps;
         int64_t available = nb_sites;
-        for (int64_t t = 0; t < steps; t++) {
+        for (int64_t t = 0; t < steps && !interrupted(8); t++) {
             if (t >= silent_steps) available += n[t - silent_steps];
             const double u = uniform(key, t);
             // P(K >= 1) <= available * p settles most steps without a power
@@ -159,11 +168,13 @@ void cochlea_releases(const double* probability, int64_t channels, int64_t steps
 
 void cochlea_bushy_cell(const int32_t* count, int64_t channels, int64_t steps, double dt, double tau_mem,
                         double tau_syn, int64_t refractory_steps, double weight, double threshold, uint8_t* spikes) {
+    Call call;
+    const Interrupted interrupted;
     const double decay_syn = std::exp(-dt / tau_syn), decay_mem = std::exp(-dt / tau_mem);
     for (int64_t k = 0; k < channels; k++) {
         double current = 0, u = 0;
         int64_t ready = 0;
-        for (int64_t t = 0; t < steps; t++) {
+        for (int64_t t = 0; t < steps && !interrupted(2); t++) {
             current = decay_syn * current + weight * count[k * steps + t];
             u = t < ready ? 0. : decay_mem * u + dt * current;
             const bool spike = u >= threshold;

@@ -39,7 +39,8 @@ void over_samples(const Desc& d, F f) {
 }
 template <class F>
 void each_event(const Desc& d, int64_t b, F f) {
-    for (int64_t e = d.offsets[b]; e < d.offsets[b + 1]; e++) f(d.steps[e] + d.shift, d.units[e] * d.nb_out);
+    const Interrupted interrupted;
+    for (int64_t e = d.offsets[b]; e < d.offsets[b + 1] && !interrupted(d.nb_out); e++) f(d.steps[e] + d.shift, d.units[e] * d.nb_out);
 }
 
 // Currents of one sample: (nb_out, stride) with delays, (length, nb_out) without
@@ -73,7 +74,8 @@ void collect(const Desc& d, int64_t b, const float* gradient, float* sums) {
 // dL/ds_j[t] = sum_i w0 G_i[t + shift + k] + w1 G_i[t + shift + k + 1] for all steps: here vectors run along time
 void back_to_spikes(const Desc& d, const float* gradient, float* out) {
     constexpr int64_t NV = 4, WIDE = NV * LANES;
-    for (int64_t j = 0; j < d.nb_in; j++) {
+    const Interrupted interrupted;
+    for (int64_t j = 0; j < d.nb_in && !interrupted(d.nb_out * d.T); j++) {
         const float* w = d.w + 2 * j * d.nb_out;
         const int32_t* place = d.place + j * d.nb_out;
         for (int64_t t = 0; t < d.T; t += WIDE) {
@@ -116,6 +118,7 @@ extern "C" {
 
 // currents (length, B, nb_out)
 void synapses_forward(const Desc* desc, float* currents) {
+    Call call;
     const Desc& d = *desc;
     std::vector<std::vector<float>> memory(d.threads);
     over_samples(d, [&](int64_t b, int64_t part) {
@@ -128,6 +131,7 @@ void synapses_forward(const Desc* desc, float* currents) {
 
 // From dL/dI (length, B, nb_out): sums (threads, as w), zeroed, and dL/ds (T, B, nb_in) where it is wanted
 void synapses_backward(const Desc* desc, const float* gradient, float* sums, float* g_spikes) {
+    Call call;
     const Desc& d = *desc;
     const int64_t size = (d.place ? 2 : 1) * d.nb_in * d.nb_out;
     std::vector<std::vector<float>> memory(d.threads);

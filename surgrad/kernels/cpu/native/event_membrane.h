@@ -10,8 +10,9 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <thread>
 #include <vector>
+
+#include "parallel.h"
 
 namespace {
 
@@ -119,11 +120,8 @@ size_t rows(const Input<R>& in) {
 // Contiguous shares of the samples, one per thread
 template <class F>
 void share(int64_t B, int64_t threads, F work) {
-    threads = std::max<int64_t>(1, std::min(threads, B));
-    std::vector<std::thread> others;
-    for (int64_t t = 1; t < threads; t++) others.emplace_back(work, t, B * t / threads, B * (t + 1) / threads);
-    work(int64_t(0), int64_t(0), B / threads);
-    for (auto& other : others) other.join();
+    const int64_t n = std::max<int64_t>(1, std::min(threads, B));
+    share(n, [&](int64_t k) { work(k, B * k / n, B * (k + 1) / n); });
 }
 
 template <class R>
@@ -160,6 +158,7 @@ struct Adjoint {
     const R* W;
     Gradients<R> out;
     std::vector<R> pV, pI;
+    Interrupted interrupted;
 
     Adjoint(const Membrane<R>& m, const Input<R>& in, int64_t N, const R* W, Gradients<R> out)
         : membrane(m), in(in), N(N), W(W), out(out), pV(N), pI(N) {}

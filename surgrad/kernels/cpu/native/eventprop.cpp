@@ -37,6 +37,7 @@ struct Forward {
     std::vector<R> V, I, V1, I1;
     std::vector<Spike<R>> spikes;
     bool overflow = false;
+    Interrupted interrupted;
 
     Forward(const Layer<R>& y) : y(y), V(y.N), I(y.N), V1(y.N), I1(y.N) {}
 
@@ -46,6 +47,7 @@ struct Forward {
         R t = 0;
         int64_t e0 = y.in.offsets[b], e1 = y.in.offsets[b + 1];
         for (int64_t e = e0; e <= e1; e++) {
+            if (interrupted(8 * y.N)) return;
             R next = e < e1 ? y.in.times[e] : y.duration;
             if (next > t) y.recurrent ? coupled(t, next, e - e0) : independent(t, next, e - e0);
             if (int64_t(spikes.size() - first) > y.max_spikes) {
@@ -96,6 +98,7 @@ struct Forward {
         R left = next - t;
         size_t first = spikes.size();
         for (Factors<R> f = y.membrane.after(left); look(f); f = y.membrane.after(left)) {
+            if (interrupted(8 * y.N)) return;
             R soonest = left;
             int64_t who = -1;
             for (int64_t n = 0; n < y.N; n++) {
@@ -130,6 +133,7 @@ struct Backward : Adjoint<R> {
         this->reset();
         int64_t e0 = y.in.offsets[b], e1 = y.in.offsets[b + 1];
         for (int64_t e = e1; e >= e0; e--) {
+            if (this->interrupted(4 * y.N)) return;
             R next = e < e1 ? y.in.times[e] : y.duration, t = e > e0 ? y.in.times[e - 1] : R(0);
             if (e < e1) this->event(e);
             int64_t first = s;
@@ -162,6 +166,7 @@ struct Backward : Adjoint<R> {
     void coupled(R t, R next, int64_t first, int64_t last) {
         R from = next;
         for (int64_t s = last - 1; s >= first; s--) {
+            if (this->interrupted(4 * y.N)) return;
             if (from > spikes[s].time) this->back(from - spikes[s].time);
             int64_t row = spikes[s].unit * y.N;
             R g = g_spikes[s] + this->by_time(y.recurrent + row);
@@ -232,13 +237,14 @@ template <class R>
 void peaks(const Readout<R>& y, R* value, R* time, R* slope, int32_t* where, int64_t threads) {
     share(y.in.B, threads, [&](int64_t, int64_t b0, int64_t b1) {
         std::vector<R> V(y.N), I(y.N);
+        const Interrupted interrupted;
         for (int64_t b = b0; b < b1; b++) {
             std::fill(V.begin(), V.end(), R(0)), std::fill(I.begin(), I.end(), R(0));
             R *best = value + b * y.N, *when = time + b * y.N, *rise = slope + b * y.N, t = 0;
             int32_t* k = where + b * y.N;
             for (int64_t n = 0; n < y.N; n++) best[n] = when[n] = rise[n] = 0, k[n] = -1;
             int64_t e0 = y.in.offsets[b], e1 = y.in.offsets[b + 1];
-            for (int64_t e = e0; e <= e1; e++) {
+            for (int64_t e = e0; e <= e1 && !interrupted(2 * y.N); e++) {
                 R next = e < e1 ? y.in.times[e] : y.duration;
                 Factors<R> f = y.membrane.after(next - t);
                 for (int64_t n = 0; n < y.N && next > t; n++) {
@@ -271,7 +277,7 @@ void peaks_backward(const Readout<R>& y, const R* time, const R* slope, const in
         for (int64_t b = b0; b < b1; b++) {
             a.reset();
             int64_t e0 = y.in.offsets[b], e1 = y.in.offsets[b + 1];
-            for (int64_t e = e1; e >= e0; e--) {
+            for (int64_t e = e1; e >= e0 && !a.interrupted(4 * y.N); e--) {
                 R t = e > e0 ? y.in.times[e - 1] : R(0), next = e < e1 ? y.in.times[e] : y.duration;
                 if (e < e1) a.event(e);
                 if (next > t) a.back(next - t);
@@ -293,6 +299,7 @@ template <class R>
 void voltages(const Readout<R>& y, int64_t S, const R* at, R* out, int64_t threads) {
     share(y.in.B, threads, [&](int64_t, int64_t b0, int64_t b1) {
         std::vector<R> V(y.N), I(y.N);
+        const Interrupted interrupted;
         for (int64_t b = b0; b < b1; b++) {
             std::fill(V.begin(), V.end(), R(0)), std::fill(I.begin(), I.end(), R(0));
             R t = 0;
@@ -303,7 +310,7 @@ void voltages(const Readout<R>& y, int64_t S, const R* at, R* out, int64_t threa
             };
             int64_t e = y.in.offsets[b], e1 = y.in.offsets[b + 1];
             for (int64_t s = 0; s < S; s++) {
-                for (; e < e1 && y.in.times[e] < at[s]; e++) {
+                for (; e < e1 && y.in.times[e] < at[s] && !interrupted(2 * y.N); e++) {
                     advance(y.in.times[e]);
                     axpy(y.N, y.W + y.in.units[e] * y.N, I.data());
                 }
@@ -327,7 +334,7 @@ void voltages_backward(const Readout<R>& y, int64_t S, const R* at, const R* g, 
             for (int64_t s = S - 1; s >= 0; s--) {
                 a.back(t - at[s]), t = at[s];
                 axpy(y.N, g + (b * S + s) * y.N, a.pV.data());
-                for (; e > e0 && (s == 0 || y.in.times[e - 1] >= at[s - 1]); e--) {
+                for (; e > e0 && (s == 0 || y.in.times[e - 1] >= at[s - 1]) && !a.interrupted(4 * y.N); e--) {
                     a.back(t - y.in.times[e - 1]), t = y.in.times[e - 1];
                     a.event(e - 1);
                 }
@@ -351,6 +358,7 @@ int64_t take(const Result<R>* result, R* times, int32_t* units, int64_t* offsets
         const int64_t *offsets, const R *W
 #define DEFINE(R, suffix) \
     void* eventprop_forward_##suffix(LAYER(R), const R* recurrent, int64_t max_spikes, int64_t threads) { \
+        Call call; \
         return forward<R>({{tau_mem, tau_syn}, {times, units, offsets, B}, N, W, recurrent, R(duration), max_spikes}, threads); \
     } \
     int64_t eventprop_size_##suffix(const void* r) { return int64_t(((const Result<R>*)r)->spikes.size()); } \
@@ -359,20 +367,25 @@ int64_t take(const Result<R>* result, R* times, int32_t* units, int64_t* offsets
     void eventprop_free_##suffix(void* r) { delete (Result<R>*)r; } \
     void eventprop_backward_##suffix(LAYER(R), const R* recurrent, const void* r, const R* g, R* dW, R* dR, R* dt, \
                                      int64_t threads) { \
+        Call call; \
         backward<R>({{tau_mem, tau_syn}, {times, units, offsets, B}, N, W, recurrent, R(duration), 0}, \
                     *(const Result<R>*)r, g, dW, dR, dt, threads); \
     } \
     void eventprop_peaks_##suffix(LAYER(R), R* value, R* time, R* slope, int32_t* where, int64_t threads) { \
+        Call call; \
         peaks<R>({{tau_mem, tau_syn}, {times, units, offsets, B}, N, W, R(duration)}, value, time, slope, where, threads); \
     } \
     void eventprop_peaks_backward_##suffix(LAYER(R), const R* time, const R* slope, const int32_t* where, const R* g, R* dW, R* dt, \
                                            int64_t threads) { \
+        Call call; \
         peaks_backward<R>({{tau_mem, tau_syn}, {times, units, offsets, B}, N, W, R(duration)}, time, slope, where, g, dW, dt, threads); \
     } \
     void eventprop_voltages_##suffix(LAYER(R), int64_t S, const R* at, R* out, int64_t threads) { \
+        Call call; \
         voltages<R>({{tau_mem, tau_syn}, {times, units, offsets, B}, N, W, R(duration)}, S, at, out, threads); \
     } \
     void eventprop_voltages_backward_##suffix(LAYER(R), int64_t S, const R* at, const R* g, R* dW, R* dt, int64_t threads) { \
+        Call call; \
         voltages_backward<R>({{tau_mem, tau_syn}, {times, units, offsets, B}, N, W, R(duration)}, S, at, g, dW, dt, threads); \
     }
 

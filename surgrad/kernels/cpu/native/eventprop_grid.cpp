@@ -52,10 +52,11 @@ Spikes<R>* spiking(const Scan<R>& y, R* out, int64_t threads) {
         std::vector<R> u(y.N), before(y.N), now(y.N), next(y.N);
         const R a = y.a, b = y.b;
         const int64_t N = y.N;
+        const Interrupted interrupted;
         for (int64_t sample = b0; sample < b1; sample++) {
             for (auto* state : {&u, &before, &now}) std::fill(state->begin(), state->end(), R(0));
             auto& list = (*spikes)[sample];
-            for (int64_t t = 0; t < y.T; t++) {
+            for (int64_t t = 0; t < y.T && !interrupted(y.N + y.N_in); t++) {
                 R *__restrict__ s = out + y.at(t, sample), *__restrict__ v = u.data(), *__restrict__ after = next.data();
                 const R* __restrict__ i = now.data();
                 int64_t some = 0;
@@ -81,9 +82,10 @@ template <class R>
 void leaking(const Scan<R>& y, R* out, int64_t threads) {
     share(y.B, threads, [&](int64_t, int64_t b0, int64_t b1) {
         std::vector<R> u(y.N), i(y.N);
+        const Interrupted interrupted;
         for (int64_t sample = b0; sample < b1; sample++) {
             std::fill(u.begin(), u.end(), R(0)), std::fill(i.begin(), i.end(), R(0));
-            for (int64_t t = 0; t < y.T; t++) {
+            for (int64_t t = 0; t < y.T && !interrupted(y.N + y.N_in); t++) {
                 std::copy(u.begin(), u.end(), out + y.at(t, sample));
                 for (int64_t n = 0; n < y.N; n++) u[n] = y.b * u[n] + (1 - y.b) * i[n], i[n] *= y.a;
                 y.arrive(t, sample, i.data());
@@ -98,6 +100,7 @@ struct Walk {
     const Scan<R>& y;
     R *dW, *dR, *dx;  // of this thread, of this thread, of all (or null)
     std::vector<R> pV, pI;
+    Interrupted interrupted;
 
     Walk(const Scan<R>& y, R* dW, R* dR, R* dx) : y(y), dW(dW), dR(dR), dx(dx), pV(y.N), pI(y.N) {}
     void reset() { std::fill(pV.begin(), pV.end(), R(0)), std::fill(pI.begin(), pI.end(), R(0)); }
@@ -124,7 +127,7 @@ void spiking_backward(const Scan<R>& y, const Spikes<R>& spikes, const R* g, R* 
         for (int64_t sample = b0; sample < b1; sample++) {
             walk.reset();
             const auto& list = spikes[sample];
-            for (int64_t t = y.T - 1, last = list.size(); t >= 0; t--) {
+            for (int64_t t = y.T - 1, last = list.size(); t >= 0 && !walk.interrupted(y.N + y.N_in); t--) {
                 walk.inputs(t, sample);
                 int64_t first = last;
                 for (jumps.clear(); first > 0 && list[first - 1].step == t; first--) {
@@ -152,7 +155,7 @@ void leaking_backward(const Scan<R>& y, const R* g, R* dW, R* dx, int64_t thread
         Walk<R> walk(y, weights.of(thread), nullptr, dx);
         for (int64_t sample = b0; sample < b1; sample++) {
             walk.reset();
-            for (int64_t t = y.T - 1; t >= 0; t--) {
+            for (int64_t t = y.T - 1; t >= 0 && !walk.interrupted(y.N + y.N_in); t--) {
                 walk.inputs(t, sample);
                 walk.back();
                 axpy(y.N, g + y.at(t, sample), walk.pV.data());
@@ -169,7 +172,10 @@ void leaking_backward(const Scan<R>& y, const R* g, R* dW, R* dx, int64_t thread
         const R *recurrent
 #define GIVEN(R) {R(a), R(b), R(tau_mem), R(tau_syn), T, B, N_in, N, x, W, recurrent}
 #define DEFINE(R, suffix) \
-    void* grid_spiking_##suffix(SCAN(R), R* out, int64_t threads) { return spiking<R>(GIVEN(R), out, threads); } \
+    void* grid_spiking_##suffix(SCAN(R), R* out, int64_t threads) { \
+        Call call; \
+        return spiking<R>(GIVEN(R), out, threads); \
+    } \
     void grid_free_##suffix(void* spikes) { delete (Spikes<R>*)spikes; } \
     int64_t grid_bytes_##suffix(const void* spikes) { \
         int64_t sum = 0; \
@@ -177,10 +183,15 @@ void leaking_backward(const Scan<R>& y, const R* g, R* dW, R* dx, int64_t thread
         return sum; \
     } \
     void grid_spiking_backward_##suffix(SCAN(R), const void* spikes, const R* g, R* dW, R* dR, R* dx, int64_t threads) { \
+        Call call; \
         spiking_backward<R>(GIVEN(R), *(const Spikes<R>*)spikes, g, dW, dR, dx, threads); \
     } \
-    void grid_leaking_##suffix(SCAN(R), R* out, int64_t threads) { leaking<R>(GIVEN(R), out, threads); } \
+    void grid_leaking_##suffix(SCAN(R), R* out, int64_t threads) { \
+        Call call; \
+        leaking<R>(GIVEN(R), out, threads); \
+    } \
     void grid_leaking_backward_##suffix(SCAN(R), const R* g, R* dW, R* dx, int64_t threads) { \
+        Call call; \
         leaking_backward<R>(GIVEN(R), g, dW, dx, threads); \
     }
 

@@ -14,6 +14,7 @@ struct Currents {
     const Run& run;
     int32_t* events;
     float* dense;  // (S, in_places) spikes as floats
+    Interrupted interrupted;
     Currents(const Run& run, Scratch& scratch)
         : run(run), events((int32_t*)scratch.take(run.events + 64)), dense(scratch.take(run.S * (run.in_places + PADDING))) {}
     static size_t floats(const Run& run) { return run.events + 64 + run.S * (run.in_places + PADDING) + 3 * PADDING; }
@@ -30,6 +31,7 @@ struct Currents {
         std::memset(I, 0, (t1 - t0) * run.G * y.places * sizeof(float));
         int64_t units = y.ff.in_units(), words = run.below_words(l);
         for (int64_t g = 0; g < nb; g++) {
+            if (interrupted(units * y.n / 8)) return;
             int64_t active = 0;
             for (int64_t t = t0; t < t1; t++) active += count_bits(run.below(l, b0 + g, t - net.delay), words);
             if (active > net.dense_above * units * (t1 - t0)) {
@@ -56,6 +58,7 @@ void forward_group(const Run& run, int64_t b0, int64_t nb) {
     float* I = scratch.take(S * G * run.places);
     float* plain = scratch.take(run.places + 64);
     float* threshold = scratch.take(run.places + 64);
+    Interrupted interrupted;
     std::vector<float*> i(L), u(L);
     for (int64_t l = 0; l < L; l++) {
         i[l] = scratch.take(G * run.layers[l].places), u[l] = scratch.take(G * run.layers[l].places);
@@ -71,6 +74,7 @@ void forward_group(const Run& run, int64_t b0, int64_t nb) {
             currents.fill(l, b0, nb, t0, t1, I);
             for (int64_t t = t0; t < t1; t++)
                 for (int64_t g = 0; g < nb; g++) {
+                    if (interrupted(y.places)) return;
                     int64_t b = b0 + g;
                     float* In = I + ((t - t0) * G + g) * y.places;
                     float *ig = i[l] + g * y.places, *ug = u[l] + g * y.places;
@@ -127,6 +131,7 @@ struct Backward {
     const int64_t S, G, thread, b0, nb;
     Scratch scratch;
     Currents currents;
+    Interrupted interrupted;
     float *I, *h, *keep_u, *keep_i, *dI, *gs, *g_in, *i, *u, *halo;
     std::vector<float*> lu, li, carry;
 
@@ -153,6 +158,7 @@ struct Backward {
             int64_t t0 = block * S, t1 = std::min(t0 + S, net.T);
             bool cut = net.truncate && t1 < net.T && t1 % net.truncate == 0;
             for (int64_t l = L - 1; l >= 0; l--) {
+                if (interrupted(0)) return;
                 const Layer& y = run.layers[l];
                 int64_t row = G * y.places;
                 if (cut)
@@ -224,6 +230,7 @@ struct Backward {
         }
         for (int64_t t = t1 - 1; t >= t0; t--)
             for (int64_t g = 0; g < nb; g++) {
+                if (interrupted(y.places)) return;
                 for (int64_t n = 0; n < y.places; n += LANES) {
                     int64_t k = g * y.places + n, at = (t - t0) * row + k;
                     vf mu = load(lu[l] + k) + load(gs + at), mi = load(li[l] + k);  // y[t] = u[t+1]
@@ -248,6 +255,7 @@ struct Backward {
         currents.fill(l, b0, nb, t0, t1, I);
         for (int64_t t = t0; t < t1; t++)
             for (int64_t g = 0; g < nb; g++) {
+                if (interrupted(y.places)) return;
                 int64_t at = (t - t0) * row + g * y.places;
                 if (y.rec.exists) currents.recur(l, b0 + g, t, I + at);
                 float* keep = states ? keep_u : h;
@@ -257,6 +265,7 @@ struct Backward {
             }
         auto adjoint = adjoint_rows[d.reset][d.diff_reset != 0][d.trained_tau != 0];
         for (int64_t t = t1 - 1; t >= t0; t--) {
+            if (interrupted(y.rec.exists ? row * 8 : row)) return;
             if (y.rec.exists) {  // s[t] enters I[t+1]
                 const float* next = t + 1 < t1 ? dI + (t + 1 - t0) * row : carry[l];
                 if (y.rec.single()) y.rec.dense_adjoint(nb, next, y.places, gs + (t - t0) * row, y.places);
@@ -276,6 +285,7 @@ struct Backward {
         const Layer& y = run.layers[l];
         for (int64_t t = t0; t < t1; t++)
             for (int64_t g = 0; g < nb; g++) {
+                if (interrupted(y.places)) return;
                 const float* at = dI + ((t - t0) * G + g) * y.places;
                 if (y.d.g_feedforward)
                     y.ff.scatter(currents.events, decode(run.below(l, b0 + g, t - net.delay), run.below_words(l), currents.events), at,
@@ -292,11 +302,13 @@ struct Backward {
 extern "C" {
 
 void surgrad_forward(const NetworkDesc* net) {
+    Call call;
     Run run(*net);
     if (Stream::fits(run)) return Stream(run).in_parallel([&](const Tile& tile, int64_t) { Stream(run).forward(tile); });
     run.in_parallel([&](int64_t, int64_t b0, int64_t nb) { forward_group(run, b0, nb); });
 }
 void surgrad_backward(const NetworkDesc* net) {
+    Call call;
     Run run(*net);
     if (Stream::fits(run)) return Stream(run).in_parallel([&](const Tile& tile, int64_t thread) { Stream(run).backward(tile, thread); });
     run.in_parallel([&](int64_t thread, int64_t b0, int64_t nb) { Backward(run, thread, b0, nb).go(); });
@@ -305,6 +317,7 @@ void surgrad_backward(const NetworkDesc* net) {
 // Spikes to bits (B, T, words). `place` maps a flat unit to its place in the layout (channels last).
 void surgrad_pack_events(const int32_t* steps, const int32_t* units, const int64_t* offsets, const int32_t* place, int64_t B, int64_t T,
                          int64_t words, uint64_t* bits) {
+    Call call;
     std::memset(bits, 0, B * T * words * sizeof(uint64_t));
     for (int64_t b = 0; b < B; b++)
         for (int64_t e = offsets[b]; e < offsets[b + 1]; e++) {
@@ -314,6 +327,7 @@ void surgrad_pack_events(const int32_t* steps, const int32_t* units, const int64
 }
 // From a dense (T, B, n) array of floats; returns 0 if an entry is neither 0 nor 1.
 int surgrad_pack_dense(const float* x, const int32_t* place, int64_t B, int64_t T, int64_t n, int64_t words, uint64_t* bits) {
+    Call call;
     std::memset(bits, 0, B * T * words * sizeof(uint64_t));
     float strange = 0;
     for (int64_t t = 0; t < T; t++)

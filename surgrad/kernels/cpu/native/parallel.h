@@ -5,6 +5,8 @@
 #include <thread>
 #include <vector>
 
+#include "interrupt.h"
+
 using ParallelEntry = void (*)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel
 
 namespace {
@@ -14,9 +16,14 @@ ParallelEntry parallel_entry = nullptr;
 // f(0) ... f(n - 1), at the same time where threads are free
 template <class F>
 void share(int64_t n, F f) {
-    std::atomic<int64_t> next{0};
+    std::atomic<int64_t> next{0}, unfinished{n};
+    Call* const call = part.call;
     auto work = [&] {
-        for (int64_t k; (k = next++) < n;) f(k);
+        const Part before = part;
+        part = {call, before.calling};
+        for (int64_t k; (k = next++) < n; unfinished--) f(k);
+        if (call && part.calling) call->wait(unfinished);
+        part = before;
     };
     if (n <= 1) return work();
     if (parallel_entry) return parallel_entry([](void* all) { (*static_cast<decltype(work)*>(all))(); }, &work, n, 0);

@@ -95,8 +95,10 @@ void product(int64_t M, int64_t N, int64_t K, View a, View b, float* c, int64_t 
     auto release = [=](float* p) { ::operator delete(p, aligned); };
     std::unique_ptr<float, decltype(release)> memory((float*)::operator new(floats * sizeof(float), aligned), release);
     float *packed = memory.get(), *buffer = packed + DEPTH * WIDTH;
+    const Interrupted interrupted;
     for (int64_t j = 0; j < N; j += WIDTH)
         for (int64_t k = 0; k < K; k += DEPTH) {
+            if (interrupted(M * DEPTH)) return;
             const int64_t depth = std::min(DEPTH, K - k), width = std::min(WIDTH, N - j);
             pack(b.at(k, j), depth, width, packed);
             int64_t i = 0;
@@ -118,6 +120,7 @@ extern "C" {
 // C (M, N) = A (M, K) B (K, N), C contiguous, N a multiple of 16. Threads share the rows of C, or, where it is small, the sum over K.
 void surgrad_product(int64_t M, int64_t N, int64_t K, const float* A, int64_t a_row, int64_t a_column, const float* B, int64_t b_row,
                      int64_t b_column, float* C, int64_t threads) {
+    Call call;
     const View a{A, a_row, a_column}, b{B, b_row, b_column};
     auto run = a_column == 1 ? product<true> : product<false>;
     const bool split_sum = M * N < K * std::min(M, N) && M * N <= 1 << 18;

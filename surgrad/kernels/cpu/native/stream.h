@@ -71,8 +71,10 @@ struct Stream {
         }
         const Row constants = row(tile);
         const bool past_cache = large(d.out);
+        const Interrupted interrupted;
         for (int64_t t = 0; t < net.T; t++)
             for (int64_t g = 0; g < tile.nb; g++) {
+                if (interrupted(n)) return;
                 const int64_t b = tile.b0 + g, here = at(t, b, tile);
                 float *ig = i + g * n, *ug = u + g * n;
                 if (d.checkpoints && t % run.S == 0) {
@@ -114,6 +116,7 @@ struct Stream {
         }
         const Row constants = row(tile);
         const bool past_cache = large(d.g_current);
+        const Interrupted interrupted;
         const auto adjoint = adjoint_rows[d.reset][d.diff_reset != 0][d.trained_tau != 0];
         auto partial = [&](float* all) { return all ? all + thread * y.places + tile.n0 : nullptr; };
         for (int64_t block = (net.T - 1) / S; block >= 0; block--) {
@@ -129,6 +132,7 @@ struct Stream {
             }
             for (int64_t t = t0; t < t1; t++)
                 for (int64_t g = 0; g < tile.nb; g++) {
+                    if (interrupted(n)) return;
                     const int64_t b = tile.b0 + g, k = (t - t0) * size + g * n;
                     const Bits* fired = bits(t, b, tile);
                     replay_rows[d.reset](constants, d.current + at(t, b, tile), fired, i + g * n, u + g * n, keep_u + k,

@@ -9,13 +9,12 @@
 // synapses is taken through that block while it lies in the first-level cache; rows are shared among threads.
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <thread>
 #include <vector>
 
 #include "identity.h"
+#include "parallel.h"
 
 struct LayerDesc {
     int64_t nb_pre, nb_post;
@@ -106,12 +105,15 @@ int64_t superspike_size() { return sizeof(RuleDesc); }
 
 // Input (T, N_in) and target (T, N_out) as bytes; spikes of both layers are written where wanted
 void superspike_run(RuleDesc* rule, int64_t T, const uint8_t* input, const uint8_t* target, uint8_t* hidden, uint8_t* output) {
+    Call call;
+    const Interrupted interrupted;
     const LayerDesc &H = rule->hidden, &O = rule->output;
     const bool subtractive = rule->subtractive;
     Block at_hidden(H), at_output(O);
     std::vector<uint8_t> s_hidden(H.nb_post), s_output(O.nb_post);
     std::vector<int32_t> units;
     for (int64_t t0 = 0; t0 < T;) {
+        if (interrupted(BLOCK * (H.nb_pre * H.nb_post + O.nb_pre * O.nb_post))) return;
         int64_t left = rule->period - rule->step % rule->period, S = std::min({BLOCK, T - t0, left});
         for (int64_t t = 0; t < S; t++) {
             const uint8_t *x = input + (t0 + t) * H.nb_pre, *z = target + (t0 + t) * O.nb_post;
@@ -138,14 +140,10 @@ void superspike_run(RuleDesc* rule, int64_t T, const uint8_t* input, const uint8
         }
         if (rule->learning) {
             int64_t nb = std::max<int64_t>(1, std::min(rule->threads, std::min(H.nb_post, O.nb_post)));
-            auto share = [&](int64_t k) {
+            share(nb, [&](int64_t k) {
                 synapses(H, *rule, at_hidden, S, H.nb_post * k / nb, H.nb_post * (k + 1) / nb);
                 synapses(O, *rule, at_output, S, O.nb_post * k / nb, O.nb_post * (k + 1) / nb);
-            };
-            std::vector<std::thread> others;
-            for (int64_t k = 1; k < nb; k++) others.emplace_back(share, k);
-            share(0);
-            for (auto& other : others) other.join();
+            });
         }
         t0 += S, rule->step += S;
         if (rule->learning && rule->step % rule->period == 0) update(H, *rule), update(O, *rule);
