@@ -19,8 +19,8 @@ from surgrad.runs.files import Damaged, read_json, write_json
 NAME = ".surgrad"
 SCHEMA = 1
 
-#: What may be in a folder before its run begins: what locks, Hydra and launchers put there.
-_BEFORE = {*lock.NAMES, ".hydra", "wandb"}
+#: What may be in a folder before its run begins: what locks, Hydra and launchers put there, and a marker half written.
+_BEFORE = {*lock.NAMES, ".hydra", "wandb", f"{NAME}.tmp"}
 
 #: What a run writes, or moves: none of it may be a link, which would lead to a place elsewhere.
 _WRITTEN = {

@@ -85,8 +85,8 @@ def test_a_link_in_a_run_folder_is_not_written_through(tmp_path, name):
     assert outside.read_text() == "mine"
 
 
-@pytest.mark.parametrize("before", [[], [".hydra/config.yaml"], ["job.log"], [".lock"]])
-def test_what_hydra_and_launchers_put_into_a_new_folder_does_not_make_it_somebodys(tmp_path, before):
+@pytest.mark.parametrize("before", [[], [".hydra/config.yaml"], ["job.log"], [".lock", ".surgrad.tmp"]])
+def test_what_hydra_launchers_and_a_kill_at_the_start_leave_in_a_folder_does_not_make_it_somebodys(tmp_path, before):
     for name in before:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
