@@ -2,16 +2,20 @@
 
 python3 scripts/kill_drill.py --kills 20
 python3 scripts/kill_drill.py --scripts run_superspike dense_SNN --kills 5 --crashes 10 --seed 2
+python3 scripts/kill_drill.py --kills 0 --crashes 0 --checkpoints
 
 Each script runs small, once undisturbed. Then it is killed (SIGKILL) at a random moment of that time, or dies by itself
 in front of the n-th time that it opens a file of its run folder for writing, renames, removes or syncs one, and the
-same command is given again until it ends; several deaths may hit one run. Rows, final numbers and recorded arrays must
-equal those of the undisturbed run to the last digit. Attempts are forks of one process that has imported everything,
-which Linux and macOS allow. Exit code 0 only if all are equal.
+same command is given again until it ends; several deaths may hit one run. With `--checkpoints` a run dies before a
+checkpoint in the middle takes its place, after its last one, and before the summary that says done. Rows, final
+numbers, recorded arrays, the last checkpoint and the names of figures must equal those of the undisturbed run to the
+last digit. Attempts are forks of one process that has imported everything, which Linux and macOS allow. Exit code 0
+only if all are equal.
 """
 
 import argparse
 import importlib.util
+import json
 import logging
 import os
 import random
@@ -34,6 +38,7 @@ from surgrad.runs.record import REPO, RunRecord
 
 ALWAYS = ["wandb.mode=disabled", "device=cpu", "num_threads=1"]
 RANDMAN = ["dataset=randman", "dataset.nb_classes=3", "dataset.nb_inputs=12", "dataset.nb_samples=20"]
+EVENT = ["dataset.duration=0.1", "nb_hidden=12", "nb_epochs=2", "time_step=5e-3", "plot=false"]
 
 #: Folder and overrides of each script, so that it takes a second or two.
 SCRIPTS: dict[str, tuple[str, list[str]]] = {
@@ -52,7 +57,8 @@ SCRIPTS: dict[str, tuple[str, list[str]]] = {
             "plot=false",
         ],
     ),
-    "event_SNN": ("Classification", ["dataset.duration=0.1", "nb_hidden=12", "nb_epochs=2", "time_step=5e-3"]),
+    "event_SNN": ("Classification", [*EVENT, "method=eventprop"]),
+    "event_SNN on a grid": ("Classification", [*EVENT, "method=surrogate"]),
     "yin_yang": ("Classification", ["nb_hidden=30", "nb_epochs=3", "plot=false"]),
     "initialization": (
         "Classification",
@@ -111,26 +117,32 @@ OF_THE_DAY = ("seconds", "started", "ended", "attempts", "git_commit", "peak", "
 
 @dataclass
 class Outcome:
-    """What became of one attempt: its exit code, 137 for a kill; how often it wrote; how long it took, s."""
+    """What became of an attempt: its exit code, 137 for a kill; writes (w) and checkpoints (c); time it took, s."""
 
     code: int
-    writes: int
+    writes: str
     seconds: float
 
 
-def attempt(
-    main: Callable[[list[str]], Any], arguments: list[str], folder: Path, *, crash: float = 0, kill: float = 0
-) -> Outcome:
-    """One attempt in a fork: dies in front of its `crash`-th write, or is killed after `kill` seconds."""
+def attempt(main: Callable[[list[str]], Any], arguments: list[str], folder: Path, **death: float) -> Outcome:
+    """One attempt in a fork, with one death at most.
+
+    Args:
+        main: of the script.
+        arguments: of it.
+        folder: its run folder.
+        death: `kill` after so many seconds; `crash` in front of the write of this number; `before` or `after` the
+            checkpoint of this number; `done`: in front of the summary that says done.
+    """
     reading, writing = os.pipe()
     started = time.monotonic()
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        _child(main, arguments, folder, crash, writing)
+        _child(main, arguments, folder, death, writing)
     os.close(writing)
-    if kill:
-        deadline = time.monotonic() + kill
+    if "kill" in death:
+        deadline = time.monotonic() + death["kill"]
         while time.monotonic() < deadline and os.waitpid(pid, os.WNOHANG)[0] == 0:
             time.sleep(0.002)
         with suppress(ProcessLookupError):
@@ -141,27 +153,37 @@ def attempt(
         status = 0
     with os.fdopen(reading, "rb") as told:
         writes = told.read()
-    return Outcome(137 if status in (-9, 137) else status, len(writes), time.monotonic() - started)
+    return Outcome(137 if status in (-9, 137) else status, writes.decode(), time.monotonic() - started)
 
 
-def _child(main: Callable[[list[str]], Any], arguments: list[str], folder: Path, crash: float, told: int) -> None:
+def _child(
+    main: Callable[[list[str]], Any], arguments: list[str], folder: Path, death: dict[str, float], told: int
+) -> None:
     """The script, with every write to its run folder counted; never returns."""
     log = os.open(f"{folder}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    count = 0
+    nb_writes = nb_checkpoints = 0
 
-    def write() -> None:
-        nonlocal count
-        count += 1
-        os.write(told, b".")
-        if count == crash:
+    def write(target: str = "", source: str = "") -> None:
+        nonlocal nb_writes, nb_checkpoints
+        nb_writes += 1
+        dies = death.get("crash") == nb_writes or death.get("after") == nb_checkpoints
+        if target.endswith("/checkpoint.pt"):
+            nb_checkpoints += 1
+            dies |= death.get("before") == nb_checkpoints
+        elif "done" in death and target.endswith("/summary.json"):
+            dies |= json.loads(Path(source).read_text())["status"] == "done"
+        os.write(told, b"c" if target.endswith("/checkpoint.pt") else b"w")
+        if dies:
             os._exit(137)
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
         if event not in ("open", "os.rename", "os.remove") or not str(arguments[0]).startswith(f"{folder}/"):
             return
-        if event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        if event == "os.rename":
+            write(str(arguments[1]), str(arguments[0]))
+        elif event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR):
             write()
 
     fsync = os.fsync
@@ -196,34 +218,49 @@ def results(folder: Path) -> dict[str, str]:
         found |= {f"summary {k}": repr(v) for k, v in kept.items()}
         found |= {f"metrics {k}": repr(v.tolist()) for k, v in record.metrics.items() if "seconds" not in k}
         found |= {f"state {name}": repr(np.asarray(record.state(name)).tolist()) for name in record.states}
+        found |= {"figures": repr(sorted(path.name for path in folder.glob("Plots/*")))}
+        found |= {"checkpoint": repr(_plain(record.checkpoint()))}
     return found
 
 
+def _plain(content: Any) -> Any:
+    """Tensors as lists, at any depth."""
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    return content.tolist() if hasattr(content, "tolist") else content
+
+
+def deaths_of(undisturbed: Outcome, given: argparse.Namespace, rng: random.Random) -> list[list[dict[str, float]]]:
+    """What runs die of: of one or two deaths each at random, one of three in front of and behind checkpoints."""
+    single = [{"kill": rng.uniform(0.02, undisturbed.seconds)} for _ in range(given.kills)]
+    nb_writes, nb_checkpoints = len(undisturbed.writes), undisturbed.writes.count("c")
+    chosen = rng.sample(range(1, nb_writes + 1), min(given.crashes, nb_writes))
+    single += [{"crash": point} for point in chosen]
+    plans = []
+    while single:
+        plans.append([single.pop() for _ in range(min(len(single), rng.randint(1, 2)))])
+    if given.checkpoints:
+        middle = nb_checkpoints // 2 + 1
+        plans.append([{"before": middle}, {"after": nb_checkpoints - (middle - 1)}, {"done": 1}])
+    return plans
+
+
 def drill(
-    name: str,
-    main: Callable[[list[str]], Any],
-    arguments: list[str],
-    root: Path,
-    kills: int,
-    crashes: int,
-    rng: random.Random,
-) -> tuple[int, int, int, Outcome]:
-    """(deaths, runs, runs that ended otherwise) of one script."""
+    name: str, main: Callable[[list[str]], Any], arguments: list[str], root: Path, given: argparse.Namespace
+) -> tuple[int, int, int, int]:
+    """(writes, deaths, runs, runs that ended otherwise) of one script."""
     whole = root / f"{name}-whole"
     undisturbed = attempt(main, [*arguments, f"hydra.run.dir={whole}"], whole)
     if undisturbed.code:
         raise SystemExit(f"{name} does not run undisturbed: see {whole}.log")
     expected, deaths, runs, different = results(whole), 0, 0, 0
-    plans: list[tuple[str, float]] = [("kill", rng.uniform(0.02, undisturbed.seconds)) for _ in range(kills)]
-    chosen = rng.sample(range(1, undisturbed.writes + 1), min(crashes, undisturbed.writes))
-    plans += [("crash", point) for point in chosen]
-    while plans:
+    for plan in deaths_of(undisturbed, given, random.Random(f"{name} {given.seed}")):
         folder = root / f"{name}-{runs}"
         line = [*arguments, f"hydra.run.dir={folder}"]
-        for _ in range(rng.randint(1, 2)):
-            if plans:
-                kind, value = plans.pop()
-                deaths += attempt(main, line, folder, **{kind: value}).code == 137
+        for death in plan:
+            deaths += attempt(main, line, folder, **death).code == 137
         last = attempt(main, line, folder)
         runs += 1
         found = results(folder) if last.code == 0 else {"status": f"exit code {last.code}"}
@@ -231,7 +268,7 @@ def drill(
             different += 1
             names = [k for k in expected | found if expected.get(k) != found.get(k)]
             print(f"DIFFERENT {folder}: {', '.join(names[:5])} ({found.get(names[0], 'missing')[:200]})", flush=True)
-    return deaths, runs, different, undisturbed
+    return len(undisturbed.writes), deaths, runs, different
 
 
 def load(name: str, folder: str) -> Callable[[list[str]], Any]:
@@ -259,6 +296,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scripts", nargs="+", choices=SCRIPTS, default=list(SCRIPTS))
     parser.add_argument("--kills", type=int, default=10, help="of each script, at random moments")
     parser.add_argument("--crashes", type=int, default=10, help="of each script, in front of a write")
+    parser.add_argument("--checkpoints", action="store_true", help="of each script, around its checkpoints")
     parser.add_argument("--folder", type=Path, help="where the runs go; default: a temporary folder")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args(arguments)
@@ -266,17 +304,14 @@ def main(arguments: list[str] | None = None) -> int:
     root = given.folder or Path(tempfile.mkdtemp(prefix="kill-drill-"))
     root.mkdir(parents=True, exist_ok=True)
     total = [0, 0, 0]
-    print("| script | writes | deaths | runs | not equal |\n|---|---|---|---|---|")
+    print("| script | writes | deaths | runs | not equal |\n|---|---|---|---|---|", flush=True)
     for name in given.scripts:
         folder, overrides = SCRIPTS[name]
         line = [one.format(target=target(root)) for one in overrides] + ALWAYS
         if folder == "Sigmoid_network":
             line = [one for one in line if one.partition("=")[0] not in ("device", "num_threads")]
-        rng = random.Random(f"{name} {given.seed}")
-        deaths, runs, different, undisturbed = drill(
-            name, load(name, folder), line, root, given.kills, given.crashes, rng
-        )
-        print(f"| {name} | {undisturbed.writes} | {deaths} | {runs} | {different} |", flush=True)
+        writes, deaths, runs, different = drill(name, load(name.split()[0], folder), line, root, given)
+        print(f"| {name} | {writes} | {deaths} | {runs} | {different} |", flush=True)
         total = [a + b for a, b in zip(total, (deaths, runs, different), strict=True)]
     print(f"| all | | {total[0]} | {total[1]} | {total[2]} |")
     return total[2]
