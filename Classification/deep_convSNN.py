@@ -12,6 +12,7 @@ import torch
 
 from surgrad.config.common import resolve_device
 from surgrad.config.entry import entry
+from surgrad.datasets.baselines import count_baseline, in_words
 from surgrad.datasets.events import EventDataset
 from surgrad.experiments.classification.config import ClassificationConfig
 from surgrad.figures import plots as figures
@@ -128,9 +129,10 @@ def main(cfg: ClassificationConfig, run) -> float:
     if cfg.plot == "plot" and processes.first:
         metrics = RunRecord(run.folder).metrics
         run.figure("training", figures.training_curves(metrics, chance=1 / train.nb_classes))
-    log.info(
-        "test accuracy %.3f, with %s %.3f", run.summary["test_acc"], cfg.method.other, run.summary["test_acc_other"]
-    )
+    log.info("test accuracy with %s %.3f", cfg.method.other, run.summary["test_acc_other"])
+    counts = count_baseline(train, valid, test) if cfg.count_baseline and valid is not None else None
+    run.summary.update({f"counts_{name}": value for name, value in (counts or {}).items()})
+    log.info(in_words(run.summary["test_acc"], train, test, counts))
     return run.summary.get("valid_acc_best_valid", run.summary["test_acc"])
 
 

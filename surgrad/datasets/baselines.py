@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import minimize
@@ -105,3 +105,23 @@ def count_baseline(
         "test_acc": accuracy(weights, x_test, test.labels),
         "strength": strength,
     }
+
+
+def in_words(acc: float, train: EventDataset, test: EventDataset, counts: Mapping[str, float] | None = None) -> str:
+    """What a test accuracy has to be held against: on whose recordings, chance, and what spike counts alone tell.
+
+    Args:
+        acc: test accuracy of a network.
+        train: training set.
+        test: test set.
+        counts: what `count_baseline` found, None to leave it out.
+    """
+    whose = ""
+    if train.speakers is not None and test.speakers is not None:
+        voices, heard = np.unique(test.speakers), np.unique(train.speakers)
+        unseen = "unseen " if not np.isin(voices, heard).any() else ""
+        whose = f" by {len(voices)} {unseen}speaker{'s' if len(voices) > 1 else ''}"
+    parts = [f"test accuracy {acc:.3f} on {len(test)} samples{whose}", f"chance {1 / train.nb_classes:.3f}"]
+    if counts is not None:
+        parts.append(f"spike counts alone, without their times (logistic regression) {counts['test_acc']:.3f}")
+    return "; ".join(parts)

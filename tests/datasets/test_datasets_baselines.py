@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import check_grad
 
 from surgrad.datasets import baselines
-from surgrad.datasets.baselines import accuracy, count_baseline, fit_logistic
+from surgrad.datasets.baselines import accuracy, count_baseline, fit_logistic, in_words
 from surgrad.datasets.events import EventDataset
 from surgrad.datasets.sources.randman import Randman
 from surgrad.errors import UserError
@@ -91,3 +91,25 @@ def test_sets_that_do_not_fit_are_named():
         count_baseline(good, good, make_counts(2, 10, np.ones((2, 5))))
     with pytest.raises(UserError, match="validation set is empty"):
         count_baseline(good, good.subset([]), good)
+
+
+@pytest.mark.parametrize(
+    ("heard", "voices", "whose"),
+    [
+        (None, None, ""),
+        ([0, 1], [2], " by 1 unseen speaker"),
+        ([0], [1, 2], " by 2 unseen speakers"),
+        ([0, 1], [1], " by 1 speaker"),
+    ],
+)
+def test_a_test_accuracy_is_said_beside_what_it_has_to_beat(heard, voices, whose):
+    train, test = (make_counts(seed, 6, np.ones((4, 5))) for seed in (0, 1))
+    for data, speakers in ((train, heard), (test, voices)):
+        data.speakers = None if speakers is None else np.resize(speakers, len(data))
+    said = f"test accuracy 0.750 on {len(test)} samples{whose}; chance 0.250"
+    assert in_words(0.75, train, test) == said
+    counts = {"test_acc": 1 / 3}
+    assert (
+        in_words(0.75, train, test, counts)
+        == f"{said}; spike counts alone, without their times (logistic regression) 0.333"
+    )

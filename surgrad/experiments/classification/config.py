@@ -171,6 +171,7 @@ class ClassificationConfig(TrainingConfig):
 
     using_wandb: bool = True  # false is wandb.mode=disabled
     plot: str = "plot"  # plot | none
+    count_baseline: bool = False  # say at the end what spike counts alone tell (logistic regression)
     sigm: bool = False  # sigmoid' instead of SuperSpike as surrogate
     diff_reset: bool = False  # gradients through the reset
 
