@@ -7,6 +7,7 @@ torchrun --nproc-per-node=4 Classification/deep_convSNN.py dataset=shd
 """
 
 import logging
+from functools import partial
 
 import torch
 
@@ -21,7 +22,7 @@ from surgrad.network.methods import set_neuron
 from surgrad.network.network import Network
 from surgrad.runs.folder import Run
 from surgrad.runs.record import RunRecord
-from surgrad.training.distributed import Processes, open_run
+from surgrad.training.distributed import Follower, Processes, open_run
 from surgrad.training.evaluation import evaluate_repeatedly, final_scores
 from surgrad.training.fit import Fit
 from surgrad.training.loop import BatchGrid, Compute
@@ -32,7 +33,12 @@ log = logging.getLogger(__name__)
 
 
 def monitor_of(
-    cfg: ClassificationConfig, network: Network, dataset: EventDataset, grid: BatchGrid, run: Run, compute: Compute
+    cfg: ClassificationConfig,
+    network: Network,
+    dataset: EventDataset,
+    grid: BatchGrid,
+    run: Run | Follower,
+    compute: Compute,
 ) -> Monitor:
     """What looks at the network before, during and after training."""
     return Monitor(
@@ -62,7 +68,7 @@ def monitor_of(
     run_name="${method.name}/dataset=${dataset.name}/seed=${seed}+lr=${method.lr}",
     opener=open_run,
 )
-def main(cfg: ClassificationConfig, run) -> float:
+def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
     processes = Processes.current()
     device = processes.device(resolve_device(cfg.device))
     torch.backends.cudnn.deterministic = True  # the same command gives the same run
@@ -108,13 +114,13 @@ def main(cfg: ClassificationConfig, run) -> float:
     )
     best = fit()
 
-    options = {"nb_draws": cfg.test_draws, "seed": cfg.seed, "compute": compute, "processes": processes}
+    score = partial(evaluate_repeatedly, nb_draws=cfg.test_draws, seed=cfg.seed, compute=compute, processes=processes)
     found = final_scores(
         network,
         best,
         cfg.nb_epochs,
         {"valid": valid, "test": test},
-        lambda data: evaluate_repeatedly(network, data, grid, objective, **options)._asdict(),
+        lambda data: score(network, data, grid, objective)._asdict(),
         variants={
             "": lambda epoch: set_neuron(network, cfg.neuron(cfg.method.name, epoch)),
             "_other": lambda epoch: set_neuron(network, cfg.neuron(cfg.method.other, epoch)),

@@ -6,6 +6,7 @@ python3 Classification/dense_SNN.py -m dataset=randman surrogate=superspike,sigm
 """
 
 import logging
+from functools import partial
 
 import torch
 
@@ -13,6 +14,7 @@ from surgrad.config.common import resolve_device
 from surgrad.config.entry import entry
 from surgrad.experiments.dense.config import DenseConfig
 from surgrad.figures import plots as figures
+from surgrad.runs.folder import Run
 from surgrad.runs.record import RunRecord
 from surgrad.training.evaluation import evaluate, evaluate_repeatedly, final_scores
 from surgrad.training.fit import Fit
@@ -22,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 @entry("dense", DenseConfig, run_name="${hydra.job.config_name}/dataset=${dataset.name}/seed=${seed}+lr=${lr}")
-def main(cfg: DenseConfig, run) -> float:
+def main(cfg: DenseConfig, run: Run) -> float:
     device = resolve_device(cfg.device)
     data = cfg.dataset
     train, valid, test = data.splits()
@@ -67,13 +69,13 @@ def main(cfg: DenseConfig, run) -> float:
         logging_freq=cfg.logging_freq,
     )()
 
-    options = {"nb_draws": cfg.test_draws, "seed": cfg.seed, "compute": compute}
+    score = partial(evaluate_repeatedly, nb_draws=cfg.test_draws, seed=cfg.seed, compute=compute)
     found = final_scores(
         network,
         best,
         cfg.nb_epochs,
         {"valid": valid, "test": test},
-        lambda split: evaluate_repeatedly(network, split, grid, objective, **options)._asdict(),
+        lambda split: score(network, split, grid, objective)._asdict(),
     )
     network.load_state_dict(best.weights)
     rates = evaluate(network, test, grid, objective, seed=cfg.seed, compute=compute).rates

@@ -8,10 +8,11 @@ python3 Classification/event_SNN.py -m method=eventprop,surrogate seed=0,1,2
 from surgrad.config.entry import entry
 from surgrad.experiments.eventprop.config import EventSNNConfig
 from surgrad.experiments.eventprop.training import learn
+from surgrad.runs.folder import Run
 
 
 @entry("event_snn", EventSNNConfig, run_name="event_snn/${dataset.name}/${method}-${loss}/seed=${seed}+lr=${lr}")
-def main(cfg: EventSNNConfig, run) -> float:
+def main(cfg: EventSNNConfig, run: Run) -> float:
     return learn(cfg, run)
 
 

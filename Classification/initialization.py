@@ -6,6 +6,7 @@ python3 Classification/initialization.py dataset=shd tau_syn=5e-3 grid.xi=[0.5,1
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -19,6 +20,7 @@ from surgrad.experiments.initialization.membrane import compensating_gain, effec
 from surgrad.network.initializers import FluctuationDrivenCentered
 from surgrad.network.probing import bernoulli_spikes
 from surgrad.network.rate_propagation import RatePropagated
+from surgrad.runs.folder import Run
 from surgrad.runs.record import RunRecord
 from surgrad.training.loop import BatchGrid
 from surgrad.training.resume import Keep, Pieces
@@ -27,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 @entry("initialization", InitializationConfig, run_name="initialization/dataset=${dataset.name}/seed=${seed}")
-def main(cfg: InitializationConfig, run) -> None:
+def main(cfg: InitializationConfig, run: Run) -> None:
     pieces = Pieces(run, study.LayerResult, study.StackResult)
     one_layer(cfg, run, pieces)
     time_steps(cfg, run, pieces.under("steps"))
@@ -44,16 +46,14 @@ def generator(cfg: InitializationConfig, part: int) -> torch.Generator:
     return torch.Generator().manual_seed(4 * cfg.seed + part)
 
 
-def one_layer(cfg: InitializationConfig, run, pieces: Pieces) -> None:
+def one_layer(cfg: InitializationConfig, run: Run, pieces: Pieces) -> None:
     """Every target of the grid, a row of metrics.csv for each and draw."""
     what, random = cfg.grid, generator(cfg, 0)
     sizes = {"nb_inputs": what.nb_inputs, "nb_units": what.nb_units, "nb_steps": round(what.duration / cfg.time_step)}
     ratios = []
     for target in study.targets(what.mu_u, what.xi, what.nu, what.alpha):
         measure = partial(study.measure_layer, target, cfg.cell, random, **sizes)
-        draws = pieces(
-            f"grid/{tuple(target)}", lambda measure=measure: [measure() for _ in range(what.nb_draws)], random
-        )
+        draws = pieces(f"grid/{tuple(target)}", partial(_repeated, measure, what.nb_draws), random)
         for draw, found in enumerate(draws):
             pieces.log({**target._asdict(), "sigma_u": target.sigma_u, "draw": draw, **found._asdict()})
             ratios.append((target.nu, found.std / target.sigma_u, found.std / found.predicted_std))
@@ -68,18 +68,22 @@ def one_layer(cfg: InitializationConfig, run, pieces: Pieces) -> None:
     log.info("grid: %d layers, deviation over target by rate: %s", len(nu), _by_rate(what.nu, nu, to_target))
 
 
+def _repeated(measure: Callable[[], study.LayerResult], times: int) -> list[study.LayerResult]:
+    return [measure() for _ in range(times)]
+
+
 def _by_rate(rates: list[float], nu: np.ndarray, ratio: np.ndarray) -> dict[str, str]:
     return {f"{rate:g} Hz": f"{ratio[nu == rate].mean():.3f}" for rate in rates}
 
 
-def time_steps(cfg: InitializationConfig, run, keep: Keep) -> None:
+def time_steps(cfg: InitializationConfig, run: Run, keep: Keep) -> None:
     """Rates under white noise against the time step, and their theory for instantaneous synapses."""
     what, random = cfg.steps, generator(cfg, 1)
-    sizes = {"nb_units": what.nb_units, "duration": what.duration}
 
-    def measured(name: str, gain: float, **cell: float) -> float:
-        cell = replace(cfg.cell, **cell)
-        step = partial(study.measure_step, gain * what.mu_u, gain * what.sigma_u, cell, random, **sizes)
+    def measured(name: str, gain: float, **constants: float) -> float:
+        cell, sizes = replace(cfg.cell, **constants), {"nb_units": what.nb_units}
+        moments = (gain * what.mu_u, gain * what.sigma_u)
+        step = partial(study.measure_step, *moments, cell, random, duration=what.duration, **sizes)
         return keep(f"{name}, tau_syn={cell.tau_syn:g}, dt={cell.dt:g}", lambda: step().rate, random)
 
     rate = [[measured("rate", 1.0, tau_syn=tau, dt=dt) for dt in what.dts] for tau in what.tau_syns]
@@ -101,20 +105,22 @@ def time_steps(cfg: InitializationConfig, run, keep: Keep) -> None:
     log.info("steps: %.1f Hz in continuous time, %.1f Hz at dt = %g s", continuous, rate[0][-1], what.dts[-1])
 
 
-def with_depth(cfg: InitializationConfig, run, keep: Keep) -> None:
+def with_depth(cfg: InitializationConfig, run: Run, keep: Keep) -> None:
     """Stacks under Poisson spikes: initialisers compared, deviations at which rates collapse, rate in, rate out."""
     what, random = cfg.depth, generator(cfg, 2)
     spikes = bernoulli_spikes(
         what.nu, (round(what.duration / cfg.time_step), what.nb_samples, what.nb_units), cfg.time_step, random
     )
-    options = {
-        "make": lambda: cfg.stack(what.nb_units, 10, cfg.time_step, what.duration),
-        "seeds": [what.nb_draws * cfg.seed + k for k in range(what.nb_draws)],
-        "spikes": spikes,
-        "labels": torch.arange(what.nb_samples) % 10,
-        "transient": min(cfg.cell.transient, len(spikes) // 2),
-    }
-    compared = study.stacks(cfg.build_initializers(), **options, keep=keep)
+    stacks = partial(
+        study.stacks,
+        make=lambda: cfg.stack(what.nb_units, 10, cfg.time_step, what.duration),
+        seeds=[what.nb_draws * cfg.seed + k for k in range(what.nb_draws)],
+        spikes=spikes,
+        labels=torch.arange(what.nb_samples) % 10,
+        transient=min(cfg.cell.transient, len(spikes) // 2),
+        keep=keep,
+    )
+    compared = stacks(cfg.build_initializers())
     _record(run, "depth", compared)
     for name, results in compared.items():
         if results:
@@ -124,9 +130,9 @@ def with_depth(cfg: InitializationConfig, run, keep: Keep) -> None:
             log.info("depth: %s, rates %s Hz", name, found["rate"].round(2))
     for name, rule in (("one rate", FluctuationDrivenCentered), ("rate-propagated", RatePropagated)):
         rules = {f"{name}, {sigma_u:g}": rule(sigma_u, what.nu) for sigma_u in what.sigma_us}
-        found = study.stacks(rules, **options, keep=keep)
+        by_rule = stacks(rules)
         rates = np.full((len(what.sigma_us), what.nb_draws, what.nb_layers), np.nan)
-        for k, results in enumerate(found.values()):
+        for k, results in enumerate(by_rule.values()):
             rates[k, : len(results)] = [result.rate.mean(1) for result in results] or np.nan
         run.state(f"collapse/{name}", rates, units="Hz", axes="sigma_u, draw, layer", sigma_us=what.sigma_us)
     sizes = {"nb_inputs": what.nb_units, "nb_units": what.nb_units, "nb_steps": len(spikes) * 4}
@@ -138,7 +144,7 @@ def with_depth(cfg: InitializationConfig, run, keep: Keep) -> None:
     run.state("transfer", curves, units="Hz", axes="sigma_u, input rate", **attributes)
 
 
-def real_spikes(cfg: InitializationConfig, run, pieces: Pieces) -> None:
+def real_spikes(cfg: InitializationConfig, run: Run, pieces: Pieces) -> None:
     """The stacks on training samples, and on the same number of spikes per unit and sample at random times."""
     data, what, random = cfg.dataset, cfg.real, generator(cfg, 3)
     train, *_ = data.splits()
@@ -168,7 +174,7 @@ def real_spikes(cfg: InitializationConfig, run, pieces: Pieces) -> None:
             log.info("%s, %s: deviations %s", name, kind, deviation.round(2))
 
 
-def _record(run, where: str, found: dict[str, list[study.StackResult]]) -> None:
+def _record(run: Run, where: str, found: dict[str, list[study.StackResult]]) -> None:
     """Arrays (draws, layers) of every initialiser, and the gradients over time of the first draw."""
     for name, results in found.items():
         if not results:

@@ -8,10 +8,11 @@ python3 Classification/yin_yang.py -m --config-name=surrogate method=eventprop,s
 from surgrad.config.entry import entry
 from surgrad.experiments.eventprop.config import YinYangConfig
 from surgrad.experiments.eventprop.training import learn
+from surgrad.runs.folder import Run
 
 
 @entry("eventprop", YinYangConfig, run_name="yin_yang/${method}-${loss}/seed=${seed}+lr=${lr}")
-def main(cfg: YinYangConfig, run) -> float:
+def main(cfg: YinYangConfig, run: Run) -> float:
     return learn(cfg, run)
 
 

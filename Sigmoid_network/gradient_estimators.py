@@ -5,6 +5,7 @@ python3 Sigmoid_network/gradient_estimators.py beta=2 gain=1 depths=[1,2,4] meth
 """
 
 import logging
+from functools import partial
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from surgrad.experiments.sigmoid_network import figures_estimators as figures
 from surgrad.experiments.sigmoid_network.config import GradientEstimatorsConfig
 from surgrad.experiments.sigmoid_network.estimator_study import (
     ChainCurve,
+    Problem,
     chain_curve,
     coverage,
     random_problem,
@@ -20,23 +22,31 @@ from surgrad.experiments.sigmoid_network.estimator_study import (
     study,
 )
 from surgrad.experiments.sigmoid_network.estimators import ESTIMATORS
+from surgrad.runs.folder import Run
 from surgrad.runs.log import progress
 from surgrad.training.resume import Pieces
 
 log = logging.getLogger(__name__)
 
 
-def networks(cfg: GradientEstimatorsConfig, depth: int, beta: float) -> list:
+def networks(cfg: GradientEstimatorsConfig, depth: int, beta: float) -> list[Problem]:
     """The random networks of one depth and slope; the same at every slope."""
     sizes = [cfg.width] * (depth + 1)
     return [random_problem(sizes, beta=beta, gain=cfg.gain, seed=cfg.seed + k) for k in range(cfg.nb_networks)]
 
 
 @entry("sigmoid_network", GradientEstimatorsConfig, run_name="gradient_estimators")
-def main(cfg: GradientEstimatorsConfig, run) -> None:
+def main(cfg: GradientEstimatorsConfig, run: Run) -> None:
     pieces = Pieces(run, ChainCurve)
-    measure = {"nb_samples": cfg.nb_samples, "nb_averaged": cfg.nb_averaged, "seed": cfg.seed, "progress": progress}
-    measure["keep"] = pieces
+    measure = partial(
+        study,
+        methods=cfg.methods,
+        nb_samples=cfg.nb_samples,
+        nb_averaged=cfg.nb_averaged,
+        seed=cfg.seed,
+        progress=progress,
+        keep=pieces,
+    )
     chain = pieces(
         "chain",
         lambda: chain_curve(
@@ -48,8 +58,8 @@ def main(cfg: GradientEstimatorsConfig, run) -> None:
             seed=cfg.seed,
         ),
     )
-    by_depth = study("depth", {d: networks(cfg, d, cfg.beta) for d in cfg.depths}, cfg.methods, **measure)
-    by_slope = study("slope β", {b: networks(cfg, cfg.depth, b) for b in cfg.betas}, cfg.methods, **measure)
+    by_depth = measure("depth", {d: networks(cfg, d, cfg.beta) for d in cfg.depths})
+    by_slope = measure("slope β", {b: networks(cfg, cfg.depth, b) for b in cfg.betas})
     middle = networks(cfg, cfg.depth, cfg.beta)
     curve = sample_curve(
         middle,

@@ -5,7 +5,9 @@ python3 Sigmoid_network/sign_bias.py sweep.betas_sg=[10,20,50,100] flow.axes=[0,
 """
 
 import logging
+from collections.abc import Sequence
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,15 +25,18 @@ from surgrad.experiments.sigmoid_network.sign_bias import (
     plane_study,
     sweep,
 )
+from surgrad.runs.folder import Run
 from surgrad.training.resume import Keep, Pieces
 
 NAMES = ("w", "v1", "v2", "u1", "u2")
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 @entry("sigmoid_network", SignBiasConfig, run_name="sign_bias")
-def main(cfg: SignBiasConfig, run) -> None:
+def main(cfg: SignBiasConfig, run: Run) -> None:
     x = torch.tensor(cfg.x, dtype=torch.float64)
     pieces = Pieces(run, Sweep, PlaneResult, Path)
     sweep_weights(cfg, run, x, pieces)
@@ -39,7 +44,7 @@ def main(cfg: SignBiasConfig, run) -> None:
     follow_descent(cfg, run, x, pieces.under("flow"))
 
 
-def sweep_weights(cfg: SignBiasConfig, run, x: torch.Tensor, keep: Keep) -> None:
+def sweep_weights(cfg: SignBiasConfig, run: Run, x: torch.Tensor, keep: Keep) -> None:
     """The SG along one weight: its sign, its zeros, the landscape it integrates to."""
     what = cfg.sweep
     grid = np.linspace(what.lower, what.upper, what.nb_points)
@@ -60,7 +65,7 @@ def sweep_weights(cfg: SignBiasConfig, run, x: torch.Tensor, keep: Keep) -> None
     run.figure("phase_line", figures.phase_line(result, NAMES[what.index]))
 
 
-def probe_planes(cfg: SignBiasConfig, run, x: torch.Tensor, keep: Keep) -> None:
+def probe_planes(cfg: SignBiasConfig, run: Run, x: torch.Tensor, keep: Keep) -> None:
     """The SG at one point of the v plane and of the u plane."""
     what, results = cfg.planes, []
     net, corner = SigmoidNet(what.beta), (what.extent, what.extent)
@@ -79,18 +84,23 @@ def probe_planes(cfg: SignBiasConfig, run, x: torch.Tensor, keep: Keep) -> None:
     run.figure("planes", figures.plane_arrows(results))
 
 
-def follow_descent(cfg: SignBiasConfig, run, x: torch.Tensor, keep: Keep) -> None:
+def _pair(values: Sequence[T]) -> tuple[T, T]:
+    first, second = values
+    return first, second
+
+
+def follow_descent(cfg: SignBiasConfig, run: Run, x: torch.Tensor, keep: Keep) -> None:
     """Gradient flow along the SG and along the true gradient from the same starts."""
     what = cfg.flow
     net, axes = SigmoidNet(cfg.sweep.beta), (what.axes[0], what.axes[1])
-    window = Window(tuple(cfg.sweep.weights), axes, tuple(what.lower), tuple(what.upper))
+    window = Window(tuple(cfg.sweep.weights), axes, _pair(what.lower), _pair(what.upper))
     result = flow_study(
         net,
         window,
         x,
         tuple(cfg.sweep.betas_sg),
         (NAMES[axes[0]], NAMES[axes[1]]),
-        nb_starts=tuple(what.nb_starts),
+        nb_starts=_pair(what.nb_starts),
         duration=what.duration,
         keep=keep,
     )

@@ -19,21 +19,28 @@ from surgrad.experiments.sigmoid_network.neuron_study import (
     lif_study,
     perceptron_study,
 )
-from surgrad.experiments.sigmoid_network.single_neuron import Derivatives, DrivenLIF, Estimate, poisson_inputs
+from surgrad.experiments.sigmoid_network.single_neuron import (
+    Derivatives,
+    DrivenLIF,
+    EscapeProbability,
+    Estimate,
+    poisson_inputs,
+)
+from surgrad.runs.folder import Run
 from surgrad.training.resume import Keep, Pieces
 
 log = logging.getLogger(__name__)
 
 
 @entry("sigmoid_network", SingleNeuronConfig, run_name="single_neuron")
-def main(cfg: SingleNeuronConfig, run) -> None:
+def main(cfg: SingleNeuronConfig, run: Run) -> None:
     noises = {name: as_probability(build(node, at=f"noises.{name}")) for name, node in cfg.noises.items()}
     pieces = Pieces(run, PerceptronCurve, Derivatives, Estimate)
     perceptron(cfg, run, noises, pieces.under("perceptron"))
     driven_lif(cfg, run, noises[cfg.lif.noise], pieces.under("LIF"))
 
 
-def perceptron(cfg: SingleNeuronConfig, run, noises, keep: Keep) -> None:
+def perceptron(cfg: SingleNeuronConfig, run: Run, noises: dict[str, EscapeProbability], keep: Keep) -> None:
     """Derivative of E[S] and SG over a range of weights, for each escape noise."""
     what = cfg.perceptron
     curves = perceptron_study(
@@ -55,7 +62,7 @@ def perceptron(cfg: SingleNeuronConfig, run, noises, keep: Keep) -> None:
     run.figure("perceptron", figures.perceptron_curves(curves, what.nb_inputs))
 
 
-def driven_lif(cfg: SingleNeuronConfig, run, p, keep: Keep) -> None:
+def driven_lif(cfg: SingleNeuronConfig, run: Run, p: EscapeProbability, keep: Keep) -> None:
     """Derivative of the spike probability of a driven LIF neuron and SGs, step by step, without and with reset."""
     what = cfg.lif
     generator = torch.Generator().manual_seed(cfg.seed)
@@ -69,7 +76,9 @@ def driven_lif(cfg: SingleNeuronConfig, run, p, keep: Keep) -> None:
     run.summary["lif/expected_spikes"] = float(curves.reset.expected.sum())
     run.state("lif/time", curves.time, units="s")
     run.state("lif/inputs", curves.inputs.astype(np.uint8))
-    for name in ("free_sg", "reset_sg", "through_sg", "membrane", "membrane_reset"):
+    for name, sg in curves.sg._asdict().items():
+        run.state(f"lif/{name}_sg", sg)
+    for name in ("membrane", "membrane_reset"):
         run.state(f"lif/{name}", getattr(curves, name))
     for name in ("free", "reset", "drawn", "drawn_sg", "drawn_through"):
         for part, array in getattr(curves, name)._asdict().items():

@@ -12,6 +12,7 @@ from surgrad.config.entry import entry
 from surgrad.experiments.spike_train_matching.config import SpikeTrainMatchingConfig
 from surgrad.experiments.spike_train_matching.recording import Matching, Recorder
 from surgrad.experiments.spike_train_matching.training import Learner
+from surgrad.runs.folder import Run
 from surgrad.training.resume import run_epochs
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
     SpikeTrainMatchingConfig,
     run_name="${method.name}/dataset=${dataset.name}/seed=${seed}+lr_h=${dataset_method.lr_h}+lr_o=${dataset_method.lr_o}",
 )
-def main(cfg: SpikeTrainMatchingConfig, run) -> float:
+def main(cfg: SpikeTrainMatchingConfig, run: Run) -> float:
     device = resolve_device(cfg.device)
     task, weights, training = cfg.build(device)
     log.info("%d pairs, %d steps, %d outputs", task.nb_pairs, task.nb_steps, task.target.shape[-1])

@@ -10,6 +10,7 @@ import logging
 from surgrad.config.entry import entry
 from surgrad.experiments.superspike.config import SuperSpikeConfig
 from surgrad.experiments.superspike.training import Trials
+from surgrad.runs.folder import Run
 from surgrad.training.resume import run_epochs
 
 CHECKPOINT_SECONDS = 30.0  # what a kill costs at most
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 @entry(
     "superspike", SuperSpikeConfig, run_name="superspike/${feedback}/seed=${seed}+lr_h=${lr_h}+lr_o=${lr_o}+dt=${dt}"
 )
-def main(cfg: SuperSpikeConfig, run) -> float | None:
+def main(cfg: SuperSpikeConfig, run: Run) -> float | None:
     trials = Trials(cfg, run)
     run.summary["van_rossum_silent"] = trials.silence()
     log.info("van Rossum distance of silence: %.4f", run.summary["van_rossum_silent"])

@@ -23,7 +23,7 @@ from surgrad.analysis.rows import (
     table,
 )
 from surgrad.datasets.baselines import count_baseline
-from surgrad.errors import UserError
+from surgrad.errors import UserError, known
 from surgrad.experiments.trained import TrainedRun
 from surgrad.figures import plots as figures
 from surgrad.runs.record import REPO, RunRecord, load_runs
@@ -53,10 +53,11 @@ def baseline(runs: Sequence[RunRecord]) -> str:
     try:
         for run in runs:
             if run.get("seed") not in rows:
-                rows[run.get("seed")] = count_baseline(*TrainedRun(run.folder).splits())
+                train, valid, test = TrainedRun(run.folder).splits()
+                rows[run.get("seed")] = count_baseline(train, known("a validation set", valid), test)
     except UserError as error:
         return f"\nNo baseline: {error}."
-    cells = [shown(interval(row.get(f"{part}_acc") for row in rows.values())) for part in ("train", "valid", "test")]
+    cells = [shown(interval(row[f"{part}_acc"] for row in rows.values())) for part in ("train", "valid", "test")]
     return f"| spike counts, logistic regression | {len(rows)} | {' | '.join(cells)} | - | - | - |"
 
 

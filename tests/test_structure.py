@@ -50,19 +50,13 @@ OPEN_FILES: set[str] = {
 OPEN_FUNCTIONS: set[str] = {
     "surgrad/kernels/gpu/scan.py: scan_adjoint",
 }
-OPEN_PARAMETERS: set[str] = {
-    "surgrad/experiments/sigmoid_network/loop_study.py: loop_study",
-}
+OPEN_PARAMETERS: set[str] = set()
 OPEN_CALLS: set[str] = {
     "Classification/deep_convSNN.py: Fit",
     "Classification/deep_convSNN.py: Monitor",
     "Classification/dense_SNN.py: Fit",
-    "Sigmoid_network/integrate_closed_circle.py: loop_study",
     "surgrad/experiments/datasets.py: Randman",
     "surgrad/experiments/eventprop/training.py: Fit",
-    "surgrad/experiments/sigmoid_network/loop_study.py: LoopResult",
-    "surgrad/experiments/sigmoid_network/neuron_study.py: LIFCurves",
-    "surgrad/experiments/sigmoid_network/sign_bias.py: FlowResult",
     "surgrad/experiments/superspike/config.py: SuperSpikeRule",
     "surgrad/experiments/superspike/online.py: Rule",
 }

@@ -256,7 +256,8 @@ def read_measured(path: Path) -> dict[str, Measured]:
         for number, row in enumerate(csv.DictReader(file), start=2):
             try:
                 claim = row.pop("claim")
-                taken = Taken(**row)._replace(seed=int(row["seed"]), value=float(row["value"]))
+                fields: dict[str, Any] = {**row, "seed": int(row["seed"]), "value": float(row["value"])}
+                taken = Taken(**fields)
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{path}, line {number}: not a measured value: {error}") from error
             found.setdefault(claim, []).append(taken)

@@ -7,9 +7,8 @@ surgrad runs plot Classification/Runs/robustness --x surrogate.beta --y test_acc
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -17,7 +16,7 @@ from surgrad.analysis.intervals import Interval
 from surgrad.analysis.rows import chance, differing, finished, grouped, grouping, label, order, points
 from surgrad.errors import UserError
 from surgrad.figures.plots import SHARE
-from surgrad.figures.sweeps import Point, categories, swept
+from surgrad.figures.sweeps import Curve, categories, swept
 from surgrad.runs import files, tables
 from surgrad.runs.record import RunRecord, load_runs
 
@@ -57,8 +56,8 @@ def _require(runs: Sequence[RunRecord], x: str, y: str, by: str | None) -> None:
             there = ", ".join(differing(runs)) or "none but the seed"
             raise UserError(f"{key}: no run has this key; keys that differ between these runs: {there}")
     if all(tables.metric(run, y) is None for run in runs):
-        there = sorted({name for run in runs for name, value in run.summary.items() if isinstance(value, float)})
-        raise UserError(f"{y}: no run has this number; there are: {', '.join(there)}")
+        numbers = sorted({name for run in runs for name, value in run.summary.items() if isinstance(value, float)})
+        raise UserError(f"{y}: no run has this number; there are: {', '.join(numbers)}")
 
 
 def _is_part(key: str, by: str | None) -> bool:
@@ -73,7 +72,7 @@ def _named(runs: Sequence[RunRecord], key: str) -> str:
     return key
 
 
-def _draw(lines: dict[str, dict[Any, Point]], x: str, ylabel: str, by_chance: float | None) -> Figure:
+def _draw(lines: Mapping[str, Curve], x: str, ylabel: str, by_chance: float | None) -> Figure:
     values = sorted({value for line in lines.values() for value in line}, key=order)
     means = [interval[0] for line in lines.values() for _, interval in line.values()]
     share = by_chance is not None or all(0 <= mean <= 1 for mean in means)
@@ -90,7 +89,7 @@ def _draw(lines: dict[str, dict[Any, Point]], x: str, ylabel: str, by_chance: fl
     return swept({"": lines}, x, ylabel, xscale=scale, chance=by_chance, limits=limits, size=(4.2, 3.2))
 
 
-def _table(lines: dict[str, dict[Any, Point]], x: str, y: str) -> str:
+def _table(lines: Mapping[str, Curve], x: str, y: str) -> str:
     rows = [f"| runs | {x} | {y} | 95 % interval | n |", "|---|---|---|---|---|"]
     for name, line in lines.items():
         rows += [f"| {name} | {tables.number(value)} | {_cells(interval)} |" for value, (_, interval) in line.items()]

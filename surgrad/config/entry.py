@@ -68,7 +68,7 @@ def entry(
     *,
     run_name: str = "${hydra.job.config_name}",
     config_path: Path | None = None,
-    opener: Callable[..., AbstractContextManager[Run]] = open_run,
+    opener: Callable[..., AbstractContextManager[Any]] = open_run,
 ) -> Callable[[Callable[[Any, Run], Any]], Callable[..., Any]]:
     """Make `main(cfg, run)` the command of a script, configured by Hydra from configs/<suite> and configs/shared.
 
@@ -143,7 +143,7 @@ class _Task:
 
     main: Callable[[Any, Run], Any]
     schema: type  # a sweep checks the configurations of all its jobs before it starts the first
-    opener: Callable[..., AbstractContextManager[Run]]
+    opener: Callable[..., AbstractContextManager[Any]]
     outcome: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -187,7 +187,7 @@ def _task_of_script(file: str, name: str) -> _Task:
 def _run(
     main: Callable[[Any, Run], Any],
     schema: type,
-    opener: Callable[..., AbstractContextManager[Run]],
+    opener: Callable[..., AbstractContextManager[Any]],
     composed: DictConfig,
 ) -> Any:
     folder = Path(HydraConfig.get().runtime.output_dir)

@@ -12,7 +12,7 @@ from surgrad.errors import UserError
 LARGEST = 2**53  # up to here every integer is a float, in JSON files and spreadsheets, too
 
 
-def one_of(key: str, value: Any, allowed: Iterable[str]) -> None:
+def one_of(key: str, value: Any, allowed: Iterable[Any]) -> None:
     """Raises UserError naming the key and the allowed values, and the nearest of them, unless value is one.
 
     A value that is still missing passes, here and in the checks below: `surgrad.config.check` names its key.

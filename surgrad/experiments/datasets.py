@@ -21,7 +21,7 @@ from surgrad.datasets.sources.hdf5 import read_shd
 from surgrad.datasets.sources.randman import Randman
 from surgrad.datasets.sources.random_task import RandomTask
 from surgrad.datasets.splits import VALIDATIONS, check_window, first_of_each, validation_split
-from surgrad.errors import UserError
+from surgrad.errors import UserError, known
 
 Splits = tuple[EventDataset, EventDataset | None, EventDataset]
 
@@ -154,7 +154,7 @@ class HDF5Config(HeldOutConfig):
         everything = self._read(self.train_path, nb_units=self.nb_inputs, nb_classes=self.nb_classes)
         sizes = {"nb_units": everything.nb_units, "nb_classes": everything.nb_classes}
         train, valid = self.hold_out(everything)
-        if valid is not None and self.validation == "file":
+        if valid is not None and self.validation == "file" and self.valid_path:
             valid = self._used(valid, self.valid_path)
         return train, valid, self._read(self.test_path, **sizes)
 
@@ -166,7 +166,10 @@ class HDF5Config(HeldOutConfig):
         return dataset if self.limit is None else first_of_each(dataset, self.limit)
 
     def _options(self) -> dict[str, Any]:
-        own = {"speaker": {"speakers": self.validation_speakers}, "file": {"path": self.valid_path}}
+        own: dict[str, dict[str, Any]] = {
+            "speaker": {"speakers": self.validation_speakers},
+            "file": {"path": self.valid_path},
+        }
         return own.get(self.validation) or super()._options()
 
 
@@ -296,10 +299,11 @@ class RandmanConfig(DatasetConfig):
     def splits(self) -> Splits:
         """Generates the data; the same for the same numbers."""
         try:
+            first, second, third = self.fractions
             train, valid, test = Randman(
                 dim_manifold=self.dim_manifold,
-                nb_classes=self.nb_classes,
-                nb_units=self.nb_inputs,
+                nb_classes=known("dataset.nb_classes", self.nb_classes),
+                nb_units=known("dataset.nb_inputs", self.nb_inputs),
                 nb_steps=self.nb_steps,
                 duration=self.nb_steps * self.time_step,
                 step_frac=self.step_frac,
@@ -307,7 +311,7 @@ class RandmanConfig(DatasetConfig):
                 nb_spikes=self.nb_spikes,
                 alpha=self.alpha_randman,
                 seed=self.randmanseed,
-                fractions=tuple(self.fractions),
+                fractions=(first, second, third),
             ).splits()
             return train, valid if len(valid) else None, test
         except ValueError as error:
@@ -356,7 +360,7 @@ def dataset_config(content: Any, kind: type[D] = DatasetConfig) -> D:  # type: i
     if not content:
         raise UserError("dataset: is empty; choose one, e.g. dataset=spiking_digits")
     name = content.get("name")
-    checked: D = check(OmegaConf.create({"dataset": dict(content)}), _wrapper(kind, str(name))).dataset
+    checked: D = check(OmegaConf.create({"dataset": dict(content)}), _wrapper(kind, str(name))).dataset  # type: ignore[arg-type]  # a class is hashable
     return checked
 
 

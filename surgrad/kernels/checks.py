@@ -3,23 +3,14 @@
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from surgrad.errors import UserError
 
-X = TypeVar("X")
-
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-
-
-def known(name: str, x: X | None) -> X:
-    """``x`` where a kernel cannot do without it. Raises: UserError if it is None."""
-    if x is None:
-        raise UserError(f"{name} is None here; a kernel needs it")
-    return x
 
 
 def count_of(name: str, value: Any, lowest: int = 0) -> int:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgrad.errors import UserError
-from surgrad.kernels.checks import known, require_alike, require_shape
+from surgrad.errors import UserError, known
+from surgrad.kernels.checks import require_alike, require_shape
 from surgrad.neurons.lif import LIF, AdaptationValues
 
 

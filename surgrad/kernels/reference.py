@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from surgrad.errors import UserError
+from surgrad.errors import UserError, known
 from surgrad.kernels import finite
 from surgrad.kernels.call import Address, Options
-from surgrad.kernels.checks import known
 from surgrad.kernels.contract import ConnectionSpec, LayerSpec, NetworkSpec, ReadoutSpec
 from surgrad.kernels.events import Events
 from surgrad.kernels.philox import NoiseKey, uniform

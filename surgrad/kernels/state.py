@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from surgrad.kernels.checks import known
+from surgrad.errors import known
 from surgrad.neurons.lif import LIFState
 
 

@@ -8,9 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from surgrad.errors import UserError
+from surgrad.errors import UserError, known
 from surgrad.kernels import dispatch
-from surgrad.kernels.checks import known
 from surgrad.kernels.philox import NoiseKey
 from surgrad.kernels.reference import delayed
 from surgrad.network.layers import SpikingLayer

@@ -149,6 +149,12 @@ class Follower:
     def checkpoint(self, content: dict[str, Any]) -> None:
         """Nothing."""
 
+    def state(self, name: str, array: Any, units: str | None = None, **attributes: Any) -> None:
+        """Nothing."""
+
+    def figure(self, name: str, figure: Any) -> None:
+        """Nothing."""
+
 
 @contextmanager
 def open_run(folder: str | Path, *args: Any, **options: Any) -> Iterator[runs.Run | Follower]:

@@ -18,8 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from surgrad.datasets.events import Augmentation, EventDataset
-from surgrad.errors import UserError
-from surgrad.kernels.checks import known
+from surgrad.errors import UserError, known
 from surgrad.network.network import Network
 from surgrad.runs.folder import Run
 from surgrad.training.distributed import ALONE, Follower, Processes

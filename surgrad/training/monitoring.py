@@ -13,6 +13,7 @@ from surgrad.errors import UserError
 from surgrad.figures import plots as figures
 from surgrad.network.network import Network
 from surgrad.runs.folder import Run
+from surgrad.training.distributed import Follower
 from surgrad.training.loop import DEFAULT_COMPUTE, MONITOR_DRAW, BatchGrid, Compute
 from surgrad.training.statistics import defined_mean, fano_over_trials, firing_rates
 
@@ -91,7 +92,7 @@ class Monitor:
     network: Network
     dataset: EventDataset
     grid: BatchGrid
-    run: Run
+    run: Run | Follower
     nb_samples: int = 5
     window: int = 10
     binned: bool = False

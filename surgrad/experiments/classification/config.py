@@ -233,8 +233,8 @@ class ClassificationConfig(TrainingConfig):
         """The neuron of a method, with the slope beta that it has in an epoch."""
         beta = self.beta
         if self.anneal:
-            rule = {"start": self.anneal_start, "step": self.anneal_step, "interval": self.anneal_interval}
-            beta = annealed(beta, epoch, **rule)
+            start, step, interval = self.anneal_start, self.anneal_step, self.anneal_interval
+            beta = annealed(beta, epoch, start=start, step=step, interval=interval)
         return method_neuron(method, SpikeParameters(beta, self.p0, self.delta_uh, self.sigm, self.diff_reset))
 
     def grid(self, nb_inputs: int, device: str = "cpu", batch_size: int | None = None) -> BatchGrid:

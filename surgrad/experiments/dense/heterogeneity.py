@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,6 @@ from surgrad.network.network import Network
 from surgrad.network.time_constants import BOUNDS, Bounds
 from surgrad.runs.record import REPO, RunRecord
 from surgrad.training.evaluation import evaluate
-from surgrad.training.fit import Fit
 from surgrad.training.loop import BatchGrid, Compute, Objective
 from surgrad.training.optimizers import trained
 
@@ -125,7 +125,7 @@ def load_taus(where: str | Path, dataset: str | None = None) -> list[Row]:
 
 
 # ---------------------------------------------------------------- comparisons
-def by_condition(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
+def by_condition(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
     """Rows of each condition: HomInit before others, StdTr before HetTr."""
     groups = grouped(rows, "condition")
     return dict(
@@ -152,7 +152,7 @@ def gains_of_start(rows: Sequence[Row], key: str = "test_acc") -> dict[str, Inte
 
 def _differences(rows: Sequence[Row], key: str, pairs: Mapping[str, tuple[str, str]]) -> dict[str, Interval]:
     """Differences between two conditions each, and "both": their mean, over the seeds that all of them have."""
-    there = {name: [chosen(rows, condition=half) for half in pair] for name, pair in pairs.items()}
+    there = {name: (chosen(rows, condition=a), chosen(rows, condition=b)) for name, (a, b) in pairs.items()}
     there = {name: pair for name, pair in there.items() if all(pair)}
     found = {name: paired_difference(*pair, key) for name, pair in there.items()}
     if len(there) > 1:
@@ -171,7 +171,7 @@ def stretch_curves(rows: Sequence[Row]) -> dict[str, dict[float, Point]]:
     return found
 
 
-def learned_fits(taus: Sequence[Row], name: str, low: float, high: float) -> Mapping[str, tuple[Fit, float]]:
+def learned_fits(taus: Sequence[Row], name: str, low: float, high: float) -> Mapping[str, tuple["Fit", float]]:
     """Gamma and log-normal distributions of highest likelihood, and that likelihood (nats per neuron, tau in ms).
 
     Args:
@@ -215,13 +215,12 @@ def tables(rows: Sequence[Row], taus: Sequence[Row]) -> str:
             (gamma, gamma_nats), (normal, normal_nats) = learned_fits(group, kind, *BOUNDS).values()
             lines.append(
                 f"| {name}, {kind} | {1e3 * values.mean():.1f} | {at_bounds(values, BOUNDS):.3f} "
-                f"| {gamma.shape:.2f}, {1e3 * gamma.scale:.2f}, {gamma_nats:.3f} "
-                f"| {normal.sigma:.3f}, {1e3 * normal.median:.1f}, {normal_nats:.3f} |"
+                f"| {gamma}, {gamma_nats:.3f} | {normal}, {normal_nats:.3f} |"
             )
     return "\n".join(lines)
 
 
-def learned_distributions(taus: Sequence[Row]) -> dict[str, tuple[np.ndarray, dict[str, Fit]]]:
+def learned_distributions(taus: Sequence[Row]) -> dict[str, tuple[np.ndarray, dict[str, "Fit"]]]:
     """Of every condition that trains them, the time constants in s, with fits; membranes beside those of cells."""
     found = {}
     for (name,), group in by_condition(taus).items():
@@ -239,6 +238,9 @@ class Gamma:
 
     shape: float
     scale: float
+
+    def __str__(self) -> str:
+        return f"{self.shape:.2f}, {1e3 * self.scale:.2f}"
 
     @property
     def mean(self) -> float:
@@ -269,6 +271,9 @@ class LogNormal:
 
     sigma: float
     median: float
+
+    def __str__(self) -> str:
+        return f"{self.sigma:.3f}, {1e3 * self.median:.1f}"
 
     @property
     def mean(self) -> float:

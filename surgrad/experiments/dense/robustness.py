@@ -142,7 +142,7 @@ def by_path(rows: Sequence[Row]) -> dict[str, dict[str, Point]]:
 
 def cost_of_paths(rows: Sequence[Row]) -> dict[tuple[str, str], Interval]:
     """What each path changes in test accuracy against the network that has neither, paired by seed."""
-    found = {}
+    found: dict[tuple[str, str], Interval] = {}
     for (label,), group in grouped(_labelled(rows, "robustness_reset"), "label").items():
         pairs = {path: (chosen(group, path=path), chosen(group, path="neither")) for path in list(PATHS.values())[1:]}
         found |= {(label, path): paired_difference(*pair, "test_acc") for path, pair in pairs.items() if all(pair)}

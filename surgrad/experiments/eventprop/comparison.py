@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from surgrad.errors import known
 from surgrad.eventprop.grid import GridLayer, GridReadout, on_grid
 from surgrad.eventprop.layers import EventLayer, EventLIF, EventReadout, Spikes
 from surgrad.experiments.spike_train_matching.leaky_filter import LeakyFilter
@@ -106,7 +107,11 @@ def exact(problem: Problem) -> Gradient:
     kept = 24 * (
         len(problem.input().times) + len(hidden.times) + len(output.times)
     )  # times, units, currents, intervals
-    return Gradient(float(loss.detach()), layers[0].weight.grad, layers[1].weight.grad, seconds, kept)
+    return Gradient(float(loss.detach()), *_gradients(layers[0].weight, layers[1].weight), seconds, kept)
+
+
+def _gradients(hidden: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    return known("the gradient by the hidden weights", hidden.grad), known("by the output weights", output.grad)
 
 
 def stepped(problem: Problem) -> Gradient:
@@ -118,18 +123,19 @@ def stepped(problem: Problem) -> Gradient:
         layer.weight.data = weight
     trace = GridReadout(n_out, n_out, problem.neuron, problem.dt, torch.float64)
     trace.weight = torch.nn.Parameter(torch.eye(n_out, dtype=torch.float64), requires_grad=False)
+    kept = _Kept()
     x, z = (
         on_grid(s, n, problem.nb_steps, problem.dt) for s, n in ((problem.input(), n_in), (problem.target(), n_out))
     )
     started = time.perf_counter()
-    with _Kept() as kept:
+    with kept:
         hidden = layers[0](x)
         output = layers[1](hidden)
         loss = 0.5 * (trace(z) - trace(output)).square().sum() * problem.dt
     nb_bytes = kept.nb_bytes + sum(s.grad_fn.spikes.nb_bytes for s in (hidden, output))
     loss.backward()
     seconds = time.perf_counter() - started
-    return Gradient(float(loss.detach()), layers[0].weight.grad, layers[1].weight.grad, seconds, nb_bytes)
+    return Gradient(float(loss.detach()), *_gradients(layers[0].weight, layers[1].weight), seconds, nb_bytes)
 
 
 def surrogate(problem: Problem, beta: float = 10.0) -> Gradient:
@@ -141,17 +147,17 @@ def surrogate(problem: Problem, beta: float = 10.0) -> Gradient:
     x, z = (
         on_grid(s, n, problem.nb_steps, problem.dt) for s, n in ((problem.input(), n_in), (problem.target(), n_out))
     )
-    trace = LeakyFilter(a, b, 1 - b, like=x)
+    kept, trace = _Kept(), LeakyFilter(a, b, 1 - b, like=x)
     neuron = LIF(surrogate=SuperSpike(beta), reset="multiplicative_leak")
-    decays = [torch.tensor(v, dtype=x.dtype) for v in (a, b)]
+    decay_a, decay_b = (torch.tensor(v, dtype=x.dtype) for v in (a, b))
     started = time.perf_counter()
-    with _Kept() as kept:
-        spikes = reference.lif(x @ hidden, *decays, neuron)[0]
-        spikes = reference.lif(spikes @ output, *decays, neuron)[0]
+    with kept:
+        spikes = reference.lif(x @ hidden, decay_a, decay_b, neuron)[0]
+        spikes = reference.lif(spikes @ output, decay_a, decay_b, neuron)[0]
         loss = 0.5 * trace(z - spikes).square().sum() * problem.dt
     loss.backward()
     seconds = time.perf_counter() - started
-    return Gradient(float(loss.detach()), hidden.grad, output.grad, seconds, kept.nb_bytes)
+    return Gradient(float(loss.detach()), *_gradients(hidden, output), seconds, kept.nb_bytes)
 
 
 def online(problem: Problem, beta: float = 10.0) -> Gradient:
@@ -209,10 +215,6 @@ class _Kept(torch.autograd.graph.saved_tensors_hooks):
     def __init__(self) -> None:
         self.storages: dict[int, int] = {}
         super().__init__(self._pack, lambda x: x)
-
-    def __enter__(self) -> "_Kept":
-        super().__enter__()
-        return self
 
     def _pack(self, x: Tensor) -> Tensor:
         storage = x.untyped_storage()

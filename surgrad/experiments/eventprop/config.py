@@ -7,7 +7,6 @@ from functools import cached_property
 
 import torch
 from omegaconf import MISSING
-from torch import nn
 
 from surgrad.config.common import CommonConfig
 from surgrad.config.validate import not_negative, one_of, positive
@@ -16,7 +15,7 @@ from surgrad.datasets.sources.yin_yang import CLASSES, Points, published_splits
 from surgrad.errors import UserError
 from surgrad.eventprop.encoding import linear_latency
 from surgrad.eventprop.layers import EventLayer, EventLIF, EventReadout
-from surgrad.eventprop.network import EventNetwork, FirstSpike, IntegratedVoltage, MaximumVoltage, SpikeSet
+from surgrad.eventprop.network import EventNetwork, FirstSpike, Head, IntegratedVoltage, MaximumVoltage, SpikeSet
 from surgrad.experiments.datasets import DatasetConfig, DatasetNode, dataset_config, no_dataset
 from surgrad.experiments.eventprop.training import Recipe
 from surgrad.network.connections import Dense
@@ -132,27 +131,31 @@ class EventConfig(CommonConfig):
         self.hidden.fill(hidden.weight, generator)
         if self.loss == "first_spike":
             output = EventLayer(nb_hidden, nb_classes, neuron)
-            layers, head = [hidden, output], FirstSpike(nb_classes, self.alpha, self.tau0, self.tau1, self.bump)
-        else:
-            output = EventReadout(nb_hidden, nb_classes, neuron)
-            heads: dict[str, Callable[[EventReadout], nn.Module]] = {
-                "max_voltage": MaximumVoltage,
-                "integrated_voltage": lambda readout: IntegratedVoltage(readout, self.tau_weight, self.gain),
-            }
-            layers, head = [hidden], heads[self.loss](output)
-        self.output.fill(output.weight, generator)
-        return EventNetwork(layers, head, self.duration)
+            self.output.fill(output.weight, generator)
+            head = FirstSpike(nb_classes, self.alpha, self.tau0, self.tau1, self.bump)
+            return EventNetwork([hidden, output], head, self.duration)
+        readout = EventReadout(nb_hidden, nb_classes, neuron)
+        heads: dict[str, Callable[[EventReadout], Head]] = {
+            "max_voltage": MaximumVoltage,
+            "integrated_voltage": lambda readout: IntegratedVoltage(readout, self.tau_weight, self.gain),
+        }
+        self.output.fill(readout.weight, generator)
+        return EventNetwork([hidden], heads[self.loss](readout), self.duration)
 
     def grid_network(self) -> Network:
         """The network of `event_network` with a readout, same weights, on a grid of `time_step`."""
         nb_inputs, nb_hidden, nb_classes = self.sizes
         events = self.event_network()
         neuron = LIF(surrogate=SuperSpike(self.beta), reset="multiplicative_leak")
-        hidden = SpikingLayer(Dense(nb_inputs, nb_hidden), neuron, self.tau_mem, self.tau_syn)
-        readout = Readout(Dense(nb_hidden, nb_classes), self.tau_mem, self.tau_syn, u0=0.0)
-        pairs: list[tuple[nn.Module, nn.Module]] = [(hidden, events.layers[0]), (readout, events.head.readout)]
-        for layer, source in pairs:
-            layer.feedforward.weight.data = source.weight.detach().T.contiguous()
+        below, above = Dense(nb_inputs, nb_hidden), Dense(nb_hidden, nb_classes)
+        hidden = SpikingLayer(below, neuron, self.tau_mem, self.tau_syn)
+        readout = Readout(above, self.tau_mem, self.tau_syn, u0=0.0)
+        if not isinstance(events.head, MaximumVoltage | IntegratedVoltage):
+            raise UserError(
+                f"loss={self.loss}: a network on a grid has a readout; give max_voltage or integrated_voltage"
+            )
+        below.weight.data = events.layers[0].weight.detach().T.contiguous()
+        above.weight.data = events.head.readout.weight.detach().T.contiguous()
         return Network([hidden], readout, self.time_step, delay=0)
 
     def grid_loss(self) -> ReadoutCrossEntropy:
@@ -199,12 +202,13 @@ class YinYangConfig(EventConfig):
 
     def encode(self, points: Points) -> SpikeSet:
         """Spikes of four features and a bias unit."""
-        latency = {"early": self.latency.early, "late": self.latency.late, "bias": self.latency.bias}
-        spikes = linear_latency(points.features, duration=self.duration, **latency)
+        early, late, bias = self.latency.early, self.latency.late, self.latency.bias
+        spikes = linear_latency(points.features, duration=self.duration, early=early, late=late, bias=bias)
         return SpikeSet(spikes, torch.from_numpy(points.labels))
 
     def splits(self) -> Splits:
-        return tuple(self.encode(points) for points in published_splits())
+        train, valid, test = (self.encode(points) for points in published_splits())
+        return train, valid, test
 
 
 @dataclass

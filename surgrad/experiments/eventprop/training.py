@@ -92,7 +92,7 @@ class EventFit(Trainee):
         run_epochs(self, self.run, range(1, self.recipe.nb_epochs + 1), logging_freq=self.recipe.logging_freq)
         return self.best
 
-    def epoch(self, number: int, bar: tqdm) -> Mapping[str, Any]:
+    def epoch(self, number: int, bar: tqdm[Any]) -> Mapping[str, Any]:
         """One pass over the training set, then the validation set."""
         recipe = self.recipe
         recipe.decay(self.optimizer, number)
@@ -142,14 +142,15 @@ def _exact(cfg: EventConfig, run: Run, train: SpikeSet, valid: SpikeSet, test: S
     network, change = cfg.event_network(), cfg.augmentation()
 
     def changed(data: SpikeSet, generator: torch.Generator) -> SpikeSet:
+        if change is None:
+            return data
         return SpikeSet.from_events(change(cfg.events(data, "train"), generator), cfg.duration)
 
     def score(data: SpikeSet) -> dict[str, float]:
         scores = evaluate(network, data)
         return {"loss": scores.loss, "acc": scores.acc, "silent_label": scores.silent_label}
 
-    augment = {} if change is None else {"augment": changed}
-    best = EventFit(network, cfg.recipe(), run, train, valid, **augment)()
+    best = EventFit(network, cfg.recipe(), run, train, valid, changed)()
     return final_scores(network, best, cfg.nb_epochs, {"valid": valid, "test": test}, score)
 
 

@@ -17,7 +17,7 @@ CYCLE = STYLE["axes.prop_cycle"].by_key()["color"]
 RULES = {"FluctuationDrivenCentered": "one rate for all layers", "RatePropagated": "rate-propagated"}
 
 
-def _band(ax: Axes, x: Sequence[float], values: np.ndarray, **options) -> None:
+def _band(ax: Axes, x: np.ndarray, values: np.ndarray, **options: Any) -> None:
     """Mean over draws with a band from the smallest to the largest. Args: axes; x; values (draws, x)."""
     (line,) = ax.plot(x, np.nanmean(values, 0), **options)
     ax.fill_between(x, np.nanmin(values, 0), np.nanmax(values, 0), color=line.get_color(), alpha=0.2, linewidth=0)

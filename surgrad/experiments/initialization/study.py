@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from surgrad.analysis.rows import Row, rows_of
-from surgrad.errors import UserError
+from surgrad.errors import UserError, known
 from surgrad.experiments.initialization.membrane import crossing_rate, poisson_membrane
 from surgrad.kernels import dispatch
 from surgrad.kernels.reference import delayed
@@ -26,10 +26,11 @@ from surgrad.network.initializers import (
     FluctuationDriven,
     FluctuationDrivenCentered,
     Initializer,
+    initialised,
     kernel_moments,
     layer_moments,
 )
-from surgrad.network.layers import SpikingLayer
+from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
 from surgrad.network.probing import Trace, bernoulli_spikes, free_membrane, over_time, root_mean_square, run_layer
 from surgrad.network.rate_propagation import TRANSIENT
@@ -150,9 +151,10 @@ def measure_layer(
     layer = cell.layer(nb_inputs, nb_units, recurrent)
     share = target.alpha if recurrent else 1.0
     FluctuationDriven(target.mu_u, target.xi, target.nu, share, time_step=cell.dt)(layer, generator)
-    pair = [layer.feedforward, *([layer.recurrent] if recurrent else [])]
+    pair = [initialised(c) for c in (layer.feedforward, *([layer.recurrent] if recurrent else []))]
     drives = [bernoulli_spikes(target.nu, (nb_steps, 1, c.fan_in), cell.dt, generator) for c in pair]
-    current = sum(connection(spikes) for connection, spikes in zip(pair, drives, strict=True))
+    currents = [connection(spikes) for connection, spikes in zip(pair, drives, strict=True)]
+    current = torch.stack(currents).sum(0)
     mean, std = over_time(free_membrane(layer, current, cell.dt), cell.transient)
     weights = torch.cat([connection.weight for connection in pair], 1)
     moments = layer_moments(layer, cell.dt, "numerical")
@@ -221,14 +223,22 @@ def measure_stack(network: Network, spikes: Tensor, labels: Tensor, transient: i
         currents.append(trace.current)
         columns.append(_columns(layer, below.detach(), trace, dt, transient))
         below = trace.spikes
-    readout = network.readout
+    readout = known("a readout", network.readout)
     current = readout.feedforward(delayed(below, network.delay))
     a, b = readout.tau_syn.decay(dt), readout.tau_mem.decay(dt)
     y, _ = dispatch.readout(current, a, b, unit_gain=readout.unit_gain, u0=readout.u0)
     build_loss("mot_ce")(y, labels).backward()
-    over_steps = [current.grad.square().mean((1, 2)).sqrt().numpy() for current in currents]
+    gradients = [known("dL/dI", current.grad) for current in currents]
+    over_steps = [gradient.square().mean((1, 2)).sqrt().numpy() for gradient in gradients]
+    arrays = [np.stack([column.numpy() for column in layers]) for layers in zip(*columns, strict=True)]
+    mean, std, spiking_mean, spiking_std, predicted_std, rate = arrays
     return StackResult(
-        *(np.stack([column.numpy() for column in layers]) for layers in zip(*columns, strict=True)),
+        mean=mean,
+        std=std,
+        spiking_mean=spiking_mean,
+        spiking_std=spiking_std,
+        predicted_std=predicted_std,
+        rate=rate,
         weight_gradient=np.array([_gradient_norm(layer) for layer in network.stack]),
         current_gradient=np.stack(over_steps),
     )
@@ -237,9 +247,9 @@ def measure_stack(network: Network, spikes: Tensor, labels: Tensor, transient: i
 @torch.no_grad()
 def _columns(layer: SpikingLayer, below: Tensor, trace: Trace, dt: float, transient: int) -> tuple[Tensor, ...]:
     """What `StackResult` says of the membranes and rates of one layer."""
-    connections, sources = [layer.feedforward], [below]
+    connections, sources = [initialised(layer.feedforward)], [below]
     if layer.recurrent is not None:
-        connections, sources = [*connections, layer.recurrent], [*sources, trace.spikes]
+        connections, sources = [*connections, initialised(layer.recurrent)], [*sources, trace.spikes]
     weights = torch.cat([connection.weight for connection in connections], 1)
     rates = torch.cat([source[transient:].mean((0, 1)) / dt for source in sources])
     theory = poisson_membrane(weights, rates, *layer_moments(layer, dt, "numerical"), dt)
@@ -247,8 +257,8 @@ def _columns(layer: SpikingLayer, below: Tensor, trace: Trace, dt: float, transi
     return *free, *over_time(trace.membrane, transient), theory.std, trace.spikes[transient:].mean((0, 1)) / dt
 
 
-def _gradient_norm(layer: torch.nn.Module) -> float:
-    connections = (layer.feedforward, getattr(layer, "recurrent", None))
+def _gradient_norm(layer: SpikingLayer | Readout) -> float:
+    connections = (layer.feedforward, layer.recurrent if isinstance(layer, SpikingLayer) else None)
     gradients = [p.grad for c in connections if c is not None for p in c.parameters() if p.grad is not None]
     return math.sqrt(sum(float(g.double().square().sum()) for g in gradients))
 

@@ -35,7 +35,7 @@ class BernoulliStack:
 
     Args:
         weights: one (n_l, n_{l-1}) matrix per layer.
-        biases: one (n_l,) vector per layer, minus the threshold; zeros if None.
+        biases: one (n_l,) vector per layer, minus the threshold; zeros if there are none.
         beta: slope of the escape probability.
 
     Raises:
@@ -43,14 +43,14 @@ class BernoulliStack:
     """
 
     weights: tuple[Tensor, ...]
-    biases: tuple[Tensor, ...] | None = None
+    biases: tuple[Tensor, ...] = ()
     beta: float = 1.0
 
     def __post_init__(self) -> None:
         require_slope("beta", self.beta)
         if not self.weights:
             raise UserError("a Bernoulli stack needs at least one layer of weights")
-        if self.biases is None:
+        if not self.biases:
             object.__setattr__(self, "biases", tuple(w.new_zeros(w.shape[0]) for w in self.weights))
         shapes = [tuple(w.shape) for w in self.weights]
         chained = all(after[1] == before[0] for before, after in itertools.pairwise(shapes))
@@ -268,10 +268,10 @@ def stochastic_ad(
         share = safe.gather(1, unit) / safe.sum(1, keepdim=True)
         delta.scatter_(1, unit, weight.gather(1, unit) * change.unsqueeze(1) / share)
     else:
-        for unit in range(stack.nb_units):
+        for k in range(stack.nb_units):
             flip = torch.zeros_like(weight)
-            flip[:, unit] = 1.0
-            delta[:, unit] = weight[:, unit] * (f(run(stack, x, noise, flip).spikes[-1]) - value)
+            flip[:, k] = 1.0
+            delta[:, k] = weight[:, k] * (f(run(stack, x, noise, flip).spikes[-1]) - value)
     return _per_parameter(draw.inputs, list(delta.split(stack.sizes[1:], 1)))
 
 

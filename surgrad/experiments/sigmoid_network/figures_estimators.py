@@ -1,6 +1,7 @@
 """Figures of the theory: one neuron, and gradient estimators. Functions take results and return a Figure."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,7 +31,7 @@ _LINES: dict[str, tuple[str, str, str]] = {
 }
 
 
-def _line(name: str) -> dict:
+def _line(name: str) -> dict[str, Any]:
     color, dashes, marker = _LINES[name]
     return {"color": color, "ls": dashes, "marker": marker, "ms": 3.2, "lw": 1.1, "label": ESTIMATORS[name].label}
 
@@ -156,7 +157,7 @@ def lif_curves(curves: LIFCurves) -> Figure:
         axes[1].set_ylim(top=axes[1].get_ylim()[1] * 1.25)
         ax = axes[2]
         ax.plot(ms, curves.free.exact, color=TRUE, lw=3.5, alpha=0.5, label=r"$dE[S(t)]/dg$, exact")
-        ax.plot(ms, curves.free_sg, color=SURROGATE, ls="--", label="SG of the deterministic neuron")
+        ax.plot(ms, curves.sg.free, color=SURROGATE, ls="--", label="SG of the deterministic neuron")
         ax.set(ylabel="no reset:\nderivative")
         ax.legend(loc="upper left", ncols=2)
         ax.set_ylim(top=ax.get_ylim()[1] * 1.3)
@@ -164,7 +165,7 @@ def lif_curves(curves: LIFCurves) -> Figure:
         ax.axhline(0, color="0.7", lw=0.6)
         ax.plot(ms, curves.reset.exact, color=TRUE, lw=1.6, label=r"$dE[S(t)]/dg$, exact")
         ax.plot(ms, curves.reset.direct, color=SURROGATE, ls="--", label="mean SG, stochastic neuron, reset detached")
-        ax.plot(ms, curves.reset_sg, color="#882255", lw=0.9, ls=":", label="SG, deterministic neuron, reset detached")
+        ax.plot(ms, curves.sg.reset, color="#882255", lw=0.9, ls=":", label="SG, deterministic neuron, reset detached")
         ax.fill_between(
             ms, curves.reset.direct, curves.reset.exact, color="0.88", lw=0, label="history: what the SG omits"
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,7 +35,7 @@ def letter(ax: Axes, name: str, dx: float = -0.02) -> None:
     ax.set_title(name, loc="left", fontweight="bold", fontsize=10, x=dx)
 
 
-def slope_colors(nb: int) -> list:
+def slope_colors(nb: int) -> list[Any]:
     """Colours for nb surrogate slopes, ordered."""
     return list(SLOPES[:nb]) if nb <= len(SLOPES) else list(plt.get_cmap("plasma")(np.linspace(0.1, 0.85, nb)))
 
@@ -52,15 +53,15 @@ def _angle_axis(ax: Axes) -> None:
 
 def _circle(ax: Axes, result: LoopResult, color: str = "white") -> None:
     angle = np.linspace(0, 2 * np.pi, 200)
-    x, y = result.center
-    ax.plot(x + result.radius * np.cos(angle), y + result.radius * np.sin(angle), color=color, lw=1.1)
+    x, y = result.circle.in_plane
+    ax.plot(x + result.circle.radius * np.cos(angle), y + result.circle.radius * np.sin(angle), color=color, lw=1.1)
     ax.annotate(
         "",
-        (x + result.radius * np.cos(0.30), y + result.radius * np.sin(0.30)),
-        (x + result.radius * np.cos(0.18), y + result.radius * np.sin(0.18)),
+        (x + result.circle.radius * np.cos(0.30), y + result.circle.radius * np.sin(0.30)),
+        (x + result.circle.radius * np.cos(0.18), y + result.circle.radius * np.sin(0.18)),
         arrowprops={"arrowstyle": "-|>", "color": color, "lw": 1.1},
     )
-    ax.plot(x + result.radius, y, "o", color=color, ms=3.5)
+    ax.plot(x + result.circle.radius, y, "o", color=color, ms=3.5)
     ax.set_aspect("equal")
     ax.set_xlabel("first direction")
 
@@ -71,8 +72,8 @@ def closed_loop(result: LoopResult) -> Figure:
     with style():
         fig, axes = plt.subplots(2, nb + 1, figsize=(2.15 * (nb + 1), 4.4))
         names = [rf"$\beta = {_slope(b)}$" for b in (*result.betas_sg, result.beta)]
-        for ax, landscape, name in zip(axes[0], result.landscapes, names, strict=True):
-            image = ax.pcolormesh(result.axis, result.axis, landscape, vmin=0, vmax=1, rasterized=True)
+        for ax, landscape, name in zip(axes[0], result.maps.landscapes, names, strict=True):
+            image = ax.pcolormesh(result.maps.axis, result.maps.axis, landscape, vmin=0, vmax=1, rasterized=True)
             _circle(ax, result)
             ax.set_title(f"output, {name}")
         axes[0, 0].set_ylabel("second direction")
@@ -107,20 +108,20 @@ def loop_convergence(result: LoopResult) -> Figure:
         for k, color in enumerate(slope_colors(len(result.betas_sg))):
             exact = result.surrogate.value[k]
             label = rf"$\beta_{{SG}}$ = {result.betas_sg[k]:g}"
-            axes[0].semilogx(result.nb_points, result.rule[:, k], ".", color=color, ms=2.5, label=label)
+            axes[0].semilogx(result.rule.nb_points, result.rule.value[:, k], ".", color=color, ms=2.5, label=label)
             axes[0].axhline(exact, color=color, lw=0.8)
-            axes[1].loglog(result.nb_points, np.abs(result.rule[:, k] - exact), ".", color=color, ms=2.5)
-        last, exact = result.published[-1], result.surrogate.value[-1]
-        axes[0].plot(result.published_points, last, "*", color="black", ms=9, zorder=5)
+            axes[1].loglog(result.rule.nb_points, np.abs(result.rule.value[:, k] - exact), ".", color=color, ms=2.5)
+        last, exact = result.rule.published[-1], result.surrogate.value[-1]
+        axes[0].plot(result.rule.published_points, last, "*", color="black", ms=9, zorder=5)
         axes[0].annotate(
-            f"{result.published_points} points: {last:.3f}\n({100 * (last / exact - 1):+.0f} % of {exact:.4f})",
-            (result.published_points, last),
+            f"{result.rule.published_points} points: {last:.3f}\n({100 * (last / exact - 1):+.0f} % of {exact:.4f})",
+            (result.rule.published_points, last),
             (12, -22),
             textcoords="offset points",
             fontsize=7,
         )
-        axes[1].plot(result.published_points, abs(last - exact), "*", color="black", ms=9, zorder=5)
-        n = np.array([result.nb_points.min(), result.nb_points.max()], float)
+        axes[1].plot(result.rule.published_points, abs(last - exact), "*", color="black", ms=9, zorder=5)
+        n = np.array([result.rule.nb_points.min(), result.rule.nb_points.max()], float)
         axes[1].loglog(n, 300 / n, color="0.6", lw=0.8, ls="--", label="∝ 1 / points")
         axes[0].set(
             xlabel="points on the loop", ylabel=r"$\oint$ SG", title="equal-weight rule (dots), adaptive (lines)"
@@ -141,10 +142,10 @@ def curl_map(result: LoopResult) -> Figure:
     with style():
         fig, axes = plt.subplots(1, nb + 1, figsize=(2.15 * nb + 2.3, 2.4), width_ratios=[*[1] * nb, 0.95])
         for k, ax in enumerate(axes[:nb]):
-            curl = result.curl[k]
+            curl = result.maps.curl[k]
             top = np.quantile(np.abs(curl), 0.995) or 1.0
             norm = SymLogNorm(linthresh=top * 0.1, vmin=-top, vmax=top)
-            image = ax.pcolormesh(result.axis, result.axis, curl, norm=norm, cmap="RdBu_r", rasterized=True)
+            image = ax.pcolormesh(result.maps.axis, result.maps.axis, curl, norm=norm, cmap="RdBu_r", rasterized=True)
             _circle(ax, result, "black")
             ax.set_title(rf"curl SG, $\beta_{{SG}}$ = {result.betas_sg[k]:g}")
             bar = fig.colorbar(image, ax=ax, shrink=0.75, ticks=[-top, 0, top])
@@ -153,7 +154,7 @@ def curl_map(result: LoopResult) -> Figure:
         axes[0].set_ylabel("second direction")
         ax, place = axes[nb], np.arange(nb)
         ax.bar(place - 0.2, result.surrogate.value, 0.38, color=SURROGATE, label=r"$\oint$ SG around the loop")
-        ax.bar(place + 0.2, result.inside, 0.38, color=SMOOTHED, label=r"$\iint$ curl SG inside it")
+        ax.bar(place + 0.2, result.inside.value, 0.38, color=SMOOTHED, label=r"$\iint$ curl SG inside it")
         ax.axhline(0, color="black", lw=0.7)
         ax.set_xticks(place, [f"{b:g}" for b in result.betas_sg])
         ax.set(xlabel=r"$\beta_{SG}$", title="Stokes: equal")
@@ -249,11 +250,11 @@ def phase_portrait(result: FlowResult) -> Figure:
     with style():
         fig, axes = plt.subplots(1, nb, figsize=(2.3 * nb + 0.6, 2.7), sharey=True)
         for k, ax in enumerate(np.atleast_1d(axes)):
-            image = ax.pcolormesh(result.p, result.q, result.output, vmin=0, rasterized=True)
-            flow = -result.field[k]
+            image = ax.pcolormesh(*result.output, vmin=0, rasterized=True)
+            flow = -result.field.value[k]
             ax.streamplot(
-                result.field_p,
-                result.field_q,
+                result.field.p,
+                result.field.q,
                 flow[..., 0],
                 flow[..., 1],
                 color="white",
@@ -279,7 +280,7 @@ def phase_portrait(result: FlowResult) -> Figure:
             kind = "true gradient" if is_true else rf"SG, $\beta_{{SG}}$ = {result.betas_sg[k]:g}"
             ends = np.median(result.end_outputs[k])
             ax.set_title(f"{kind}\nmedian final y = {ends:.1g}")
-            ax.set(xlabel=result.names[0], xlim=result.p[[0, -1]], ylim=result.q[[0, -1]])
+            ax.set(xlabel=result.names[0], xlim=result.output.p[[0, -1]], ylim=result.output.q[[0, -1]])
         np.atleast_1d(axes)[0].set_ylabel(result.names[1])
         fig.colorbar(image, ax=axes, label="output y", shrink=0.9)
     return fig
@@ -290,11 +291,11 @@ def surface_and_paths(result: FlowResult) -> Figure:
     nb = len(result.betas_sg)
     with style():
         fig = plt.figure(figsize=(2.5 * nb, 2.6))
-        p, q = np.meshgrid(result.p, result.q)
+        p, q = np.meshgrid(result.output.p, result.output.q)
         for k in range(nb):
             ax = fig.add_subplot(1, nb, k + 1, projection="3d", computed_zorder=False)
             ax.plot_surface(
-                p, q, result.output, cmap="cividis", alpha=0.75, rcount=60, ccount=60, linewidth=0, zorder=1
+                p, q, result.output.value, cmap="cividis", alpha=0.75, rcount=60, ccount=60, linewidth=0, zorder=1
             )
             is_true = result.betas_sg[k] == result.beta
             color = TRUE if is_true else SURROGATE
@@ -316,11 +317,11 @@ def surface_and_paths(result: FlowResult) -> Figure:
 
 def _bilinear(result: FlowResult, points: Array) -> Array:
     """Output (M,) at points (M, 2), interpolated on the grid of the surface."""
-    i = np.clip(np.searchsorted(result.p, points[:, 0]) - 1, 0, len(result.p) - 2)
-    j = np.clip(np.searchsorted(result.q, points[:, 1]) - 1, 0, len(result.q) - 2)
-    s = (points[:, 0] - result.p[i]) / (result.p[i + 1] - result.p[i])
-    t = (points[:, 1] - result.q[j]) / (result.q[j + 1] - result.q[j])
-    y = result.output
+    p, q, y = result.output
+    i = np.clip(np.searchsorted(p, points[:, 0]) - 1, 0, len(p) - 2)
+    j = np.clip(np.searchsorted(q, points[:, 1]) - 1, 0, len(q) - 2)
+    s = (points[:, 0] - p[i]) / (p[i + 1] - p[i])
+    t = (points[:, 1] - q[j]) / (q[j + 1] - q[j])
     return (1 - t) * ((1 - s) * y[j, i] + s * y[j, i + 1]) + t * ((1 - s) * y[j + 1, i] + s * y[j + 1, i + 1])
 
 

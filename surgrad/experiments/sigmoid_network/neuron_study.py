@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -79,7 +80,9 @@ def perceptron_study(
         drawn = np.array(rows).T
         return PerceptronCurve(
             np.asarray(weights),
-            *(np.array(v) for v in (value, exact, sg)),
+            np.array(value),
+            np.array(exact),
+            np.array(sg),
             np.asarray(sampled),
             (drawn[0], drawn[1]),
             (drawn[2], drawn[3]),
@@ -88,27 +91,36 @@ def perceptron_study(
     return {name: keep(name, partial(curve, p), generator) for name, p in noises.items()}
 
 
+class SurrogateGradients(NamedTuple):
+    """SG (T,) of the deterministic neuron: without reset, with detached reset, and also passed through the reset."""
+
+    free: Array
+    reset: Array
+    through: Array
+
+
 @dataclass(frozen=True)
 class LIFCurves:
     """A driven LIF neuron over T steps, derivatives along a common gain of all weights.
 
     Attributes:
-        time: (T,) s; inputs (T, n).
-        free, reset: exact expectation, derivative and its two parts, without and with reset.
-        free_sg, reset_sg, through_sg: (T,) SG of the deterministic neuron without reset, with detached reset, and with
-            the gradient also passed through the reset.
-        drawn, drawn_sg, drawn_through: mean and 95 % half-width (T,) of spikes, SG, and SG through the reset, over
-            drawn spikes of the stochastic neuron with reset.
-        membrane, membrane_reset: (T,) of the deterministic neuron without and with reset.
+        time: (T,) s.
+        inputs: (T, n) spikes.
+        free: exact expectation, derivative and its two parts, without reset.
+        reset: the same with reset.
+        sg: SG of the deterministic neuron.
+        drawn: mean and 95 % half-width (T,) of drawn spikes of the stochastic neuron with reset.
+        drawn_sg: the same of its SG.
+        drawn_through: the same of its SG through the reset.
+        membrane: (T,) of the deterministic neuron without reset.
+        membrane_reset: (T,) of the deterministic neuron with reset.
     """
 
     time: Array
     inputs: Array
     free: sn.Derivatives
     reset: sn.Derivatives
-    free_sg: Array
-    reset_sg: Array
-    through_sg: Array
+    sg: SurrogateGradients
     drawn: sn.Estimate
     drawn_sg: sn.Estimate
     drawn_through: sn.Estimate
@@ -122,9 +134,9 @@ class LIFCurves:
             return float(torch.as_tensor(sg - exact).norm() / exact.norm())
 
         return {
-            "deterministic, no reset": distance(torch.as_tensor(self.free_sg), self.free.exact),
-            "deterministic, detached reset": distance(torch.as_tensor(self.reset_sg), self.reset.exact),
-            "deterministic, through the reset": distance(torch.as_tensor(self.through_sg), self.reset.exact),
+            "deterministic, no reset": distance(torch.as_tensor(self.sg.free), self.free.exact),
+            "deterministic, detached reset": distance(torch.as_tensor(self.sg.reset), self.reset.exact),
+            "deterministic, through the reset": distance(torch.as_tensor(self.sg.through), self.reset.exact),
             "stochastic, detached reset": distance(self.reset.direct, self.reset.exact),
             "stochastic, through the reset": distance(self.drawn_through.mean, self.reset.exact),
         }
@@ -148,13 +160,13 @@ def lif_study(lif: sn.DrivenLIF, w: Tensor, *, nb_samples: int, seed: int = 0, k
         return neuron.membrane(w, lambda t, u: (u > 1).to(u.dtype), 1)[0][:, 0].numpy()
 
     return LIFCurves(
-        time=np.arange(len(lif.inputs)) * lif.dt,
+        time=np.arange(len(lif.inputs), dtype=np.float64) * lif.dt,
         inputs=lif.inputs.numpy(),
         free=keep("free", lambda: sn.gain_derivatives(free, w)),
         reset=keep("reset", lambda: sn.gain_derivatives(lif, w)),
-        free_sg=sn.deterministic_surrogate_gradient(free, w)[1].numpy(),
-        reset_sg=sn.deterministic_surrogate_gradient(lif, w)[1].numpy(),
-        through_sg=sn.deterministic_surrogate_gradient(through, w)[1].numpy(),
+        sg=SurrogateGradients(
+            *(sn.deterministic_surrogate_gradient(neuron, w)[1].numpy() for neuron in (free, lif, through))
+        ),
         drawn=drawn,
         drawn_sg=drawn_sg,
         drawn_through=drawn_through,

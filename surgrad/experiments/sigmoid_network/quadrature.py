@@ -168,9 +168,10 @@ def periodic_rule(f: Integrand, period: float, nb_points: int) -> Array:
     if nb_points < 1:
         raise UserError(f"nb_points={nb_points} must be at least 1")
     h = period / nb_points
-    total, chunk = 0.0, 1 << 16
+    total: Array = np.zeros(())
+    chunk = 1 << 16
     for start in range(0, nb_points, chunk):
-        values = np.asarray(f(h * np.arange(start, min(start + chunk, nb_points))))
+        values = np.asarray(f(h * np.arange(start, min(start + chunk, nb_points), dtype=np.float64)))
         total = total + values.reshape(len(values), -1).sum(0)
     return h * total
 

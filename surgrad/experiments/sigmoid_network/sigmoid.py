@@ -7,6 +7,7 @@ integral around a closed loop, and its curl, do not vanish. Weights are flat vec
 by row; everything is batched over them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -182,6 +183,12 @@ class Circle:
         if self.center is not None and np.shape(self.center) != (self.plane.dimension,):
             raise UserError(f"the centre must have {self.plane.dimension} weights, not {np.size(self.center)}")
 
+    @property
+    def in_plane(self) -> Array:
+        """(2,) the centre in coordinates of the plane."""
+        center = np.zeros(self.plane.dimension) if self.center is None else np.asarray(self.center)
+        return np.array([center @ self.plane.first, center @ self.plane.second])
+
     def weights(self, angle: Array) -> Tensor:
         """Points on the loop, (M, dimension) for angles (M,)."""
         points = self.plane.points(self.radius * np.cos(angle), self.radius * np.sin(angle))
@@ -223,7 +230,7 @@ def loop_edges(net: SigmoidNet, circle: Circle, x: Tensor, nb_intervals: int = 2
     return edges[np.diff(edges, prepend=-1.0) > 1e-12]
 
 
-def work(net: SigmoidNet, circle: Circle, x: Tensor, betas_sg: tuple[float, ...]):
+def work(net: SigmoidNet, circle: Circle, x: Tensor, betas_sg: tuple[float, ...]) -> Callable[[Array], Array]:
     """The integrand of the loop integral, SG . dW/dangle at each beta_sg, as a function of angles (M,): (M, K)."""
     if circle.plane.dimension != net.nb_weights:
         raise UserError(

@@ -6,6 +6,7 @@ the network smoothed to beta_SG, and with the landscape that integrating it woul
 
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -173,7 +174,7 @@ def descend(
     def inside(_: float, point: Array) -> float:
         return float(np.minimum(point - lower, upper - point).min())
 
-    inside.terminal = True  # solve_ivp stops where this function reaches zero
+    inside.terminal = True  # type: ignore[attr-defined]  # solve_ivp stops where this function reaches zero
     paths = []
     for start in np.atleast_2d(starts):
         if inside(0.0, start) < 0:
@@ -234,21 +235,32 @@ def plane_study(
     )
 
 
+class OnGrid(NamedTuple):
+    """Values (…, Q, P, …) over axes p (P,) and q (Q,)."""
+
+    p: Array
+    q: Array
+    value: Array
+
+
 @dataclass(frozen=True)
 class FlowResult:
     """Descent in a plane of two weights at K slopes, the last the true gradient's, from S starts.
 
-    Attributes: output (G, G) over axes p, q; field (K, G', G', 2) over field_p, field_q; paths, K times S;
-    start_outputs (S,) and end_outputs (K, S), the output of the network itself at both ends.
+    Attributes:
+        names: of the two weights.
+        output: (G, G) of the network.
+        field: (K, G', G', 2) the SG along the axes.
+        betas_sg: K slopes.
+        beta: slope of the network.
+        paths: K times S.
+        start_outputs: (S,) output of the network itself at the start.
+        end_outputs: (K, S) output of the network itself at the end.
     """
 
     names: tuple[str, str]
-    p: Array
-    q: Array
-    output: Array
-    field_p: Array
-    field_q: Array
-    field: Array
+    output: OnGrid
+    field: OnGrid
     betas_sg: tuple[float, ...]
     beta: float
     paths: tuple[tuple[Path, ...], ...]
@@ -281,6 +293,7 @@ def flow_study(
     start_p, start_q = (
         np.linspace(a, b, n + 2)[1:-1] for a, b, n in zip(window.lower, window.upper, nb_starts, strict=True)
     )
+    field = np.stack([window.field(net, x, b, *np.meshgrid(field_p, field_q)) for b in betas])
     starts = np.stack(np.meshgrid(start_p, start_q), -1).reshape(-1, 2)
 
     def path(beta_sg: float, start: Array) -> Path:
@@ -293,12 +306,8 @@ def flow_study(
     ends = np.array([[path.end for path in of_slope] for of_slope in paths])
     return FlowResult(
         names=names,
-        p=p,
-        q=q,
-        output=window.output(net, x, *np.meshgrid(p, q)),
-        field_p=field_p,
-        field_q=field_q,
-        field=np.stack([window.field(net, x, b, *np.meshgrid(field_p, field_q)) for b in betas]),
+        output=OnGrid(p, q, window.output(net, x, *np.meshgrid(p, q))),
+        field=OnGrid(field_p, field_q, field),
         betas_sg=betas,
         beta=net.beta,
         paths=paths,

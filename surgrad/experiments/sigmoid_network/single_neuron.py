@@ -204,7 +204,7 @@ def gain_derivatives(lif: DrivenLIF, w: Tensor) -> Derivatives:
     def parts(g: Tensor) -> tuple[Tensor, Tensor]:
         return renewal(lif, g * w)
 
-    (hazard, last), (d_hazard, d_last) = torch.func.jvp(parts, (gain,), (torch.ones_like(gain),))
+    (hazard, last), (d_hazard, d_last) = torch.func.jvp(parts, (gain,), (torch.ones_like(gain),))[:2]
     direct, history = (last * d_hazard).sum(1), (d_last * hazard).sum(1)
     return Derivatives((hazard * last).sum(1), direct + history, direct, history)
 
@@ -224,7 +224,7 @@ def deterministic_surrogate_gradient(lif: DrivenLIF, w: Tensor) -> tuple[Tensor,
         return lif.membrane(gain * w, lambda t, u: _soft((u > 1).to(w.dtype), lif.p(u - 1)), 1)[1][:, 0]
 
     one = torch.ones((), dtype=w.dtype)
-    return torch.func.jvp(spikes, (one,), (one,))
+    return torch.func.jvp(spikes, (one,), (one,))[:2]
 
 
 def monte_carlo(lif: DrivenLIF, w: Tensor, nb_samples: int, generator: torch.Generator) -> tuple[Estimate, Estimate]:
@@ -242,7 +242,7 @@ def monte_carlo(lif: DrivenLIF, w: Tensor, nb_samples: int, generator: torch.Gen
         return lif.membrane(gain * w, emit, nb_samples)[1]
 
     one = torch.ones((), dtype=w.dtype)
-    drawn, tangent = torch.func.jvp(spikes, (one,), (one,))
+    drawn, tangent = torch.func.jvp(spikes, (one,), (one,))[:2]
     return interval(drawn.T), interval(tangent.T)
 
 

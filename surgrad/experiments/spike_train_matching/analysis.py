@@ -1,6 +1,7 @@
 """What the notebooks of spike-train matching compute from run folders; they only call it and show figures."""
 
 import csv
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -124,12 +125,14 @@ class Final(NamedTuple):
 def final_numbers(run: RunRecord, epochs: int = FINAL_EPOCHS) -> Final:
     """Numbers of a finished run at its end."""
     names = ("van_rossum", "l2", "van_rossum_other", "firing_rate-hid_0", "firing_rate-out")
-    means = [run.metrics[n][-epochs:].mean() if n in run.metrics else np.nan for n in names]
+    numbers = [float(run.metrics[n][-epochs:].mean()) if n in run.metrics else math.nan for n in names]
     last = epochs_recorded(run)[-1:]
-    if not last:
-        return Final(*means, np.nan, np.nan, np.nan)
-    fano = [_fano(spikes(run, layer, last[0])) for layer in ("hid_0", "out")]
-    return Final(*means, *fano, float(np.nanmean(trains([run], "hid_0", -1).cvs)))
+    if last:
+        numbers += [_fano(spikes(run, layer, last[0])) for layer in ("hid_0", "out")]
+        numbers.append(float(np.nanmean(trains([run], "hid_0", -1).cvs)))
+    else:
+        numbers += [math.nan] * 3
+    return Final._make(numbers)
 
 
 def _fano(s: np.ndarray) -> float:

@@ -200,8 +200,8 @@ class SpikeTrainMatchingConfig(CommonConfig):
         )
         generator = torch.Generator().manual_seed(self.seed)
         x = poisson_input(len(z), nb_pairs, data.nb_inputs, self.fi, neurons.dt, generator)
-        sizes = (data.nb_inputs, data.nb_hidden, z.shape[2])
-        weights = initial_weights(sizes, neurons, self.fi, self.target_sigma_u, generator)
+        units = (data.nb_inputs, data.nb_hidden, z.shape[2])
+        weights = initial_weights(units, neurons, self.fi, self.target_sigma_u, generator)
         task = Task(x.to(device), z.to(device), neurons, kernel=self.kernel)
         return task, Weights(*(w.to(device) for w in weights)), self.training()
 

@@ -170,5 +170,5 @@ def membranes(traces: Mapping[str, tuple[np.ndarray, np.ndarray]], dt: float, th
             ax.vlines(time[spikes > 0], top * 1.05, top * 1.25, color="#d55e00", linewidth=0.8)
             ax.set(title=title, ylabel="$u$")
         axes[-1, 0].set_xlabel("time (ms)")
-        legend_outside(figure, axes[:, 0])
+        legend_outside(figure, list(axes[:, 0]))
     return figure

@@ -66,7 +66,7 @@ class Recorder:
             "van_rossum": epoch.van_rossum.mean().item(),
             "l2": epoch.l2.mean().item(),
         }
-        if epoch.other is not None:
+        if epoch.van_rossum_other is not None and epoch.l2_other is not None:
             row |= {"van_rossum_other": epoch.van_rossum_other.mean().item(), "l2_other": epoch.l2_other.mean().item()}
         for name, spikes in _layers(epoch.activity).items():
             row[f"firing_rate-{name}"] = spikes.mean().item() / self.task.neurons.dt
@@ -168,7 +168,7 @@ class Matching(Trainee):
     def __init__(self, learner: Learner, recorder: Recorder):
         self.learner, self.recorder = learner, recorder
 
-    def epoch(self, number: int, bar: tqdm) -> Mapping[str, Any]:
+    def epoch(self, number: int, bar: "tqdm[Any]") -> Mapping[str, Any]:
         """One presentation of every pair."""
         self._latest = self.learner(number)
         bar.update()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,12 +44,12 @@ class _GivenSpikes(torch.autograd.Function):
     """Forward: spikes drawn already. Backward: a given factor instead of dS/du."""
 
     @staticmethod
-    def forward(ctx, potential: Tensor, spikes: Tensor, slope: Tensor) -> Tensor:
+    def forward(ctx: Any, potential: Tensor, spikes: Tensor, slope: Tensor) -> Tensor:
         ctx.save_for_backward(slope)
         return spikes.clone()
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return grad * ctx.saved_tensors[0], None, None
 
 

@@ -22,12 +22,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from surgrad.errors import UserError
+from surgrad.errors import UserError, known
 from surgrad.experiments.spike_train_matching.leaky_filter import LeakyFilter
 from surgrad.kernels import dispatch
 from surgrad.kernels.philox import NoiseKey
@@ -128,7 +128,9 @@ def build_surrogate(sg_mode: str, beta_h: float) -> Surrogate:
     return SURROGATES[sg_mode](beta_h)
 
 
-def poisson_input(nb_steps: int, nb_pairs: int, nb_inputs: int, rate: float, dt: float, generator: torch.Generator):
+def poisson_input(
+    nb_steps: int, nb_pairs: int, nb_inputs: int, rate: float, dt: float, generator: torch.Generator
+) -> Tensor:
     """Frozen Bernoulli spikes of probability rate dt, (T, P, N_in) float32 of 0/1.
 
     Args: rate in Hz; dt in s. Raises: UserError for a rate below 0 or above one spike per step.
@@ -226,7 +228,7 @@ class Task:
         current = self.hidden_current(weights) if hidden_current is None else hidden_current
         shape = (self.nb_steps, nb_trials, self.nb_pairs)
         ids = self._ids(nb_trials)
-        layers = []
+        layers: list[Tensor] = []
         for layer, noise in enumerate((mode.hidden, mode.output)):
             neuron = self.neuron(noise, surrogate)
             if layer == 0:
@@ -251,21 +253,23 @@ class Task:
         spikes, membrane, _ = dispatch.lif(
             current, self.a, self.b, neuron, noise=noise, ids=ids, kernel=self.kernel, return_membrane=True
         )
+        membrane = known("the membrane", membrane)
         return spikes, membrane if theta == 1 else membrane * theta
 
     def neuron(self, noise: EscapeNoise, surrogate: Surrogate | None) -> LIF:
         """A neuron of threshold 1 for a membrane divided by theta; differentiated through resets with a surrogate."""
-        known = self._known_neurons.get((noise, surrogate))
-        if known is None:
+        neuron = self._known_neurons.get((noise, surrogate))
+        if neuron is None:
             theta = self.neurons.theta
             scaled = {"beta": lambda v: v * theta, "delta_u": lambda v: v / theta}
             changes = {name: f(getattr(noise, name)) for name, f in scaled.items() if hasattr(noise, name)}
-            known = LIF(escape_noise=replace(noise, **changes), reset=self.neurons.reset)
+            rescaled_noise: Any = type(noise)(**{**vars(noise), **changes})
+            neuron = LIF(escape_noise=rescaled_noise, reset=self.neurons.reset)
             if surrogate is not None:
                 rescaled = surrogate if theta == 1 else _Rescaled(surrogate, theta)
-                known = replace(known, surrogate=rescaled, diff_reset=True)
-            self._known_neurons[noise, surrogate] = known
-        return known
+                neuron = replace(neuron, surrogate=rescaled, diff_reset=True)
+            self._known_neurons[noise, surrogate] = neuron
+        return neuron
 
     def surrogate_hidden(self, activity: Activity, surrogate: Surrogate) -> Tensor:
         """g_h at u - theta, (T, K, P, N_hid)."""
@@ -277,7 +281,7 @@ class Task:
 
     def distances(self, difference: Tensor) -> tuple[Tensor, Tensor]:
         """Van Rossum and L2 distance of z - s_o (T, K, P, N_out), mean over outputs: two of (K, P)."""
-        return tuple(_half_square(x) for x in (self.eps(difference), difference))
+        return _half_square(self.eps(difference)), _half_square(difference)
 
     def van_rossum(self, spikes_output: Tensor) -> Tensor:
         """1/2 sum_t (eps * z - eps * s)^2, mean over outputs: (T, K, P, N_out) -> (K, P) (van Rossum 2001)."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from surgrad.errors import UserError
+from surgrad.errors import UserError, known
 from surgrad.experiments.spike_train_matching.rules import UPDATES, Episode
 from surgrad.experiments.spike_train_matching.task import Activity, SpikeMode, Task, Weights
 from surgrad.kernels.philox import NoiseKey
@@ -86,7 +86,8 @@ class Learner:
         training, update = self.training, UPDATES[self.training.update]
         key = NoiseKey(training.seed, number)
         weights, current = self.weights, self._current
-        seen, total = [], None
+        seen: list[tuple[Activity, Tensor, Tensor]] = []
+        total: Weights | None = None
         for batch in self._batches:
             activity = batch.forward(weights, training.mode, key, training.nb_trials, hidden_current=current)
             step = update(Episode(batch, weights, activity, training.mode, key, training.surrogate))
@@ -100,11 +101,11 @@ class Learner:
             total = step if total is None else Weights(total.hidden + step.hidden, total.output + step.output)
         self.weights, self._current = weights, current
         activity, van_rossum, l2 = _joined(seen)
-        swapped = (None, None, None)
+        swapped: tuple[Activity, Tensor, Tensor] | tuple[None, None, None] = (None, None, None)
         if training.other is not None:
             other = [evaluate(b, weights, training.other, key, hidden_current=current) for b in self._batches]
             swapped = _joined(other)
-        return Epoch(number, activity, van_rossum, l2, total, weights, *swapped)
+        return Epoch(number, activity, van_rossum, l2, known("the update", total), weights, *swapped)
 
     def _hidden_current(self, weights: Weights) -> Tensor | None:
         """Of a batch that is alone, where it serves the evaluation of an epoch and the next epoch, too."""

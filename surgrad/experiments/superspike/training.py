@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
+from surgrad.errors import known
 from surgrad.experiments.superspike.config import SuperSpikeConfig
 from surgrad.runs.folder import Run
 from surgrad.runs.record import RunRecord
@@ -35,11 +36,11 @@ class Trials(Trainee):
         loss, _, _ = self.cfg.network().run(torch.zeros_like(self.x), self.target, learning=False)
         return loss * self.cfg.distance_scale
 
-    def epoch(self, number: int, bar: tqdm) -> Mapping[str, Any]:
+    def epoch(self, number: int, bar: "tqdm[Any]") -> Mapping[str, Any]:
         """One trial, from silence."""
         self.network.clear()
         loss, *spikes = self.network.run(self.x, self.target, record=True)
-        self._spikes = dict(zip(self.layers, spikes, strict=True))
+        self._spikes = {name: known("spikes", s) for name, s in zip(self.layers, spikes, strict=True)}
         rates = {f"firing_rate-{name}": float(s.float().mean()) / self.cfg.dt for name, s in self._spikes.items()}
         bar.update()
         return {"van_rossum": loss * self.cfg.distance_scale, **rates}

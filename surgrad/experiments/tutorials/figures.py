@@ -70,7 +70,7 @@ def charging(code: ChargingLatency, currents: Sequence[float] = (0.15, 0.25, 0.4
     with style():
         figure, ((membrane, latency),) = panels(1, 2, (5.2, 2.0))
         for current, grey in zip(currents, np.linspace(0.75, 0, len(currents)), strict=True):
-            reached = float(code(current))
+            reached = float(code(np.asarray(current)))
             u = current * (1 - np.exp(-time / code.tau)) / code.threshold
             before = time <= reached
             membrane.plot(time[before] * 1e3, u[before], color=str(grey), label=f"$x$ = {current:g}")

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surgrad.errors import known
 from surgrad.kernels.call import Address
-from surgrad.kernels.checks import known
 from surgrad.kernels.contract import LayerSpec
 from surgrad.kernels.cpu.build import compiled
 from surgrad.kernels.cpu.descriptors import Call, Plan, Stage, fields, knows, rows

@@ -19,8 +19,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from surgrad.errors import UserError
-from surgrad.kernels.checks import known
+from surgrad.errors import UserError, known
 from surgrad.kernels.cpu import cache, instruction_set
 
 logger = logging.getLogger(__name__)

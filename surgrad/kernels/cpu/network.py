@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from surgrad.errors import known
 from surgrad.kernels import finite
 from surgrad.kernels.call import Address, Options
-from surgrad.kernels.checks import known
 from surgrad.kernels.contract import LayerSpec, NetworkSpec, ReadoutSpec
 from surgrad.kernels.cpu.build import built_library
 from surgrad.kernels.cpu.descriptors import Call, Plan, Stage, knows, rows

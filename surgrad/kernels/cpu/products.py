@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from surgrad.errors import UserError
-from surgrad.kernels.checks import known
+from surgrad.errors import UserError, known
 from surgrad.kernels.cpu.build import compiled
 from surgrad.kernels.cpu.instruction_set import chosen, executable
 from surgrad.kernels.cpu.memory import empty

@@ -14,7 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
-from surgrad.kernels.checks import known
+from surgrad.errors import known
 from surgrad.kernels.contract import ConnectionSpec
 from surgrad.kernels.gpu import products
 from surgrad.kernels.gpu.neurons import NOISES, RESETS, SURROGATES, function_of

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from surgrad.errors import UserError
+from surgrad.errors import UserError, known
 from surgrad.kernels import finite
 from surgrad.kernels.call import Address, Options
-from surgrad.kernels.checks import known
 from surgrad.kernels.contract import LayerSpec, NetworkSpec, ReadoutSpec
 from surgrad.kernels.events import Events
 from surgrad.kernels.philox import NoiseKey
