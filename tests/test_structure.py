@@ -44,7 +44,6 @@ OPEN_IMPORTS: set[str] = {
     "hydra in scripts/search.py",
 }
 OPEN_FILES: set[str] = {
-    "surgrad/traces/replay.py",
     "tests/kernels/test_kernel_cuda.py",
 }
 OPEN_FUNCTIONS: set[str] = {

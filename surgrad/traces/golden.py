@@ -12,11 +12,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surgrad.errors import UserError
+from surgrad.errors import UserError, known
+from surgrad.neurons.surrogate import (
+    AsymptoticSuperSpike,
+    Esser,
+    ScaledSigmoidPrime,
+    SigmoidPrime,
+    SuperSpike,
+    Surrogate,
+)
 
 NEAR_THRESHOLD = 1e-6
 _MAX_ROUNDS = 100
+TOLERANCE = {"float32": 1e-4, "float64": 1e-6}
 Trace = Mapping[str, Any]
+SURROGATES: dict[str, Callable[[float], Surrogate]] = {
+    "superspike": SuperSpike,
+    "sigmoid": SigmoidPrime,
+    "scaled_sigmoid": ScaledSigmoidPrime,
+    "asymptotic_superspike": AsymptoticSuperSpike,
+    "esser": Esser,
+}
+
+
+def decay_of(dt: float, tau: np.ndarray, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(np.exp(-np.float64(dt) / np.asarray(tau, np.float64)), dtype=dtype)
+
+
+def surrogate_of(name: str, beta: float) -> Surrogate:
+    if name not in SURROGATES:
+        raise UserError(f"surrogate {name!r} is unknown; allowed: {', '.join(SURROGATES)}")
+    return SURROGATES[name](beta)
 
 
 def read_trace(path: Path) -> dict[str, Any]:
@@ -82,6 +108,12 @@ class Layer(NamedTuple):
 
     spikes: Tensor
     membranes: Tensor
+
+
+def layer_of(scanned: tuple[Tensor, Tensor | None, Any]) -> Layer:
+    """Spikes and membranes among what a scan returns that was asked for both."""
+    spikes, membranes, _ = scanned
+    return Layer(spikes, known("membranes", membranes))
 
 
 class Decay(NamedTuple):

@@ -12,8 +12,7 @@ from surgrad.errors import UserError
 from surgrad.kernels import reference
 from surgrad.kernels.cpu.build import library
 from surgrad.neurons.lif import LIF
-from surgrad.traces import golden
-from surgrad.traces import replay as replay_module
+from surgrad.traces import golden, networks
 from surgrad.traces.golden import NEAR_THRESHOLD, Decay, Layer, settle
 from surgrad.traces.replay import replay
 from surgrad.training.losses import build_loss
@@ -186,15 +185,15 @@ def test_decisions_of_rounding_in_a_network_are_followed(tmp_path, monkeypatch):
     near = 5e-3  # wide, so that the shipped trace has a membrane so close to threshold
     monkeypatch.setattr(golden, "NEAR_THRESHOLD", near)
     trace = golden.read_trace(GOLDEN / "dense_recurrent.npz")
-    x = replay_module._unpack(trace["X"], trace["X_shape"], torch.float64)
-    network, _ = replay_module._build_network(trace, json.loads(str(trace["meta"])), (x.shape[2],), torch.float64)
+    x = networks._unpack(trace["X"], trace["X_shape"], torch.float64)
+    network, _ = networks._build_network(trace, json.loads(str(trace["meta"])), (x.shape[2],), torch.float64)
     zeros = [torch.zeros((*x.shape[:2], *layer.unit_shape), dtype=torch.float64) for layer in network.layers]
-    layers, _ = replay_module._layer_by_layer(network, x, zeros)
+    layers, _ = networks._layer_by_layer(network, x, zeros)
     t, b, n = ((layers[0].membranes - 1).abs() < near / 2).nonzero()[0].tolist()
     site = torch.zeros_like(zeros[0], dtype=torch.bool)
     site[t, b, n] = True
-    golden.cross(zeros[0], site, layers[0], replay_module._decays(network)[0])
-    other, _ = replay_module._layer_by_layer(network, x, zeros)
+    golden.cross(zeros[0], site, layers[0], networks._decays(network)[0])
+    other, _ = networks._layer_by_layer(network, x, zeros)
     spikes = [layer.spikes.detach().transpose(0, 1).numpy().astype(np.uint8) for layer in other]
     assert sum(int((a.spikes != b.spikes).sum()) for a, b in zip(layers, other, strict=True)) > 1
     packed = {f"spikes{k}": lambda _, s=s: np.packbits(s.reshape(len(s), -1), axis=1) for k, s in enumerate(spikes)}
@@ -206,15 +205,11 @@ def test_decisions_of_rounding_in_a_network_are_followed(tmp_path, monkeypatch):
 def test_a_decision_of_rounding_after_the_step_is_tried_both_ways(tmp_path, monkeypatch):
     monkeypatch.setattr(golden, "NEAR_THRESHOLD", 5e-3)
     trace = golden.read_trace(GOLDEN / "dense_recurrent.npz")
-    x = replay_module._unpack(trace["X"], trace["X_shape"], torch.float32)
-    network, parameters = replay_module._build_network(
-        trace, json.loads(str(trace["meta"])), (x.shape[2],), torch.float32
-    )
-    replay_module._load(parameters, {name: trace[f"after1_{name}"] for name in parameters})
+    x = networks._unpack(trace["X"], trace["X_shape"], torch.float32)
+    network, parameters = networks._build_network(trace, json.loads(str(trace["meta"])), (x.shape[2],), torch.float32)
+    networks._load(parameters, {name: trace[f"after1_{name}"] for name in parameters})
     labels = torch.tensor(trace["y"])
-    losses = [
-        float(build_loss("mot_ce")(y, labels).detach()) for y in replay_module._readouts_within_rounding(network, x)
-    ]
+    losses = [float(build_loss("mot_ce")(y, labels).detach()) for y in networks._readouts_within_rounding(network, x)]
     own, others = losses[0], [loss for loss in losses[1:] if abs(loss / losses[0] - 1) > 1e-4]
     assert own == pytest.approx(float(trace["step2_out_loss"]), rel=1e-5)
     line = replay(changed("dense_recurrent.npz", tmp_path, step2_out_loss=lambda _: others[0]))
