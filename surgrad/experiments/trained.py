@@ -155,10 +155,11 @@ class TrainedRun(RunRecord):
             one_of("method", method, METHODS)
             network = copy.deepcopy(network)
             set_neuron(network, suite.neuron(method, max(self.epoch, 1)))
-        options = {"nb_draws": nb_draws or suite.test_draws, "seed": suite.seed, "compute": Compute()}
         with read_back(self.trust):
             objective = suite.objective()
-        return evaluate_repeatedly(network, data, suite.grid(data.nb_units), objective, **options)
+        draws = nb_draws or suite.test_draws
+        grid = suite.grid(data.nb_units)
+        return evaluate_repeatedly(network, data, grid, objective, nb_draws=draws, seed=suite.seed, compute=Compute())
 
     def table(self) -> pd.DataFrame:
         """metrics.csv as a pandas table, a row per epoch. Raises UserError where pandas is not installed."""
