@@ -32,9 +32,9 @@ def test_an_unknown_name_is_an_attribute_error():
 
 @pytest.mark.parametrize("code", ["import surgrad", "import surgrad.cli"])
 def test_heavy_libraries_are_imported_when_needed(code):
-    heavy = {"torch", "matplotlib", "hydra", "wandb"}
+    heavy = {"torch", "matplotlib", "hydra", "omegaconf", "wandb", "scipy"}
     if code == "import surgrad":
-        heavy |= {"numpy", "h5py"}
+        heavy |= {"numpy", "h5py", "yaml", "tempfile", "importlib.resources"}
     check = f"import sys; {code}; print(sorted(set(sys.modules) & {heavy}))"
     found = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, check=True)
     assert found.stdout.strip() == "[]"
