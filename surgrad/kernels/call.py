@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from surgrad.errors import UserError
-from surgrad.kernels.checks import INTEGERS, count_of, require_device, require_shape, state_tensor
+from surgrad.kernels.checks import INTEGERS, count_of, require_device, require_name, require_shape, state_tensor
 from surgrad.kernels.contract import LayerSpec, NetworkSpec
 from surgrad.kernels.events import Events
 from surgrad.kernels.philox import NoiseKey
@@ -59,14 +59,16 @@ class Options:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("memory", MEMORIES), ("precision", PRECISIONS)):
-            if getattr(self, name) not in allowed:
-                raise UserError(f"{name}={getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}")
+        require_name("memory", self.memory, MEMORIES)
+        require_name("precision", self.precision, PRECISIONS)
         object.__setattr__(self, "truncate", count_of("truncate", self.truncate))
 
 
 def noise_key(seed: Any, draw: Any, layer: int = 0) -> NoiseKey:
     """Key of the random numbers. Raises: UserError unless seed and draw are integers; draw may be a 0-d tensor."""
+
+    if type(seed) is type(draw) is type(layer) is int and min(seed, draw, layer) >= -(2**63):
+        return NoiseKey(seed, draw, layer)
 
     def word(name: str, value: Any) -> int:
         return count_of(name, value, lowest=-(2**63))

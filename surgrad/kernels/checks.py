@@ -10,6 +10,7 @@ from torch import Tensor
 
 from surgrad.errors import UserError
 
+FLOATS = (torch.float32, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -22,6 +23,12 @@ def count_of(name: str, value: Any, lowest: int = 0) -> int:
     if number < lowest:
         raise UserError(f"{name}={number} must be at least {lowest}")
     return number
+
+
+def require_name(what: str, name: Any, allowed: Sequence[str]) -> None:
+    """Raises: UserError for a name that is not among those allowed."""
+    if name not in allowed:
+        raise UserError(f"{what}={name!r} is unknown; allowed: {', '.join(allowed)}")
 
 
 def require_shape(name: str, x: Any, shape: Sequence[int], meaning: str) -> None:
@@ -41,24 +48,20 @@ def require_device(name: str, x: Tensor, device: torch.device) -> None:
 
 
 def require_alike(named: Sequence[tuple[str, Tensor]]) -> None:
-    """Raises: UserError unless all tensors have one floating dtype and one device, and hold finite numbers.
-
-    On a GPU nothing is read, for the host would have to wait; there `surgrad.kernels.finite` marks the result.
-    """
+    """Raises: UserError unless all tensors have one floating dtype and one device."""
     first_name, first = named[0]
-    if not first.dtype.is_floating_point:
+    dtype, device = first.dtype, first.device
+    if all(x.dtype == dtype and x.device == device for _, x in named) and dtype in FLOATS and device.type != "meta":
+        return
+    if not dtype.is_floating_point:
         raise UserError(f"{first_name} is {first.dtype}; parameters must be floating point")
     for name, x in named:
-        require_device(name, x, first.device)
-        if x.dtype != first.dtype:
+        require_device(name, x, device)
+        if x.dtype != dtype:
             raise UserError(
-                f"{name} is {x.dtype}, but {first_name} is {first.dtype}: give all of them one dtype, "
+                f"{name} is {x.dtype}, but {first_name} is {dtype}: give all of them one dtype, "
                 "with network.float() or network.double()"
             )
-    if first.device.type == "cpu" and not math.isfinite(sum(float(x.detach().sum()) for _, x in named)):
-        for name, x in named:
-            if not bool(x.isfinite().all()):
-                raise UserError(f"{name} holds {int((~x.isfinite()).sum())} values that are not finite (NaN or inf)")
 
 
 def state_tensor(name: str, x: Any, shape: Sequence[int], like: Tensor) -> Tensor:

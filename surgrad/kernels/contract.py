@@ -5,8 +5,9 @@ dtype, device, rank, shape, length or range. What does not fit is refused here, 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from surgrad.errors import UserError, known
+from surgrad.kernels import finite
 from surgrad.kernels.checks import require_alike, require_shape
 from surgrad.neurons.lif import LIF, AdaptationValues
 
@@ -59,8 +61,9 @@ class ConnectionSpec:
             expected: tuple[int, ...] = (self.out_shape[0], self.in_shape[0], *self.kernel_size)
         else:
             expected = (math.prod(self.out_shape), math.prod(self.in_shape))
-        for name, x in self.tensors():
-            require_shape(name, x, expected, f"the shape of {self.in_shape} -> {self.out_shape}")
+        for name, x in self.tensors:
+            if x.shape != expected:
+                require_shape(name, x, expected, f"the shape of {self.in_shape} -> {self.out_shape}")
 
     @property
     def known_weight(self) -> Tensor:
@@ -72,13 +75,11 @@ class ConnectionSpec:
         """``in_shape`` of a connection that says it. Raises: UserError for another."""
         return known(f"{self.name}.in_shape", self.in_shape)
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+    @cached_property
+    def tensors(self) -> tuple[tuple[str, Tensor], ...]:
         """Every parameter with its name."""
-        for name, x in (("weight", self.weight), ("delays", self.delays)):
-            if x is not None:
-                yield f"{self.name}.{name}", x
-        for name, x in self.others:
-            yield f"{self.name}.{name}", x
+        own = (("weight", self.weight), ("delays", self.delays), *self.others)
+        return tuple((f"{self.name}.{name}", x) for name, x in own if x is not None)
 
 
 def connection_spec(
@@ -136,7 +137,7 @@ class LayerSpec:
     index: int = 0
 
     def __post_init__(self) -> None:
-        for name, x in self.constants():
+        for name, x in self.constants:
             _require_broadcast(name, x, self.unit_shape)
         _require_units(self.feedforward, None, self.unit_shape)
         _require_units(self.recurrent, self.unit_shape, self.unit_shape)
@@ -146,18 +147,16 @@ class LayerSpec:
         """``feedforward`` of a layer in a network. Raises: UserError for one that is driven by a current."""
         return known(f"the feedforward connection of {self.name}", self.feedforward)
 
-    def constants(self) -> Iterator[tuple[str, Tensor]]:
-        yield f"{self.name}: decay a of tau_syn", self.a
-        yield f"{self.name}: decay b of tau_mem", self.b
-        for field, x in zip(AdaptationValues._fields, self.adaptation or (), strict=False):
-            yield f"{self.name}.adaptation {field}", x
+    @cached_property
+    def constants(self) -> tuple[tuple[str, Tensor], ...]:
+        adaptation = zip(AdaptationValues._fields, self.adaptation or (), strict=False)
+        return (*_decays(self), *((f"{self.name}.adaptation {field}", x) for field, x in adaptation))
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+    @cached_property
+    def tensors(self) -> tuple[tuple[str, Tensor], ...]:
         """Every parameter with its name."""
-        yield from self.constants()
-        for connection in (self.feedforward, self.recurrent):
-            if connection is not None:
-                yield from connection.tensors()
+        connections = (self.feedforward, self.recurrent)
+        return self.constants + tuple(named for c in connections if c is not None for named in c.tensors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +172,7 @@ class ReadoutSpec:
     unit_gain: bool = True
 
     def __post_init__(self) -> None:
-        for name, x in self.constants():
+        for name, x in self.constants:
             _require_broadcast(name, x, self.unit_shape)
         _require_units(self.feedforward, None, self.unit_shape)
         if not isinstance(self.u0, int | float) or not math.isfinite(self.u0):
@@ -184,15 +183,18 @@ class ReadoutSpec:
         """``feedforward`` of a readout in a network. Raises: UserError for one that is driven by a current."""
         return known(f"the feedforward connection of {self.name}", self.feedforward)
 
-    def constants(self) -> Iterator[tuple[str, Tensor]]:
-        yield f"{self.name}: decay a of tau_syn", self.a
-        yield f"{self.name}: decay b of tau_mem", self.b
+    @cached_property
+    def constants(self) -> tuple[tuple[str, Tensor], ...]:
+        return _decays(self)
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+    @cached_property
+    def tensors(self) -> tuple[tuple[str, Tensor], ...]:
         """Every parameter with its name."""
-        yield from self.constants()
-        if self.feedforward is not None:
-            yield from self.feedforward.tensors()
+        return self.constants + (() if self.feedforward is None else self.feedforward.tensors)
+
+
+def _decays(layer: LayerSpec | ReadoutSpec) -> tuple[tuple[str, Tensor], ...]:
+    return (f"{layer.name}: decay a of tau_syn", layer.a), (f"{layer.name}: decay b of tau_mem", layer.b)
 
 
 def _require_units(connection: ConnectionSpec | None, below: tuple[int, ...] | None, above: tuple[int, ...]) -> None:
@@ -204,6 +206,8 @@ def _require_units(connection: ConnectionSpec | None, below: tuple[int, ...] | N
 
 
 def _require_broadcast(name: str, x: Tensor, unit_shape: Sequence[int]) -> None:
+    if not x.dim() or x.shape == unit_shape:
+        return
     lined_up = zip(reversed(x.shape), reversed(unit_shape), strict=False)
     if x.dim() > len(unit_shape) or any(size not in (1, units) for size, units in lined_up):
         raise UserError(
@@ -225,28 +229,28 @@ class NetworkSpec:
     delay: int = 1
 
     def __post_init__(self) -> None:
-        named = list(self.tensors())
-        if not named:
+        if not self.stack:
             raise UserError("a network needs at least one layer")
-        require_alike(named)
+        require_alike(self.tensors)
+        finite.require_parameters(self.tensors)
         for below, above in pairwise(self.stack):
             _require_units(above.feedforward, below.unit_shape, above.unit_shape)
 
-    @property
+    @cached_property
     def stack(self) -> tuple[LayerSpec | ReadoutSpec, ...]:
         """Layers, then the readout."""
-        return (*self.layers, *([self.readout] if self.readout is not None else []))
+        return self.layers if self.readout is None else (*self.layers, self.readout)
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+    @cached_property
+    def tensors(self) -> tuple[tuple[str, Tensor], ...]:
         """Every parameter with its name."""
-        for layer in self.stack:
-            yield from layer.tensors()
+        return tuple(named for layer in self.stack for named in layer.tensors)
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         return self.stack[0].a.dtype
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         return self.stack[0].a.device
 

@@ -4,9 +4,9 @@
 fastest one that knows every part of a network, and says so where that is not the fastest there is.
 """
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from surgrad.errors import UserError
 from surgrad.kernels import finite, reference
-from surgrad.kernels.call import Address, Options, network_input, network_state, noise_key, sample_ids
-from surgrad.kernels.checks import count_of, require_alike, require_device, state_tensor
+from surgrad.kernels.call import MEMORIES, Address, Options, network_input, network_state, noise_key, sample_ids
+from surgrad.kernels.checks import count_of, require_alike, require_device, require_name, state_tensor
 from surgrad.kernels.contract import LayerSpec, NetworkSpec, ReadoutSpec, connection_spec
 from surgrad.kernels.cpu import adaptive, delays
 from surgrad.kernels.cpu import layerwise as cpu_layerwise
@@ -48,7 +48,7 @@ def choose(kernel: str, network: NetworkSpec) -> Choice:
     Raises:
         UserError: for an unknown name, or a named kernel that cannot run this network.
     """
-    require_known(kernel)
+    require_name("kernel", kernel, KERNELS)
     if kernel == "reference":
         return Choice("reference", reference.run, "it was asked for")
     name = kernel if kernel != "auto" else "cuda" if network.device.type == "cuda" else "cpu"
@@ -69,12 +69,6 @@ def choose(kernel: str, network: NetworkSpec) -> Choice:
         "and layers with unknown neurons or recurrence run in the reference loop"
     )
     return Choice(name, layerwise, f"layer by layer, for {unknown} is unknown to the compiled network")
-
-
-def require_known(kernel: str) -> None:
-    """Raises: UserError for a name that is no kernel's."""
-    if kernel not in KERNELS:
-        raise UserError(f"kernel={kernel!r} is unknown; allowed: {', '.join(KERNELS)}")
 
 
 def _cpu(network: NetworkSpec) -> tuple[Choice, str | None]:
@@ -128,14 +122,10 @@ def _say(message: str) -> None:
     logger.info(message)
 
 
-@contextlib.contextmanager
-def _own_precision(device: torch.device) -> Iterator[None]:
+def _own_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Without autocast: states need the dtype of the parameters, and compiled code reads no other."""
-    if not torch.is_autocast_enabled(device.type):
-        yield
-        return
-    with torch.autocast(device.type, enabled=False):
-        yield
+    on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
 def run(
@@ -214,7 +204,8 @@ def lif(
     a, b = (_decay(name, x, current) for name, x in (("a", a), ("b", b)))
     loop = connection_spec(recurrence, "recurrence", out_shape=units)
     layer = LayerSpec("the layer", neuron, units, a, b, recurrent=loop, index=noise.layer)
-    require_alike([("current", current[:0]), *layer.tensors()])
+    require_alike([("current", current), *layer.tensors])
+    finite.require_parameters(layer.tensors)
     nb_samples, old = current.shape[1], None
     if state is not None or previous is not None:
         i, u = (None, None) if state is None else _pair(state)
@@ -222,12 +213,14 @@ def lif(
             *(_earlier(n, x, current) for n, x in (("state.i", i), ("state.u", u), ("previous", previous)))
         )
     address = Address(noise, sample_ids(ids, nb_samples, current.device), count_of("first_step", first_step))
-    memory = Options(address, memory=memory).memory
+    require_name("memory", memory, MEMORIES)
     scan = _single(kernel, current, layer)
     with _own_precision(current.device):
         spikes, membranes, end = scan(layer, current, old, address, memory, return_membrane)
     _require_finite_end(current, end.i)
-    return spikes, None if membranes is None else membranes.detach(), LIFState(end.i, end.u)
+    if membranes is not None and membranes.requires_grad:
+        membranes = membranes.detach()
+    return spikes, membranes, LIFState(end.i, end.u)
 
 
 def readout(
@@ -257,7 +250,8 @@ def readout(
     units = _require_current(current)
     a, b = (_decay(name, x, current) for name, x in (("a", a), ("b", b)))
     layer = ReadoutSpec("the readout", units, a, b, u0=u0, unit_gain=unit_gain)
-    require_alike([("current", current[:0]), *layer.tensors()])
+    require_alike([("current", current), *layer.tensors])
+    finite.require_parameters(layer.tensors)
     if state is not None:
         state = LIFState(*(_earlier(f"state.{n}", x, current) for n, x in zip("iu", _pair(state), strict=True)))
     integrate = _single(kernel, current, layer)
@@ -272,12 +266,14 @@ def _require_current(current: Tensor) -> tuple[int, ...]:
     if not isinstance(current, Tensor) or current.dim() < 3 or not current.dtype.is_floating_point or not len(current):
         found = f"{current.dtype} {tuple(current.shape)}" if isinstance(current, Tensor) else type(current).__name__
         raise UserError(f"current is {found}; it must be floating point (T, B, *units) with at least one time step")
-    require_device("current", current, current.device)
+    require_device("current", current, current.device)  # that holds values
     return tuple(current.shape[2:])
 
 
 def _decay(name: str, x: Any, current: Tensor) -> Tensor:
     """A decay in dtype of the current."""
+    if isinstance(x, Tensor) and x.dtype == current.dtype and x.device == current.device:
+        return x
     if not isinstance(x, Tensor | float | int):
         raise UserError(f"{name} is {type(x).__name__}; it must be a number, or a tensor that fits the units")
     x = torch.as_tensor(x, device=None if isinstance(x, Tensor) else current.device)
@@ -303,7 +299,7 @@ def _earlier(name: str, x: Tensor | None, current: Tensor) -> Tensor:
 
 def _single(kernel: str, current: Tensor, layer: LayerSpec | ReadoutSpec) -> Callable[..., tuple[Any, ...]]:
     """The scan of one layer, or of a readout, by the named kernel, or for "auto" the fastest one that knows it."""
-    require_known(kernel)
+    require_name("kernel", kernel, KERNELS)
     name = kernel if kernel != "auto" else "cuda" if current.device.type == "cuda" else "cpu"
     reason, module = None, reference
     if name != "reference":
@@ -323,6 +319,6 @@ def _single(kernel: str, current: Tensor, layer: LayerSpec | ReadoutSpec) -> Cal
 
 def _require_finite_end(current: Tensor, i: Tensor) -> None:
     """Raises: UserError if NaN or inf entered with the current (`surgrad.kernels.finite`), on the CPU."""
-    if i.device.type == "cpu" and not bool(i.detach().sum().isfinite()):
+    if i.device.type == "cpu" and not finite.all_finite([i]):
         finite.require_finite("current", current)
         finite.require_finite("the synaptic current", i)

@@ -37,7 +37,6 @@ class Events:
                 found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
                 raise UserError(f"{name} of the events is {found}; it must be a tensor of integers with one axis")
             require_device(f"{name} of the events", x, self.steps.device)
-            object.__setattr__(self, name, x.to(torch.int64 if name == "offsets" else torch.int32).contiguous())
         object.__setattr__(self, "nb_steps", count_of("nb_steps of the events", self.nb_steps))
         object.__setattr__(self, "unit_shape", tuple(self.unit_shape))
         if len(self.steps) != len(self.units) or not len(self.offsets):
@@ -45,11 +44,14 @@ class Events:
                 f"events have {len(self.steps)} steps, {len(self.units)} units and {len(self.offsets)} offsets; steps "
                 "and units must be as many, and there is one offset more than samples"
             )
+        object.__setattr__(self, "offsets", self.offsets.long().contiguous())
         self._require_ranges()
+        for name in ("steps", "units"):
+            object.__setattr__(self, name, getattr(self, name).int().contiguous())
 
     def _require_ranges(self) -> None:
         def between(x: Tensor, size: int) -> Tensor:
-            low, high = x.aminmax()
+            low, high = (end.long() for end in x.aminmax())
             return (low >= 0) & (high < size)
 
         checks = [

@@ -1,4 +1,4 @@
-"""NaN never becomes a finite answer, without a pass over the data.
+"""NaN never becomes a finite answer, without a pass over the data; parameters are looked at before a kernel runs.
 
 A membrane that is NaN never crosses its threshold: a broken neuron is silent, and whatever reads it is finite. But its
 synaptic current, i[t+1] = a i[t] + I[t], is never reset, so a NaN or inf that entered at any step is still there after
@@ -7,19 +7,23 @@ the last one. On the CPU it is refused and named; on a GPU, where looking would 
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from surgrad.errors import UserError
-from surgrad.kernels.contract import NetworkSpec
-from surgrad.kernels.events import Events
-from surgrad.kernels.state import NetworkOutput
+from surgrad.kernels.cpu import build
+
+if TYPE_CHECKING:
+    from surgrad.kernels.contract import NetworkSpec
+    from surgrad.kernels.events import Events
+    from surgrad.kernels.state import NetworkOutput
 
 
 def confirmed(
-    output: NetworkOutput, network: NetworkSpec, currents: Sequence[Tensor], x: Tensor | Events
-) -> NetworkOutput:
+    output: "NetworkOutput", network: "NetworkSpec", currents: Sequence[Tensor], x: "Tensor | Events"
+) -> "NetworkOutput":
     """``output``, if the synaptic currents after the last step are finite; on a GPU NaN where they are not.
 
     Args: synaptic currents of every layer and of the readout; the input, to name the culprit.
@@ -28,10 +32,10 @@ def confirmed(
         UserError: that names what is not finite, on the CPU.
     """
     if network.device.type != "cpu":
-        mark = _mark([*currents, *(p for _, p in network.tensors())])
+        mark = _mark([*currents, *(p for _, p in network.tensors)])
         y = None if output.readout is None else output.readout + mark
         return output._replace(readout=y, counts=[c + mark for c in output.counts])
-    if math.isfinite(_total(currents)):
+    if all_finite(currents):
         return output
     if isinstance(x, Tensor):
         require_finite("x", x)
@@ -48,9 +52,28 @@ def require_finite(name: str, x: Tensor) -> None:
         raise UserError(f"{name} is not finite: {int(bad.sum())} values are NaN or inf, the first at {where}")
 
 
-@torch.no_grad()
-def _total(tensors: Iterable[Tensor]) -> float:
-    return float(sum(x.sum() for x in tensors))
+def require_parameters(named: Sequence[tuple[str, Tensor]]) -> None:
+    """Raises: UserError unless all values are finite; on the CPU only, see `confirmed`."""
+    if named[0][1].device.type == "cpu" and not all_finite(x for _, x in named):
+        for name, x in named:
+            require_finite(name, x)
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all values of tensors on the CPU are finite; in one pass of compiled code if that is loaded."""
+    for x in tensors:
+        lib = build.loaded() if x.dim() and x.dtype is torch.float32 else None
+        if not x.dim():
+            good = math.isfinite(x.item())
+        elif lib is not None and x.is_contiguous():
+            good = lib.surgrad_is_finite(x.data_ptr(), 1, x.numel(), 0)
+        elif lib is not None and x.dim() == 2 and x.stride(1) == 1:
+            good = lib.surgrad_is_finite(x.data_ptr(), *x.shape, x.stride(0))
+        else:
+            good = math.isfinite(float(x.detach().sum())) or bool(x.detach().isfinite().all())
+        if not good:
+            return False
+    return True
 
 
 @torch.no_grad()

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from surgrad.errors import UserError
-from surgrad.kernels.checks import INTEGERS, require_alike
-
-FLOATS = (torch.float32, torch.float64)
+from surgrad.kernels import finite
+from surgrad.kernels.checks import FLOATS, INTEGERS, require_alike
 
 
 class SpikeTrains(NamedTuple):
@@ -87,8 +86,14 @@ def weights(weight: Tensor, recurrent: Tensor | None = None) -> tuple[Tensor, Te
         raise UserError(f"weights: event-based layers compute in float32 or float64, not {weight.dtype}")
     if weight.device.type != "cpu":
         raise UserError(f"event-based layers run on the CPU, but the weights are on {weight.device}; take device=cpu")
-    require_alike([("weights", weight), *([("recurrent weights", recurrent)] if recurrent is not None else [])])
+    _require_alike(weight, recurrent)
     return weight.contiguous(), None if recurrent is None else recurrent.contiguous()
+
+
+def _require_alike(weight: Tensor, recurrent: Tensor | None) -> None:
+    named = [("weights", weight), *([("recurrent weights", recurrent)] if recurrent is not None else [])]
+    require_alike(named)
+    finite.require_parameters(named)
 
 
 def sampling_times(at: Tensor, like: Tensor) -> Tensor:
@@ -120,7 +125,7 @@ def grid_input(s_in: Tensor, weight: Tensor, recurrent: Tensor | None = None) ->
         raise UserError(f"spikes are {found}; they must be (T, B, {nb_inputs}), time first, with at least one step")
     if s_in.device != weight.device:
         raise UserError(f"spikes are on {s_in.device}, weights on {weight.device}; move one with .to(device)")
-    require_alike([("weights", weight), *([("recurrent weights", recurrent)] if recurrent is not None else [])])
+    _require_alike(weight, recurrent)
     values = s_in.detach()
     if s_in.device.type == "cpu" and not bool(((values == 0) | (values == 1)).all()):
         raise UserError("spikes must be 0 or 1")

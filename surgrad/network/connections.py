@@ -23,13 +23,13 @@ from surgrad.network.parameters import Bounded
 GAIN = 7.0
 
 
-def _own_part(connection: nn.Module, *known: type) -> str:
+def _own_part(connection: nn.Module, known: type[nn.Module]) -> str:
     """Why only a connection's own function may be used: it defines forward, or has hooks; "" where kernels know it."""
-    defined = next(cls for cls in type(connection).__mro__ if "forward" in vars(cls))
-    if defined not in known or "forward" in vars(connection):
+    own = vars(connection)
+    if type(connection).forward is not known.forward or "forward" in own:
         return f"{type(connection).__name__} defines forward"
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return f"{type(connection).__name__} has hooks" if any(getattr(connection, name) for name in hooks) else ""
+    hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
+    return f"{type(connection).__name__} has hooks" if hooks else ""
 
 
 class Dense(nn.Module):

@@ -36,6 +36,7 @@ from surgrad.eventprop.grid import GridLayer, GridReadout
 from surgrad.eventprop.layers import EventLayer, EventReadout, Spikes
 from surgrad.experiments.superspike.online import SuperSpikeNetwork, SuperSpikeRule
 from surgrad.kernels import dispatch
+from surgrad.kernels.call import RunOptions
 from surgrad.kernels.philox import NoiseKey
 from surgrad.network.connections import Conv, DelayedDense, Dense
 from surgrad.network.layers import Readout, SpikingLayer
@@ -234,6 +235,7 @@ ENTRIES = {
         CPU,
         ("lif", "conv", "adaptive", "delays", "noise"),
         {"network": PARTS, "x": ("x ",)},
+        {"options": tuple(RunOptions.__annotations__)},
     ),
     "EventBatch": Entry(
         EventBatch,

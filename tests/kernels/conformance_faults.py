@@ -190,6 +190,7 @@ INDICES = {
     "two axes": (lambda x: x[None], "refused"),
     "-1": (lambda x: with_value(x, -1), "refused"),
     "too large": (lambda x: with_value(x, 2**31 - 1), "refused"),
+    "beyond 32 bits": (lambda x: x.long() + 2**32, "refused"),
 }
 EVENTS = {
     "steps": INDICES

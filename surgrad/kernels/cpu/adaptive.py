@@ -137,7 +137,7 @@ def scan(
     plan = Plan([Stage(layer, layout)], T, B, 0, address, memory=memory)
     weight = None if layer.recurrent is None else pack_weight(layer.recurrent, layout, layout)
     adaptation = known(f"{layer.name}.adaptation", layer.adaptation)
-    constants = [layout.to_places(x.expand(layout.unit_shape)) for x in (layer.a, layer.b, *adaptation)]
+    constants = [layout.constant(x) for x in (layer.a, layer.b, *adaptation)]
     spikes, *ends = _Scan.apply(plan, before, *first, channels_last(current), weight, *constants)
     spikes = channels_first(spikes, layer.unit_shape)
     i, u, w = (layout.from_places(x) for x in ends)

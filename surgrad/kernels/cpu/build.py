@@ -183,8 +183,14 @@ def library() -> ctypes.CDLL | None:
     lib.surgrad_pack_events.argtypes = [pointer] * 4 + [integer] * 3 + [pointer]
     lib.surgrad_pack_events.restype = None
     lib.surgrad_pack_dense.argtypes = [pointer] * 2 + [integer] * 4 + [pointer]
+    lib.surgrad_is_finite.argtypes = [pointer] + [integer] * 3
     lib.surgrad_layer_size.restype = lib.surgrad_network_size.restype = integer
     return lib
+
+
+def loaded() -> ctypes.CDLL | None:
+    """`library` if it has been asked for before, else None: nothing is compiled only to look at numbers."""
+    return library() if library.cache_info().currsize else None
 
 
 def built_library() -> ctypes.CDLL:

@@ -208,10 +208,12 @@ class Call:
             setattr(layer, name, ConnectionDesc(**shape, forward=address(packed), adjoint=address(adjoint)))
 
     def point(self, k: int, **tensors: Tensor | None) -> None:
-        """Set pointers of layer k."""
+        """Set pointers of layer k; those not set are null."""
+        layer = self.layers[k]
         for name, x in tensors.items():
-            self.alive.append(x)
-            setattr(self.layers[k], name, address(x))
+            if x is not None:
+                self.alive.append(x)
+                setattr(layer, name, x.data_ptr())
 
 
 def rows(gradient: Tensor | None, T: int, B: int, n: int) -> Tensor:

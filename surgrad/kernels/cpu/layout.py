@@ -6,6 +6,7 @@ Weights and decays go through differentiable operations, so gradients find their
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -27,45 +28,62 @@ class Layout:
     unit_shape: tuple[int, ...]
     stride: int
 
-    @classmethod
-    def padded(cls, unit_shape: Sequence[int]) -> "Layout":
-        return cls(tuple(unit_shape), -(-unit_shape[0] // LANES) * LANES)
+    @staticmethod
+    @cache
+    def padded(unit_shape: tuple[int, ...]) -> "Layout":
+        return Layout(unit_shape, -(-unit_shape[0] // LANES) * LANES)
 
-    @property
+    @cached_property
     def channels(self) -> int:
         return self.unit_shape[0]
 
-    @property
+    @cached_property
     def positions(self) -> int:
         return math.prod(self.unit_shape[1:])
 
-    @property
+    @cached_property
     def places(self) -> int:
         return self.positions * self.stride
 
-    @property
+    @cached_property
     def words(self) -> int:
         return -(-self.places // 64)
 
-    @property
+    @cached_property
     def grid(self) -> tuple[int, int]:
         """Height and width; 1 x 1 without, 1 x length with one spatial axis."""
         return two_axes(self.unit_shape[1:], 1)
 
     def to_places(self, x: Tensor) -> Tensor:
         """(..., *unit_shape) -> (..., places), zeros in the padding; contiguous."""
-        x = x.flatten(x.dim() - len(self.unit_shape) + 1) if len(self.unit_shape) > 1 else x[..., None]
+        if len(self.unit_shape) == 1:
+            return (F.pad(x, (0, self.stride - self.channels)) if self.stride > self.channels else x).contiguous()
+        x = x.flatten(x.dim() - len(self.unit_shape) + 1)
         return F.pad(x.transpose(-1, -2), (0, self.stride - self.channels)).flatten(-2).contiguous()
+
+    def constant(self, x: Tensor) -> Tensor:
+        """(places,) of a constant of the units, or of the layer."""
+        if x.dim() or x.requires_grad:
+            return self.to_places(x.expand(self.unit_shape))
+        return _same_everywhere(self, x.item())
 
     def from_places(self, x: Tensor) -> Tensor:
         """(..., places) -> (..., *unit_shape), a view."""
+        if len(self.unit_shape) == 1:
+            return x[..., : self.channels]
         x = x.unflatten(-1, (self.positions, self.stride))[..., : self.channels]
         return x.transpose(-1, -2).reshape(*x.shape[:-2], *self.unit_shape)
 
+    @cached_property
     def place_of_unit(self) -> Tensor:
         """(units,) int32: place of each flat unit."""
         unit = torch.arange(math.prod(self.unit_shape), dtype=torch.int32)
         return unit % self.positions * self.stride + unit // self.positions
+
+
+@lru_cache(256)
+def _same_everywhere(layout: Layout, value: float) -> Tensor:
+    return layout.to_places(torch.full(layout.unit_shape, value))
 
 
 def two_axes(sizes: Sequence[int], missing: int) -> tuple[int, int]:
@@ -119,7 +137,7 @@ def pack(x: Tensor, layout: Layout) -> Tensor | None:
     """Spikes (T, B, *unit_shape) as bits (B, T, words); None if an entry is neither 0 nor 1."""
     bits = empty(x.shape[1], x.shape[0], layout.words, dtype=torch.int64)
     x = x.detach().float().contiguous()
-    place = layout.place_of_unit()
+    place = layout.place_of_unit
     nb_units = math.prod(layout.unit_shape)
     sizes = (x.shape[1], x.shape[0], nb_units, layout.words)
     binary = built_library().surgrad_pack_dense(x.data_ptr(), place.data_ptr(), *sizes, bits.data_ptr())
@@ -129,7 +147,7 @@ def pack(x: Tensor, layout: Layout) -> Tensor | None:
 def pack_events(events: Events, layout: Layout) -> Tensor:
     """Events as bits (B, T, words)."""
     bits = empty(len(events), events.nb_steps, layout.words, dtype=torch.int64)
-    place = layout.place_of_unit()
+    place = layout.place_of_unit
     pointers = (x.data_ptr() for x in (events.steps, events.units, events.offsets, place))
     built_library().surgrad_pack_events(*pointers, len(events), events.nb_steps, layout.words, bits.data_ptr())
     return bits

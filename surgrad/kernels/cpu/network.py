@@ -70,41 +70,50 @@ def _by_layer(kind: type[Group], values: Sequence[Any]) -> list[Group]:
     return [kind._make(values[k : k + width]) for k in range(0, len(values), width)]
 
 
+class _Kept(NamedTuple):
+    """What the backward pass needs of the forward pass of a layer: its spikes, states between blocks, spikes before."""
+
+    bits: Tensor | None
+    checkpoints: Tensor | None
+    before: Tensor | None
+
+
+def _forward(plan: Plan, inputs: list[_Inputs], needs_backward: bool) -> tuple[list[_Outputs], list[_Kept]]:
+    """All layers, all steps."""
+    call = Call(plan, [x[:5] for x in inputs], backward=False)
+    blocks = -(-plan.T // plan.block)
+    outputs, kept = [], []
+    for k, (stage, x) in enumerate(zip(plan.stages, inputs, strict=True)):
+        layout, spiking = stage.layout, stage.neuron is not None
+        bits = empty(plan.B, plan.T, layout.words, dtype=torch.int64) if spiking else None
+        counts = torch.empty(plan.B, layout.places) if spiking and plan.counts else None
+        out = empty(plan.T, plan.B, stage.nb_units) if plan.record or not spiking else None
+        keep = needs_backward and (spiking or x.a.requires_grad or x.b.requires_grad)
+        checkpoints = empty(blocks, plan.B, 2, layout.places) if keep else None
+        i_last, u_last = torch.empty(plan.B, layout.places), torch.empty(plan.B, layout.places)
+        before = None if x.s is None else pack(x.s[None], layout)
+        call.point(k, bits=bits, checkpoints=checkpoints, counts=counts, out=out, i_last=i_last, u_last=u_last)
+        call.point(k, i_first=x.i, u_first=x.u, bits_before=before, membranes=plan.membranes)
+        kept.append(_Kept(bits, checkpoints, before))
+        outputs.append(_Outputs(counts, out, i_last, u_last, None))
+    built_library().surgrad_forward(ctypes.addressof(call.network))
+    if plan.return_state:
+        for k, (stage, (bits, *_)) in enumerate(zip(plan.stages, kept, strict=True)):
+            if bits is not None:
+                outputs[k] = outputs[k]._replace(s=unpack(bits[:, -1:], stage.layout)[0])
+    return outputs, kept
+
+
 class _Scan(torch.autograd.Function):
-    """All layers, all steps: from the plan and the `_Inputs` of every layer to the `_Outputs` of every layer."""
+    """From the plan and the `_Inputs` of every layer to the `_Outputs` of every layer."""
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.set_materialize_grads(False)
-        inputs = _by_layer(_Inputs, tensors)
-        call = Call(plan, [x[:5] for x in inputs], backward=False)
-        blocks = -(-plan.T // plan.block)
-        needs_backward = any(ctx.needs_input_grad)
-        results: list[list[Tensor | None]] = []
-        ctx.bits, ctx.checkpoints, ctx.befores = [], [], []
-        for k, (stage, x) in enumerate(zip(plan.stages, inputs, strict=True)):
-            layout, spiking = stage.layout, stage.neuron is not None
-            bits = empty(plan.B, plan.T, layout.words, dtype=torch.int64) if spiking else None
-            counts = torch.empty(plan.B, layout.places) if spiking and plan.counts else None
-            out = empty(plan.T, plan.B, stage.nb_units) if plan.record or not spiking else None
-            keep = needs_backward and (spiking or x.a.requires_grad or x.b.requires_grad)
-            checkpoints = empty(blocks, plan.B, 2, layout.places) if keep else None
-            i_last, u_last = torch.empty(plan.B, layout.places), torch.empty(plan.B, layout.places)
-            before = None if x.s is None else pack(x.s[None], layout)
-            call.point(k, bits=bits, checkpoints=checkpoints, counts=counts, out=out, i_last=i_last, u_last=u_last)
-            call.point(k, i_first=x.i, u_first=x.u, bits_before=before, membranes=plan.membranes)
-            ctx.bits.append(bits)
-            ctx.checkpoints.append(checkpoints)
-            ctx.befores.append(before)
-            results.append([counts, out, i_last, u_last, None])
-        built_library().surgrad_forward(ctypes.addressof(call.network))
-        if plan.return_state:
-            for stage, bits, found in zip(plan.stages, ctx.bits, results, strict=True):
-                if bits is not None:
-                    found[4] = unpack(bits[:, -1:], stage.layout)[0]
+        outputs, ctx.kept = _forward(plan, _by_layer(_Inputs, tensors), any(ctx.needs_input_grad))
         ctx.plan = plan
         ctx.save_for_backward(*tensors)
-        return tuple(x for found in results for x in found)
+        return tuple(x for found in outputs for x in found)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -129,7 +138,8 @@ class _Scan(torch.autograd.Function):
             call.layers[k].trained_tau = trained_tau
             g_current = empty(*x.current.shape) if need.current and x.current is not None else None
             first = [torch.empty(plan.B, layout.places) if n else None for n in (need.i, need.u, wants_spikes)]
-            call.point(k, bits=ctx.bits[k], checkpoints=ctx.checkpoints[k], bits_before=ctx.befores[k])
+            bits, checkpoints, before = ctx.kept[k]
+            call.point(k, bits=bits, checkpoints=checkpoints, bits_before=before)
             call.point(k, g_feedforward=partials[0], g_recurrent=partials[1], g_a=taus[0], g_b=taus[1])
             call.point(k, g_current=g_current, g_i_first=first[0], g_u_first=first[1], g_first=first[2])
             returned.append([*partials, *taus, g_current, first[0], first[1]])
@@ -177,18 +187,21 @@ def _scan(
     plan: Plan, current: Tensor | None = None, state: Sequence[tuple[Tensor, ...]] | None = None
 ) -> list[_Outputs]:
     """Run a plan; the first layer may be driven by a ``current`` (T, B, n), channels last; states of the layers."""
-    tensors: list[Tensor | None] = []
+    inputs = []
     for k, stage in enumerate(plan.stages):
         spec, layout = stage.spec, stage.layout
         recurrent = spec.recurrent if isinstance(spec, LayerSpec) else None
         w = None if stage.below is None else pack_weight(spec.incoming, stage.below, layout)
         r = None if recurrent is None else pack_weight(recurrent, layout, layout)
-        a, b = (layout.to_places(decay.expand(layout.unit_shape)) for decay in (spec.a, spec.b))
+        a, b = layout.constant(spec.a), layout.constant(spec.b)
         first: tuple[Tensor | None, ...] = (*(state[k] if state else ()), None, None, None)[:3]
         i, u = (None if x is None else layout.to_places(x) for x in first[:2])
         s = first[2]
-        tensors += _Inputs(w, r, a, b, current if k == 0 else None, i, u, s)
-    return _by_layer(_Outputs, _Scan.apply(plan, *tensors))
+        inputs.append(_Inputs(w, r, a, b, current if k == 0 else None, i, u, s))
+    tensors = [x for found in inputs for x in found]
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
+        return _by_layer(_Outputs, _Scan.apply(plan, *tensors))
+    return _forward(plan, inputs, needs_backward=False)[0]
 
 
 def obstacle(network: NetworkSpec) -> str | None:
@@ -214,12 +227,12 @@ def unknown_neuron(layer: LayerSpec) -> str | None:
 
 def channels_last(x: Tensor) -> Tensor:
     """(T, B, channels, *spatial) -> (T, B, n) with the channel running fastest; contiguous."""
-    return x.movedim(2, -1).flatten(2).contiguous()
+    return x.contiguous() if x.dim() == 3 else x.movedim(2, -1).flatten(2).contiguous()
 
 
 def channels_first(x: Tensor, unit_shape: tuple[int, ...]) -> Tensor:
     """The other way: (T, B, n) -> (T, B, channels, *spatial), a view."""
-    return x.view(*x.shape[:2], *unit_shape[1:], unit_shape[0]).movedim(-1, 2)
+    return x if len(unit_shape) == 1 else x.view(*x.shape[:2], *unit_shape[1:], unit_shape[0]).movedim(-1, 2)
 
 
 def scan(

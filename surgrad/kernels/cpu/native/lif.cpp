@@ -341,6 +341,18 @@ int surgrad_pack_dense(const float* x, const int32_t* place, int64_t B, int64_t 
         }
     return strange == 0;
 }
+// Whether rows of n floats, `stride` apart, are finite: all bits of the exponent are set in inf and NaN alone.
+int surgrad_is_finite(const float* x, int64_t rows, int64_t n, int64_t stride) {
+    uint32_t largest = 0;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t k = 0; k < n; k++) {
+            uint32_t bits;
+            std::memcpy(&bits, x + r * stride + k, sizeof bits);
+            bits &= 0x7fffffffu;
+            largest = bits > largest ? bits : largest;
+        }
+    return largest < 0x7f800000u;
+}
 int64_t surgrad_layer_size() { return sizeof(LayerDesc); }
 int64_t surgrad_network_size() { return sizeof(NetworkDesc); }
 }
