@@ -33,7 +33,7 @@ from surgrad.neurons.lif import DECAYS, AdaptiveLIF
 from surgrad.runs import files
 
 #: Resets that end at v_reset, and what else an importer must do.
-RESETS = {
+NIR_RESETS = {
     "multiplicative_leak": "",
     "multiplicative": "a neuron that spikes in step t does not integrate the current of that step: v[t+1] = v_reset",
 }
@@ -77,7 +77,7 @@ def statements(network: Network, decay: str = "exponential") -> list[str]:
         "a spike in step t is S[t] = 1; it changes I[t+1], v[t+2] and so z[t+2] first",
     ]
     resets = {layer.neuron.reset for layer in network.layers}
-    said += [f"reset: {RESETS[reset]}" for reset in sorted(resets) if RESETS[reset]]
+    said += [f"reset: {NIR_RESETS[reset]}" for reset in sorted(resets) if NIR_RESETS[reset]]
     if network.readout is not None:
         said.append(f"readout: the output of step t is v[t+1], from v[0] = {network.readout.u0:g}")
     return said
@@ -106,8 +106,10 @@ def _require_expressible(network: Network) -> None:
             )
         if isinstance(neuron, AdaptiveLIF):
             raise UserError(f"layer {k} has adaptive neurons: NIR has no adaptation current")
-        if neuron.reset not in RESETS:
-            raise UserError(f"layer {k} has reset={neuron.reset}: NIR resets to a value; allowed: {', '.join(RESETS)}")
+        if neuron.reset not in NIR_RESETS:
+            raise UserError(
+                f"layer {k} has reset={neuron.reset}: NIR resets to a value; allowed: {', '.join(NIR_RESETS)}"
+            )
         if layer.feedforward is None:
             raise UserError(f"layer {k} has no feed-forward connection: NIR needs one from its input")
     for part in network.stack:

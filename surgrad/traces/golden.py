@@ -26,7 +26,7 @@ NEAR_THRESHOLD = 1e-6
 _MAX_ROUNDS = 100
 TOLERANCE = {"float32": 1e-4, "float64": 1e-6}
 Trace = Mapping[str, Any]
-SURROGATES: dict[str, Callable[[float], Surrogate]] = {
+TRACED_SURROGATES: dict[str, Callable[[float], Surrogate]] = {
     "superspike": SuperSpike,
     "sigmoid": SigmoidPrime,
     "scaled_sigmoid": ScaledSigmoidPrime,
@@ -40,9 +40,9 @@ def decay_of(dt: float, tau: np.ndarray, dtype: torch.dtype) -> Tensor:
 
 
 def surrogate_of(name: str, beta: float) -> Surrogate:
-    if name not in SURROGATES:
-        raise UserError(f"surrogate {name!r} is unknown; allowed: {', '.join(SURROGATES)}")
-    return SURROGATES[name](beta)
+    if name not in TRACED_SURROGATES:
+        raise UserError(f"surrogate {name!r} is unknown; allowed: {', '.join(TRACED_SURROGATES)}")
+    return TRACED_SURROGATES[name](beta)
 
 
 def read_trace(path: Path) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 import pytest
 
-from surgrad.experiments.eventprop.comparison import METHODS, Problem, cosine, exact, online, surrogate, trained
+from surgrad.experiments.eventprop.comparison import GRADIENTS, Problem, cosine, exact, online, surrogate, trained
 
 PROBLEM = Problem(sizes=(12, 8, 3), duration=30e-3, dt=0.1e-3, rate=60.0, seed=2)
 
 
 def test_all_methods_see_the_same_loss_up_to_the_grid():
-    losses = [method(PROBLEM).loss for method in METHODS.values()]
+    losses = [method(PROBLEM).loss for method in GRADIENTS.values()]
     assert losses[0] > 0
     assert losses == pytest.approx([losses[0]] * 4, rel=0.1)
 

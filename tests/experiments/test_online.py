@@ -58,7 +58,7 @@ def test_descriptor_has_the_size_the_compiler_gave_it():
     assert ctypes.sizeof(superspike.Rule) == superspike.library().superspike_size()
 
 
-@pytest.mark.parametrize("reset", online.RESETS)
+@pytest.mark.parametrize("reset", online.ONLINE_RESETS)
 def test_spikes_are_those_of_the_suite_s_neurons(reset):
     x, z, hidden, output = task()
     rule = SuperSpikeRule(period=NEVER, reset=reset)

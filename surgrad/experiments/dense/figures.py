@@ -18,7 +18,7 @@ from surgrad.figures.sweeps import categories, interval_ends, swept
 from surgrad.network.time_constants import BOUNDS
 
 #: A surrogate's own colour, in every figure the same.
-COLORS = {name: method_color("", k) for k, name in enumerate(robustness.SURROGATES.values())}
+COLORS = {name: method_color("", k) for k, name in enumerate(robustness.SHAPES.values())}
 
 
 def colors_of(labels: Iterable[str]) -> dict[str, str]:

@@ -29,7 +29,7 @@ from surgrad.runs.record import REPO, RunRecord, last_value
 PUBLISHED = REPO / "Classification" / "analysis" / "robustness.csv"
 
 #: Surrogates by class, as the paper calls them; those of normalised peak first.
-SURROGATES = {
+SHAPES = {
     "SuperSpike": "SuperSpike",
     "ScaledSigmoidPrime": "sigmoid'",
     "Esser": "Esser",
@@ -61,7 +61,7 @@ def rows(run: RunRecord) -> list[Row]:
     row = {
         "sweep": config_name(run),
         "dataset": run.get("dataset.name"),
-        "surrogate": SURROGATES.get(target, target),
+        "surrogate": SHAPES.get(target, target),
         "beta": float(run.get("surrogate.beta", "nan")),
         "lr": float(run.get("lr")),
         "path": PATHS[bool(run.get("recurrent")), bool(run.get("neuron.diff_reset"))],

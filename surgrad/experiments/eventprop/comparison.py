@@ -184,7 +184,7 @@ def online(problem: Problem, beta: float = 10.0) -> Gradient:
     return Gradient(loss * problem.dt, *gradients, seconds, network.nb_bytes)
 
 
-METHODS = {"EventProp": exact, "EventProp, grid": stepped, "surrogate": surrogate, "SuperSpike online": online}
+GRADIENTS = {"EventProp": exact, "EventProp, grid": stepped, "surrogate": surrogate, "SuperSpike online": online}
 
 
 def trained(where: str | Path | Iterable[str | Path]) -> dict[str, list[RunRecord]]:

@@ -25,8 +25,8 @@ from surgrad.neurons.lif import LIF
 from surgrad.neurons.surrogate import SuperSpike
 from surgrad.training.losses import IntegratedCrossEntropy, MaxOverTimeCrossEntropy, ReadoutCrossEntropy
 
-METHODS = ("eventprop", "surrogate")
-LOSSES = ("first_spike", "max_voltage", "integrated_voltage")
+EVENT_METHODS = ("eventprop", "surrogate")
+EVENT_LOSSES = ("first_spike", "max_voltage", "integrated_voltage")
 
 Splits = tuple[SpikeSet, SpikeSet, SpikeSet]
 
@@ -78,8 +78,8 @@ class EventConfig(CommonConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("method", self.method, METHODS)
-        one_of("loss", self.loss, LOSSES)
+        one_of("method", self.method, EVENT_METHODS)
+        one_of("loss", self.loss, EVENT_LOSSES)
         if self.method == "surrogate" and self.loss == "first_spike":
             raise UserError("method=surrogate has no spike times to differentiate: take loss=max_voltage")
         positive(self, "", "batch_size", "nb_hidden", "lr", "lr_decay", "duration", "time_step", "logging_freq")

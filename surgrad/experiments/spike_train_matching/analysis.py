@@ -17,7 +17,7 @@ from surgrad.training.statistics import cv_of_isi, fano_over_trials, firing_rate
 COMMAND = (
     "python3 Spike_train_matching/run_image_task_1hid.py -m method=superspike,stochasticsuperspike,multilayerspiker"
 )
-METHODS = ("superspike", "stochasticsuperspike", "multilayerspiker")
+MATCHING_METHODS = ("superspike", "stochasticsuperspike", "multilayerspiker")
 PUBLISHED_CURVES = REPO / "tests" / "reference" / "oxford_curves.csv"
 
 
@@ -47,8 +47,8 @@ def runs_by_method(
         raise FileNotFoundError(f"no finished run of dataset={dataset} matches {pattern}. Make some with: {COMMAND}")
     groups = by_difference(runs, "method.name")[1]
     methods = {name: name.partition(",")[0] for name in groups}
-    rank = {method: k for k, method in enumerate(METHODS)}
-    return {name: groups[name] for name in sorted(groups, key=lambda name: rank.get(methods[name], len(METHODS)))}
+    rank = {method: k for k, method in enumerate(MATCHING_METHODS)}
+    return {name: groups[name] for name in sorted(groups, key=lambda name: rank.get(methods[name], len(rank)))}
 
 
 def published_curves(variant: str = "adjoint") -> dict[str, dict[str, np.ndarray]]:

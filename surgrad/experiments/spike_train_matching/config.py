@@ -18,7 +18,7 @@ from surgrad.datasets.sources.targets import load_target, with_silent_steps
 from surgrad.errors import UserError
 from surgrad.experiments.spike_train_matching.rules import UPDATES
 from surgrad.experiments.spike_train_matching.task import (
-    SURROGATES,
+    SG_MODES,
     Neurons,
     Task,
     Weights,
@@ -75,7 +75,7 @@ class MethodConfig:
     nb_trials: int = MISSING  # trials averaged in every update
 
     def __post_init__(self) -> None:
-        one_of("method.sg_mode", self.sg_mode, SURROGATES)
+        one_of("method.sg_mode", self.sg_mode, SG_MODES)
         positive(self, "method.", "nb_trials")
 
 

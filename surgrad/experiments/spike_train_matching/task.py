@@ -114,7 +114,7 @@ def spike_mode(
 
 
 #: Hidden surrogates by the `sg_mode` of the published configs, given the slope beta_h.
-SURROGATES: dict[str, Callable[[float], Surrogate]] = {
+SG_MODES: dict[str, Callable[[float], Surrogate]] = {
     "superspike": SuperSpike,
     "sigmoidspike": SigmoidPrime,
     "multilayerspiker": lambda beta: MultilayerSpiker(),
@@ -123,9 +123,9 @@ SURROGATES: dict[str, Callable[[float], Surrogate]] = {
 
 def build_surrogate(sg_mode: str, beta_h: float) -> Surrogate:
     """g_h of a method. Raises: UserError for an unknown sg_mode."""
-    if sg_mode not in SURROGATES:
-        raise UserError(f"sg_mode={sg_mode!r} is unknown; allowed: {', '.join(SURROGATES)}")
-    return SURROGATES[sg_mode](beta_h)
+    if sg_mode not in SG_MODES:
+        raise UserError(f"sg_mode={sg_mode!r} is unknown; allowed: {', '.join(SG_MODES)}")
+    return SG_MODES[sg_mode](beta_h)
 
 
 def poisson_input(

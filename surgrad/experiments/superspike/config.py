@@ -11,7 +11,7 @@ from surgrad.config.validate import not_negative, one_of, positive
 from surgrad.datasets.sources.bs1 import read_bs1
 from surgrad.datasets.sources.targets import bin_events, read_events
 from surgrad.errors import UserError
-from surgrad.experiments.superspike.online import FEEDBACKS, RESETS, SuperSpikeNetwork, SuperSpikeRule
+from surgrad.experiments.superspike.online import FEEDBACKS, ONLINE_RESETS, SuperSpikeNetwork, SuperSpikeRule
 from surgrad.runs.record import REPO
 
 
@@ -52,7 +52,7 @@ class SuperSpikeConfig(CommonConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("feedback", self.feedback, FEEDBACKS)
-        one_of("reset", self.reset, RESETS)
+        one_of("reset", self.reset, ONLINE_RESETS)
         positive(self, "", "dt", "duration", "update_period", "nu_input", "nu_hidden", "logging_freq")
         positive(self, "", "nb_inputs", "nb_hidden", "nb_outputs", "beta")
         positive(self, "", "tau_mem", "tau_syn", "tau_decay", "tau_rise")

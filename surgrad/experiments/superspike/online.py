@@ -23,7 +23,7 @@ from surgrad.kernels.checks import count_of
 from surgrad.kernels.cpu.superspike import Layer, Rule, binary_rows, library, require_buffer
 
 FEEDBACKS = ("symmetric", "random", "uniform")
-RESETS = ("subtractive", "multiplicative_leak")
+ONLINE_RESETS = ("subtractive", "multiplicative_leak")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class SuperSpikeRule:
                 raise UserError(f"{name}={getattr(self, name)} must be positive and finite")
         if not (0 <= self.gamma <= 1 and self.rate_hidden >= 0 and self.rate_output >= 0):
             raise UserError(f"gamma={self.gamma} must lie between 0 and 1, learning rates must not be negative")
-        for name, allowed in (("reset", RESETS), ("feedback", FEEDBACKS)):
+        for name, allowed in (("reset", ONLINE_RESETS), ("feedback", FEEDBACKS)):
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name}={getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}")
 
