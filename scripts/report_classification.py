@@ -20,13 +20,17 @@ from surgrad.analysis.rows import (
     median_value,
     nb_layers,
     shown,
+    started_from,
     table,
 )
 from surgrad.datasets.baselines import count_baseline
-from surgrad.errors import UserError, known
+from surgrad.errors import UserError
 from surgrad.experiments.trained import TrainedRun
 from surgrad.figures import plots as figures
 from surgrad.runs.record import REPO, RunRecord, load_runs
+
+#: Other scripts' runs that lie beside those of this one are left out.
+SCRIPT = "deep_convSNN"
 
 SCORES: Mapping[str, Number] = {
     "train": "train_acc",
@@ -54,7 +58,9 @@ def baseline(runs: Sequence[RunRecord]) -> str:
         for run in runs:
             if run.get("seed") not in rows:
                 train, valid, test = TrainedRun(run.folder).splits()
-                rows[run.get("seed")] = count_baseline(train, known("a validation set", valid), test)
+                if valid is None:
+                    raise UserError(f"{train.name}: there is no validation set to choose its strength by")
+                rows[run.get("seed")] = count_baseline(train, valid, test)
     except UserError as error:
         return f"\nNo baseline: {error}."
     cells = [shown(interval(row[f"{part}_acc"] for row in rows.values())) for part in ("train", "valid", "test")]
@@ -65,14 +71,18 @@ def report(runs: Sequence[RunRecord], folder: Path) -> str:
     """Markdown for all data sets among the runs; figures of the learning curves go to ``folder``."""
     sections = []
     folder.mkdir(parents=True, exist_ok=True)
-    for (name, alpha), group in grouped(finished(runs), "dataset.name", "dataset.alpha_randman").items():
+    ours = [run for run in runs if started_from(run)[0] == SCRIPT]
+    if not ours:
+        raise UserError(f"none of {len(runs)} runs is one of Classification/{SCRIPT}.py")
+    for (name, alpha), group in grouped(finished(ours), "dataset.name", "dataset.alpha_randman").items():
         dataset = name if alpha is None else f"{name}_alpha_{alpha:g}"
         keys, parts = by_difference(group, "method.name")
         lines = [f"### {dataset}", "", grouping(keys, parts), ""]
         lines += [table(parts, SCORES, "network"), baseline(group), ""]
         lines += [table(parts, activity_columns(nb_layers(group)), "network")]
         sections.append("\n".join(lines))
-        curves = {label: {column: curve(part, column) for column in CURVES} for label, part in parts.items()}
+        columns = [column for column in CURVES if all(column in run.metrics for run in group)]
+        curves = {label: {column: curve(part, column) for column in columns} for label, part in parts.items()}
         path = folder / f"classification_{dataset}.png"
         figures.learning_curves(curves, chance=chance(group)).savefig(path)
         print(f"wrote {path}")

@@ -1,5 +1,6 @@
 """Classification/deep_convSNN.py as its users run it: what it leaves, how it resumes, what it says of mistakes."""
 
+import importlib.util
 import logging
 import signal
 import subprocess
@@ -14,7 +15,8 @@ import torch
 from classification_suite import SCRIPT, SHORT, TINY, TINY_NETWORK, load_script
 
 from surgrad.runs import checkpoint, marker
-from surgrad.runs.record import load_runs, run_id
+from surgrad.runs.folder import open_run
+from surgrad.runs.record import REPO, load_runs, run_id
 
 
 @pytest.fixture
@@ -274,3 +276,19 @@ def test_files_of_the_user_train_even_with_an_empty_sample(script, tmp_path):
     (record,) = load_runs(tmp_path / "run")
     assert record.status == "done"
     assert "valid_acc" not in record.summary
+
+
+def test_the_report_reads_finished_runs_and_leaves_those_of_other_scripts_out(script, tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("report_classification", REPO / "scripts/report_classification.py")
+    report = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(report)
+    run(script, tmp_path / "runs/one", "fano.evaluate=false", "plot=none", "nb_epochs=1", "test_draws=1")
+    with open_run(tmp_path / "runs/other", {"seed": 0, "dataset": {"name": "randman"}}):
+        pass
+    capsys.readouterr()
+    report.main([f"--runs={tmp_path}/runs", f"--figures={tmp_path}/figures"])
+    said = capsys.readouterr().out
+    assert "Runs grouped by method.name (" in said
+    assert ": 1)" in said
+    assert "spike counts, logistic regression" in said
+    assert [path.suffix for path in (tmp_path / "figures").iterdir()] == [".png"]
