@@ -32,6 +32,9 @@ from surgrad.neurons.lif import LIF, AdaptiveLIF, LIFState
 logger = logging.getLogger(__name__)
 
 KERNELS = ("auto", "reference", "cpu", "cuda")
+# Time of a forward and backward pass relative to compiled code, all layers in one call: one core with AVX-512,
+# 700-128-128-20 with recurrence, 350 steps, batch 32. Layer by layer 2.7 to 2.9, in the loop over time 10.5 to 14.3.
+LAYERWISE, LOOP = 3, 12
 
 
 class Choice(NamedTuple):
@@ -57,7 +60,7 @@ def choose(kernel: str, network: NetworkSpec) -> Choice:
     if reason is not None:
         if kernel != "auto":
             raise UserError(f"kernel={kernel!r} cannot run this network: {reason}; use kernel=auto")
-        _say(f"the reference kernel runs, many times slower than compiled code: {reason}")
+        _say(f"the reference kernel runs, which takes about {LOOP} times as long as compiled code: {reason}")
         return Choice("reference", reference.run, reason)
     choice, unknown = knows(network)
     if unknown is None:
@@ -65,8 +68,8 @@ def choose(kernel: str, network: NetworkSpec) -> Choice:
     if kernel != "auto":
         raise UserError(f"kernel={kernel!r} does not know {unknown}; use kernel=auto")
     _say(
-        f"kernel={name} does not know {unknown}: the network runs layer by layer, which takes several times as long, "
-        "and layers with unknown neurons or recurrence run in the reference loop"
+        f"kernel={name} does not know {unknown}: the network runs layer by layer, which takes about {LAYERWISE} times "
+        f"as long, and layers with unknown neurons or recurrence run in the reference loop, about {LOOP} times as long"
     )
     return Choice(name, layerwise, f"layer by layer, for {unknown} is unknown to the compiled network")
 
@@ -311,7 +314,7 @@ def _single(kernel: str, current: Tensor, layer: LayerSpec | ReadoutSpec) -> Cal
     if reason is not None:
         if kernel != "auto":
             raise UserError(f"kernel={kernel!r} cannot run this layer: {reason}; use kernel=auto")
-        _say(f"the reference kernel runs, many times slower than compiled code: {reason}")
+        _say(f"the reference kernel runs, which takes about {LOOP} times as long as compiled code: {reason}")
     if reason is not None or not current.shape[1]:
         module = reference
     return module.scan if isinstance(layer, LayerSpec) else module.integrate

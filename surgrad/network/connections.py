@@ -211,8 +211,9 @@ class MaskedDense(Dense):
         nb_inputs = math.prod(self.in_shape)
         if projects.shape != (nb_inputs,):
             raise UserError(f"{nb_inputs} presynaptic units need as many signs, not {tuple(projects.shape)}")
-        self.parameter = nn.Parameter(torch.zeros(nb_units, nb_inputs))
+        self.parameter = nn.Parameter(torch.empty(nb_units, nb_inputs))
         self.register_buffer("columns", projects.to(self.parameter.dtype), persistent=False)
+        nn.init.normal_(self.parameter, 0.0, GAIN / math.sqrt(max(1, self.fan_in)))
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]  # read only: it follows from ``parameter``
@@ -231,7 +232,7 @@ class DaleDense(MaskedDense):
     The signs are part of the parametrisation and not of the training loop, so they hold for every optimiser, in every
     checkpoint and at every step. |V| descends as an unconstrained weight of that sign would and is turned back at zero,
     where a clamp (Rossbroich et al. 2022) would stop it; exp(V) would make steps relative and never reach zero. A
-    weight of exactly 0 stays there: it has no gradient.
+    weight of exactly 0 stays there: it has no gradient. A new connection has the magnitudes |V| of a new `Dense`.
 
     Args: in_shape, nb_units; ``signs`` (in,): +1 excitatory, -1 inhibitory, 0 for units that do not project.
     """

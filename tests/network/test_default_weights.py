@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from surgrad.network.connections import GAIN, Conv, DelayedDense, Dense
+from surgrad.network.connections import GAIN, Conv, DaleDense, DelayedDense, Dense, MaskedDense
 from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
 from surgrad.neurons.lif import LIF
@@ -21,8 +21,10 @@ REPO = Path(__file__).parents[2]
         lambda: (Dense(200, 100), Dense(100, 100), Dense(100, 100)),
         lambda: (Conv((1, 200), 16, 21, 10), Conv((16, 18), 32, 7, 3), Conv((32, 4), 32, 3, 1)),
         lambda: (Dense(700, 50), DelayedDense(50, 50, 10e-3), Dense(50, 50)),
+        lambda: [DaleDense(n, 50, torch.tensor([1.0, -1.0]).repeat(n // 2)) for n in (700, 50, 50)],
+        lambda: [MaskedDense(n, 50, torch.tensor([1.0, 0.0]).repeat(n // 2)) for n in (700, 50, 50)],
     ],
-    ids=["dense", "conv", "delays"],
+    ids=["dense", "conv", "delays", "signed", "masked"],
 )
 @pytest.mark.parametrize("rate", [10, 50])
 def test_three_layers_are_active_and_gradients_arrive(make, rate):
@@ -37,7 +39,7 @@ def test_three_layers_are_active_and_gradients_arrive(make, rate):
         mean_rate = float(counts.detach().mean()) / (250 * DT)
         assert 1 < mean_rate < 100
     for layer in (*layers, network.readout):
-        gradient = layer.feedforward.weight.grad
+        gradient = next(layer.feedforward.parameters()).grad
         assert gradient.isfinite().all()
         assert gradient.abs().max() > 1e-5
 
