@@ -55,7 +55,11 @@ class Skipped(Exception):
 class Worker:
     """A framework in a process of its own.
 
-    Args: item and problem; framework; python, interpreter; path of a user's adapter or None; limits in s.
+    Args:
+        item: what is timed.
+        problem: its sizes.
+        framework: name of the adapter.
+        args: of the command line: limits (s), interpreter, paths of adapters.
     """
 
     def __init__(self, item: str, problem: Problem, framework: str, args: argparse.Namespace):

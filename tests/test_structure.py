@@ -1,7 +1,9 @@
 """The plan of the library: which package may import which, and how large a file, a function and a call may be."""
 
 import ast
+import re
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -183,6 +185,55 @@ def test_calls_pass_few_arguments():
             if isinstance(node, ast.Call) and len(node.args) + len(node.keywords) > MAX_PARAMETERS:
                 found.add(f"{path}: {ast.unparse(node.func).rpartition('.')[2]}")
     assert not found - OPEN_CALLS
+
+
+def documented() -> Iterator[tuple[str, str, ast.FunctionDef | ast.ClassDef]]:
+    """File, docstring and definition of everything that has a docstring."""
+    for path, tree in trees(*CODE).items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and (text := ast.get_docstring(node)):
+                yield path, text, node
+
+
+@cache
+def classes() -> dict[str, list[ast.ClassDef]]:
+    """The classes of the code by name."""
+    found = defaultdict(list)
+    for tree in trees(*CODE).values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                found[node.name].append(node)
+    return dict(found)
+
+
+def accepted(node: ast.FunctionDef | ast.ClassDef) -> set[str]:
+    """Names of the arguments of a function; of a class, of its ``__init__`` and its fields, inherited ones included."""
+    if isinstance(node, ast.FunctionDef):
+        given = node.args
+        starred = [a for a in (given.vararg, given.kwarg) if a is not None]
+        return {a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs, *starred)}
+    names = {
+        part.target.id for part in node.body if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
+    }
+    for part in node.body:
+        if isinstance(part, ast.FunctionDef) and part.name in ("__init__", "__new__"):
+            names |= accepted(part)
+    for base in node.bases:
+        for above in classes().get(ast.unparse(base).rpartition(".")[2], []):
+            names |= accepted(above) if above is not node else set()
+    return names
+
+
+def test_arguments_are_documented_one_by_one():
+    """``Args:`` opens a list of names, none of which the signature lacks."""
+    found = []
+    for path, text, node in documented():
+        if re.search(r"Args: \S", text):
+            found.append(f"{path}: {node.name} has its Args: on one line")
+        for section in re.findall(r"^Args:\n((?:(?: .*)?\n?)*)", text, re.MULTILINE):
+            names = set(re.findall(r"^    \*{0,2}(\w+):", section, re.MULTILINE))
+            found += [f"{path}: {node.name} has no argument {name}" for name in sorted(names - accepted(node))]
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("name", [name for floor in FLOORS for name in floor])

@@ -121,7 +121,10 @@ def by_difference(runs: Sequence[RunRecord], *first: str) -> tuple[list[str], di
     """The keys in which runs differ, seeds apart, and the runs by the values of all of them.
 
     A group's name is what a legend or table shows: "superspike", "superspike, nb_epochs=3".
-    Args: runs; keys that are always named, and first, as far as the runs have them.
+
+    Args:
+        runs: the runs.
+        first: keys that are always named, and first, as far as the runs have them.
     """
     keys = [key for key in first if any(run.get(key) is not None for run in runs)]
     keys += [key for key in differing(runs) if key not in keys]

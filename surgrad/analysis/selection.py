@@ -29,7 +29,10 @@ class Selection(NamedTuple):
 def select(valid_acc: np.ndarray, test_acc: np.ndarray, valid_loss: np.ndarray) -> Selection:
     """Of epochs equal in validation accuracy the one of lowest loss counts, then the first.
 
-    Args: accuracies and losses, (epochs,).
+    Args:
+        valid_acc: (epochs,).
+        test_acc: (epochs,).
+        valid_loss: (epochs,).
     """
     chosen = max(range(len(valid_acc)), key=lambda epoch: (valid_acc[epoch], -valid_loss[epoch], -epoch))
     return Selection(float(test_acc[chosen]), float(test_acc.max()), float(test_acc[-1]))

@@ -35,7 +35,12 @@ class Verdict(NamedTuple):
 
 
 def allowed(expect: Mapping[str, float], published: float | None) -> Bounds:
-    """The values that are as claimed. Args: one of `EXPECTATIONS` with its number; published value."""
+    """The values that are as claimed.
+
+    Args:
+        expect: one of `EXPECTATIONS` with its number.
+        published: published value; None: there is none.
+    """
     ((name, number),) = expect.items()
     return EXPECTATIONS[name](math.nan if published is None else published, number)
 

@@ -16,7 +16,13 @@ WIDTH = 120
 
 
 def help_text(script: object, schema: type, folders: Sequence[Path]) -> str:
-    """The text. Args: the script as a module; dataclass of its keys; folders of the groups, its own first."""
+    """The text.
+
+    Args:
+        script: the script's module, whose docstring comes first.
+        schema: dataclass of its keys.
+        folders: folders of the groups, the suite's own first.
+    """
     parts = [inspect.cleandoc(script.__doc__ or ""), ""]
     parts += ["Configurations (--config-name=…):", *_table((p.stem, _first_comment(p)) for p in _files(folders[0]))]
     parts += ["", "Groups (group=choice):"]

@@ -146,7 +146,9 @@ class DeviceEvents:
     def of(self, indices: Tensor, nb_events: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Steps, units and offsets of the samples ``indices`` (M,), in their order.
 
-        Args: indices on the device; ``nb_events`` of these samples in all, if known: spares waiting for the device.
+        Args:
+            indices: (M,) on the device.
+            nb_events: of these samples in all, if known: spares waiting for the device.
         """
         starts = self.offsets[indices]
         lengths = self.offsets[indices + 1] - starts
@@ -161,7 +163,13 @@ def bin_on_device(
 ) -> tuple[DeviceEvents, Tensor]:
     """`bin_events` where the events are.
 
-    Args: times (E,) in s, float; units (E,), offsets (N+1,), integer; the grid.
+    Args:
+        times: (E,) s, float.
+        units: (E,) integers.
+        offsets: (N+1,) integers.
+        dt: time step, s.
+        nb_steps: number of steps.
+        nb_units: number of units.
 
     Returns:
         the events, and the number of those outside the window as a 0-d tensor.

@@ -136,8 +136,13 @@ def validation_split(
 def check_window(dataset: EventDataset, duration: float, name: str | None = None) -> None:
     """Warns if more than 5 % of the events lie outside [0, duration) s.
 
-    Args: dataset; duration (s); name for messages, by default the data set's.
-    Raises: UserError if all do: the times are then in another unit.
+    Args:
+        dataset: the data set.
+        duration: s.
+        name: for messages, by default the data set's.
+
+    Raises:
+        UserError: if all do: the times are then in another unit.
     """
     if not dataset.nb_events:
         return

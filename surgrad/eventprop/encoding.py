@@ -17,7 +17,13 @@ def linear_latency(
 ) -> Spikes:
     """Unit n spikes at early + x_n (late - early); a last unit, if given, always at ``bias`` (Wunderlich & Pehle 2021).
 
-    Args: features (B, N) in 0..1; early, late, bias, duration in s.
+    Args:
+        features: (B, N) in 0..1.
+        early: spike of a feature of 0, s.
+        late: spike of a feature of 1, s.
+        bias: spike of the last unit, s; None: there is no such unit.
+        duration: end of the window, s.
+        dtype: of the times.
 
     Raises:
         UserError: for NaN, and for spikes outside the window.

@@ -152,7 +152,16 @@ KERNELS = ("auto", "reference", "cpu")
 
 
 class GridLayer(nn.Module):
-    """`EventLayer` on a time grid. Args: nb_inputs, nb_units; neuron; dt in s; recurrent; dtype; kernel.
+    """`EventLayer` on a time grid.
+
+    Args:
+        nb_inputs: number of inputs.
+        nb_units: number of neurons.
+        neuron: time constants.
+        dt: time step, s.
+        recurrent: whether units drive each other.
+        dtype: float32 or float64.
+        kernel: "reference" (PyTorch, any device), "cpu" (compiled) or "auto": compiled for tensors on the CPU.
 
     ``kernel`` is "reference" (PyTorch, any device), "cpu" (compiled) or "auto": compiled for tensors on the CPU.
     Parameters: weight (nb_inputs, nb_units), recurrent (nb_units, nb_units) or None; zero until initialised.

@@ -104,7 +104,13 @@ class EventLIF:
 class EventLayer(nn.Module):
     """Spiking neurons driven by spikes; without delay, recurrent spikes act at once.
 
-    Args: nb_inputs, nb_units; neuron; recurrent: whether units drive each other; dtype float32 or float64.
+    Args:
+        nb_inputs: number of inputs.
+        nb_units: number of neurons.
+        neuron: time constants.
+        recurrent: whether units drive each other.
+        dtype: float32 or float64.
+
     Parameters: weight (nb_inputs, nb_units), recurrent (nb_units, nb_units) or None; zero until initialised.
     """
 

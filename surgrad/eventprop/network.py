@@ -23,7 +23,12 @@ class FirstSpike(nn.Module):
     A silent unit counts as one that fires at the end, without a gradient. Where the unit of the label is silent, the
     sample has no gradient at all, which could only silence the others; `revive` raises the weights of such units.
 
-    Args: nb_classes; alpha, weight of the pull towards early spikes; tau0, tau1 in s; bump, see `revive`.
+    Args:
+        nb_classes: C.
+        alpha: weight of the pull towards early spikes.
+        tau0: s.
+        tau1: s.
+        bump: see `revive`.
     """
 
     def __init__(
@@ -89,7 +94,11 @@ class _ReadoutHead(nn.Module):
 
 
 class MaximumVoltage(_ReadoutHead):
-    """Cross entropy of max_t V_k(t) (Wunderlich & Pehle 2021, eq. 15). Args: readout."""
+    """Cross entropy of max_t V_k(t) (Wunderlich & Pehle 2021, eq. 15).
+
+    Args:
+        readout: the readout.
+    """
 
     def scores(self, spikes: Spikes, duration: float) -> Tensor:
         return self.readout.maximum(spikes, duration)
@@ -144,7 +153,13 @@ class EventLayers(nn.ModuleList):
 
 
 class EventNetwork(nn.Module):
-    """Event-based layers and a head. Args: layers, bottom to top; head; duration of a sample in s."""
+    """Event-based layers and a head.
+
+    Args:
+        layers: bottom to top.
+        head: makes class scores of the last layer's spikes.
+        duration: of a sample, s.
+    """
 
     def __init__(self, layers: Sequence[EventLayer], head: Head, duration: float):
         super().__init__()
@@ -243,7 +258,13 @@ def train_epoch(
 ) -> EventScores:
     """One pass of gradient descent; every batch is scored with the weights it met.
 
-    Args: ``generator`` orders the samples and drops input spikes with probability ``input_dropout``.
+    Args:
+        network: the network.
+        data: training set.
+        optimizer: of the network's weights.
+        batch_size: samples in a batch.
+        generator: orders the samples and drops input spikes.
+        input_dropout: probability with which an input spike is dropped.
 
     Raises:
         UserError: if a gradient is not finite.

@@ -52,7 +52,14 @@ def style() -> AbstractContextManager[None]:
 
 
 def panels(nb_rows: int, nb_columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, np.ndarray]:
-    """A figure that no window or notebook holds on to, and its axes (rows, columns). Args: numbers; size in inches."""
+    """A figure that no window or notebook holds on to, and its axes (rows, columns).
+
+    Args:
+        nb_rows: rows of panels.
+        nb_columns: columns of panels.
+        size: width and height, inches.
+        options: of `Figure.subplots`.
+    """
     figure = Figure(figsize=size)
     return figure, figure.subplots(nb_rows, nb_columns, squeeze=False, **options)
 
@@ -69,7 +76,11 @@ def chance_line(ax: Axes, chance: float | None) -> None:
 def legend_outside(figure: Figure, axes: Sequence[Axes], *, ncols: int | None = None, **options: Any) -> None:
     """One legend below all axes, over no curve; of entries with the same name the first counts.
 
-    Args: figure; axes whose entries are shown; columns, by default as many as fit; options of the legend.
+    Args:
+        figure: the figure.
+        axes: whose entries are shown.
+        ncols: columns; None: as many as fit.
+        options: of the legend.
     """
     entries: dict[str, Any] = {}
     for ax in axes:
@@ -93,7 +104,13 @@ def raster(
 ) -> None:
     """Dots at the spikes of one sample against time in ms, larger where there are few units.
 
-    Args: spikes (T, *units); dt in s; colour, opacity and relative size of the dots.
+    Args:
+        ax: the axes.
+        spikes: (T, *units).
+        dt: time step, s.
+        color: of the dots.
+        alpha: their opacity.
+        size: their relative size.
     """
     step, unit = np.nonzero(spikes.reshape(len(spikes), -1))
     nb_units = max(1, spikes[0].size)

@@ -63,7 +63,13 @@ def swept(
 
 
 def _aside(ticks: list[float], xscale: str, share: float) -> Any:
-    """Moves a value a little, less than half the way to the next. Args: values; scale; share, -0.5 to 0.5."""
+    """Moves a value a little, less than half the way to the next.
+
+    Args:
+        ticks: the values.
+        xscale: "log" or "linear".
+        share: -0.5 to 0.5.
+    """
     if len(ticks) < 2:
         return lambda x: x
     places = np.log(ticks) if xscale == "log" else np.array(ticks, dtype=float)
@@ -99,7 +105,12 @@ def categories(
 ) -> Figure:
     """A score for each category and label.
 
-    Args: points by label and category; label of the axis; score by chance; colours by label; values there can be.
+    Args:
+        values: points by label and category.
+        ylabel: label of the axis.
+        chance: score by chance; None: no line.
+        colors: by label.
+        limits: smallest and largest possible value.
     """
     names = list(dict.fromkeys(name for points in values.values() for name in points))
     with style():

@@ -26,7 +26,11 @@ def confirmed(
 ) -> "NetworkOutput":
     """``output``, if the synaptic currents after the last step are finite; on a GPU NaN where they are not.
 
-    Args: synaptic currents of every layer and of the readout; the input, to name the culprit.
+    Args:
+        output: what the network returned.
+        network: the network.
+        currents: synaptic currents after the last step, of every layer and of the readout.
+        x: the input, to name the culprit.
 
     Raises:
         UserError: that names what is not finite, on the CPU.

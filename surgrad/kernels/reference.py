@@ -175,7 +175,13 @@ def readout(
 ) -> tuple[Tensor, LIFState]:
     """Scan a leaky integrator: y[t] = u[t+1], (T, B, C), and the state after the last step.
 
-    Args: current (T, B, C); a, b decays; state at the first step, or i = 0 and u = ``u0``.
+    Args:
+        current: (T, B, C).
+        a: decay of the synapse per step.
+        b: decay of the membrane per step.
+        unit_gain: whether the current is scaled by 1 - b.
+        state: at the first step; None for i = 0 and u = ``u0``.
+        u0: first membrane potential.
     """
     if state is None:
         state = LIFState(torch.zeros_like(current[0]), torch.full_like(current[0], u0))

@@ -30,7 +30,13 @@ def spike_trains(
 ) -> SpikeTrains:
     """Spikes as compiled code reads them.
 
-    Args: number of units; end of the window in s; dtype that the weights have.
+    Args:
+        times: (E,) s, nondecreasing within a sample.
+        units: (E,) integers.
+        offsets: (B+1,) integers.
+        nb_units: number of units; None: any.
+        end: end of the window, s.
+        dtype: that of the weights; None: that of the times.
 
     Raises:
         UserError: unless times are finite, sorted and inside [0, end], units below ``nb_units``, and offsets fit.

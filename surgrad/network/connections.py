@@ -35,7 +35,9 @@ def _own_part(connection: nn.Module, known: type[nn.Module]) -> str:
 class Dense(nn.Module):
     """All-to-all connection: I = W s, without bias.
 
-    Args: in_shape of the presynaptic units (flattened), number of postsynaptic units.
+    Args:
+        in_shape: of the presynaptic units, which are flattened.
+        nb_units: number of postsynaptic units.
     """
 
     def __init__(self, in_shape: int | Sequence[int], nb_units: int):
@@ -199,7 +201,13 @@ class Conv(nn.Module):
 class MaskedDense(Dense):
     """A `Dense` connection that only some presynaptic units take part in: W = V diag(m).
 
-    Args: in_shape, nb_units as there; ``projects`` (in,), m: 1 for units that project, 0 for those that do not.
+    Args:
+        in_shape: as in `Dense`.
+        nb_units: as in `Dense`.
+        projects: (in,), m: 1 for units that project, 0 for those that do not.
+
+    Raises:
+        UserError: for another number of signs than of presynaptic units.
     """
 
     columns: Tensor
@@ -234,7 +242,13 @@ class DaleDense(MaskedDense):
     where a clamp (Rossbroich et al. 2022) would stop it; exp(V) would make steps relative and never reach zero. A
     weight of exactly 0 stays there: it has no gradient. A new connection has the magnitudes |V| of a new `Dense`.
 
-    Args: in_shape, nb_units; ``signs`` (in,): +1 excitatory, -1 inhibitory, 0 for units that do not project.
+    Args:
+        in_shape: as in `Dense`.
+        nb_units: as in `Dense`.
+        signs: (in,): +1 excitatory, -1 inhibitory, 0 for units that do not project.
+
+    Raises:
+        UserError: for other signs, or another number of them.
     """
 
     def __init__(self, in_shape: int | Sequence[int], nb_units: int, signs: Tensor):

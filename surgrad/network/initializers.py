@@ -155,7 +155,12 @@ class Distribution(Initializer):
 
 @dataclass(frozen=True)
 class Kaiming(Initializer):
-    """Var[w] = gain^2 / fan_in (He et al. 2015). Args: gain; distribution "normal" or "uniform"."""
+    """Var[w] = gain^2 / fan_in (He et al. 2015).
+
+    Args:
+        gain: times 1 / sqrt(fan_in) is the standard deviation.
+        distribution: "normal" or "uniform".
+    """
 
     gain: float = 1.0
     distribution: str = "normal"
@@ -273,7 +278,13 @@ class FluctuationDriven(LayerByLayer):
 class FluctuationDrivenCentered(LayerByLayer):
     """`FluctuationDriven` with mu_U = 0: sigma_w^2 = share sigma_U^2 / (n nu eps_hat).
 
-    Args: sigma_u, target standard deviation of the membrane in units of threshold; the others as there.
+    Args:
+        sigma_u: target standard deviation of the membrane, in units of threshold.
+        nu: rate of every presynaptic neuron, Hz.
+        alpha: share of the variance that feed-forward inputs bring in layers with recurrence.
+        time_step: s; None takes that of the network.
+        epsilon_mode: see `kernel_moments`.
+        readout: initialiser of a network's readout.
 
     Raises:
         UserError: for values out of range.
@@ -317,7 +328,10 @@ def layer_moments(layer: SpikingLayer | Readout, dt: float, mode: str) -> tuple[
 class ByConnection(Initializer):
     """Feed-forward, recurrent and readout weights, each by an initialiser of its own (for a connection alone).
 
-    Args: initialisers of connections, such as `Distribution`.
+    Args:
+        feedforward: initialiser of feed-forward connections, such as `Distribution`.
+        recurrent: of recurrent ones.
+        readout: of the readout's.
     """
 
     feedforward: Initializer
@@ -352,7 +366,13 @@ class FluctuationDrivenExponential(LayerByLayer):
 
     The means of single neurons scatter around mu_U = 0 with the deviation sigma_U eps_bar sqrt(nu / (2 eps_hat)).
 
-    Args: as in `surgrad.network.initializers.FluctuationDrivenCentered`.
+    Args:
+        sigma_u: target standard deviation of the membrane, in units of threshold.
+        nu: rate of every presynaptic neuron, Hz.
+        alpha: feed-forward share of the variance that excitation brings.
+        time_step: s; None takes that of the network.
+        epsilon_mode: see `kernel_moments`.
+        readout: initialiser of a network's readout.
 
     Raises:
         UserError: for values out of range, and for layers that do not obey Dale's law (`impose`).

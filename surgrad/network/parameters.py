@@ -71,7 +71,11 @@ class TimeConstant(nn.Module):
 class Bounded(nn.Module):
     """Trainable numbers that stay in a range: low + (high - low) sigma(x).
 
-    Args: low, high; ``start``, where between them each begins, in (0, 1); whether they are parameters.
+    Args:
+        low: lower end of the range.
+        high: upper end of the range.
+        start: where each begins, as a share of the range, in (0, 1).
+        trainable: whether they are parameters.
     """
 
     def __init__(self, low: float, high: float, start: Tensor, trainable: bool = True):
@@ -108,7 +112,13 @@ class Adaptation(nn.Module):
     def require_stable(self, dt: float, b: Tensor, gain: Tensor) -> None:
         """Refuses a range of a that leaves the stable region (`AdaptiveLIF`).
 
-        Args: dt in s; decay b and gain of the membrane. Raises: UserError.
+        Args:
+            dt: time step, s.
+            b: decay of the membrane per step.
+            gain: factor of the current.
+
+        Raises:
+            UserError: naming the largest a that is stable.
         """
         d = math.exp(-dt / self.tau_w.low)
         bound = float(((1 + b) * (1 + d) / (gain * (1 - d))).min())

@@ -25,7 +25,14 @@ class Trace(NamedTuple):
 
 
 def bernoulli_spikes(rate: float, shape: tuple[int, int, int], dt: float, generator: Generator) -> Tensor:
-    """Independent spikes of 0 and 1. Args: rate in Hz; (T, B, units); time step in s; generator."""
+    """Independent spikes of 0 and 1.
+
+    Args:
+        rate: Hz.
+        shape: (T, B, units).
+        dt: time step, s.
+        generator: draws them.
+    """
     return (torch.rand(shape, generator=generator, device=generator.device) < rate * dt).float()
 
 

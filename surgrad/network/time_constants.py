@@ -53,7 +53,16 @@ def gamma(
 ) -> TimeConstant:
     """Gamma(shape, tau / shape) of mean tau, standard deviation tau / sqrt(shape); published: shape 3.
 
-    Args: as in `homogeneous`, and the shape. Raises: UserError for a shape that is not positive.
+    Args:
+        tau: mean, s.
+        nb_units: number of neurons.
+        generator: draws them.
+        shape: of the Gamma distribution.
+        trainable: whether they are trained.
+        bounds: (low, high), s.
+
+    Raises:
+        UserError: for a shape that is not positive, or a tau outside the bounds.
     """
     _require_positive(shape=shape)
     # NumPy draws: torch has no public sampler of the Gamma distribution that takes a generator
@@ -74,7 +83,16 @@ def normal(
 ) -> TimeConstant:
     """N(tau, (deviation tau)^2), by default as wide as the published Gamma distribution.
 
-    Args: as in `homogeneous`, and the standard deviation in units of tau. Raises: UserError if it is not positive.
+    Args:
+        tau: mean, s.
+        nb_units: number of neurons.
+        generator: draws them.
+        deviation: standard deviation in units of tau.
+        trainable: whether they are trained.
+        bounds: (low, high), s.
+
+    Raises:
+        UserError: for a deviation that is not positive, or a tau outside the bounds.
     """
     _require_positive(deviation=deviation)
     z = torch.randn(nb_units, generator=generator, dtype=torch.float64)
@@ -92,7 +110,16 @@ def uniform(
 ) -> TimeConstant:
     """U(tau (1 - width / 2), tau (1 + width / 2)), by default U(0, 2 tau).
 
-    Args: as in `homogeneous`, and the width in units of tau, at most 2. Raises: UserError for another width.
+    Args:
+        tau: mean, s.
+        nb_units: number of neurons.
+        generator: draws them.
+        width: in units of tau, at most 2.
+        trainable: whether they are trained.
+        bounds: (low, high), s.
+
+    Raises:
+        UserError: for another width, or a tau outside the bounds.
     """
     if not 0 < width <= 2:
         raise UserError(f"width={width} of a uniform distribution of time constants: allowed are 0 < width <= 2")

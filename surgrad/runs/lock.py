@@ -21,8 +21,13 @@ class FolderLock:
     """A lock on a run folder, held by the operating system for as long as the process lives.
 
     A killed process leaves nothing stale behind: its lock ends with it, whatever the files say.
-    Args: folder; attempts, 50 ms apart, since `is_locked` holds a lock for an instant.
-    Raises: UserError naming the process that holds it; OSError if the folder cannot be written.
+
+    Args:
+        folder: the run folder.
+        attempts: 50 ms apart, since `is_locked` holds a lock for an instant.
+
+    Raises:
+        UserError: naming the process that holds it; OSError if the folder cannot be written.
     """
 
     def __init__(self, folder: Path, attempts: int = 5) -> None:

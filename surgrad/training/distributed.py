@@ -35,7 +35,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run, seen from one of them. Args: its number, 0 to size - 1; how many there are."""
+    """The processes of a run, seen from one of them.
+
+    Args:
+        rank: its number, 0 to size - 1.
+        size: how many there are.
+    """
 
     rank: int = 0
     size: int = 1

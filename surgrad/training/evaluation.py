@@ -105,7 +105,13 @@ def evaluate_repeatedly(
 ) -> Repeated:
     """Evaluate with ``nb_draws`` draws of the escape noise; a network without noise is evaluated once.
 
-    Args: as in `evaluate`; ``options`` are its seed, compute and processes.
+    Args:
+        network: the network.
+        dataset: samples and labels.
+        grid: how events become batches.
+        objective: loss and penalties.
+        nb_draws: presentations of the whole set.
+        options: seed, compute and processes of `evaluate`.
     """
     stochastic = any(layer.neuron.escape_noise.stochastic for layer in network.layers)
     draws = [TEST_DRAW + k for k in range(nb_draws if stochastic else 1)]

@@ -142,7 +142,13 @@ def double_exponential_kernel(
 ) -> Tensor:
     """eps(t) = eps0 (exp(-t/tau_mem) - exp(-t/tau_syn)), sampled at linspace(0, T dt, T) (Gygax & Zenke 2025).
 
-    Args: T; dt, tau_mem, tau_syn in s; eps0 scale.
+    Args:
+        nb_steps: T.
+        dt: time step, s.
+        tau_mem: membrane time constant, s.
+        tau_syn: synaptic time constant, s.
+        eps0: scale.
+        dtype: of the result.
 
     Returns:
         (T,). Its samples are T dt / (T-1) apart, the grid of the published code, whose figures are compared.
@@ -154,7 +160,12 @@ def double_exponential_kernel(
 def causal_convolution(kernel: Tensor, x: Tensor) -> Tensor:
     """(eps * x)[t] = sum_{k <= t} eps[t-k] x[k], as one product with a lower-triangular Toeplitz matrix.
 
-    Args: kernel (T,); x (T, ...) with time first. Returns: (T, ...).
+    Args:
+        kernel: (T,).
+        x: (T, ...), time first.
+
+    Returns:
+        (T, ...).
     """
     lag = torch.arange(len(kernel), device=kernel.device)
     lag = lag[:, None] - lag[None, :]
@@ -178,7 +189,11 @@ def _difference(spikes: Tensor, target: Tensor) -> Tensor:
 class VanRossum:
     """D = 1/2 mean_units sum_t ((eps * z)[t] - (eps * s)[t])^2 (van Rossum 2001; Gygax & Zenke 2025).
 
-    Args: dt, tau_mem, tau_syn in s and eps0 of the kernel eps (`double_exponential_kernel`).
+    Args:
+        dt: time step, s.
+        tau_mem: membrane time constant of the kernel eps (`double_exponential_kernel`), s.
+        tau_syn: its synaptic time constant, s.
+        eps0: its scale.
     """
 
     dt: float = 1e-3

@@ -37,7 +37,12 @@ def record(
 ) -> Activity:
     """Spikes and readout of some batches as one `Activity` on the CPU, spikes as bytes.
 
-    Args: network; batches on its device; address of the noise; how it is run.
+    Args:
+        network: the network.
+        batches: batches on its device.
+        seed: of the noise.
+        draw: of the noise.
+        compute: how the network is run.
     """
     spikes, readouts = [], []
     for batch in batches:

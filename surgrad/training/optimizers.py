@@ -100,7 +100,11 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 def build_optimizer(name: str, params: Params, lr: float, **options: Any) -> torch.optim.Optimizer:
     """The optimiser that a config calls ``name``, in lower case.
 
-    Args: name; params or parameter groups; lr; further options of that optimiser, such as betas or momentum.
+    Args:
+        name: one of `OPTIMIZERS`.
+        params: parameters, or groups of them.
+        lr: learning rate.
+        options: further options of that optimiser, such as betas or momentum.
 
     Raises:
         UserError: for an unknown name, an option that the optimiser does not know, or a value it refuses.

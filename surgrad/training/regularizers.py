@@ -51,7 +51,11 @@ class ActivityRegularizer:
             )
 
     def __call__(self, counts: Tensor) -> Tensor:
-        """Penalty of one layer, a scalar. Args: counts (B, *units), spikes per neuron and sample."""
+        """Penalty of one layer, a scalar.
+
+        Args:
+            counts: (B, *units), spikes per neuron and sample.
+        """
         return self.strength * self._penalize(self._average(counts)).mean()
 
     def _average(self, counts: Tensor) -> Tensor:

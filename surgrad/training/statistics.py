@@ -45,7 +45,12 @@ def _as_spikes(spikes: Spikes) -> Tensor:
 
 
 def firing_rates(spikes: Spikes, dt: float) -> Tensor:
-    """n / (T dt) in Hz, (trials, *units). Args: spikes (T, trials, *units); dt in s."""
+    """n / (T dt) in Hz, (trials, *units).
+
+    Args:
+        spikes: (T, trials, *units).
+        dt: time step, s.
+    """
     spikes = _as_spikes(spikes)
     return spikes.sum(0, dtype=torch.float32) / (len(spikes) * dt)
 
@@ -101,7 +106,15 @@ def fano_over_trials(spikes: Spikes, window: int, binned: bool = False) -> Tenso
 def fano_over_time(spikes: Spikes, window: int) -> Tensor:
     """F = Var[N] / E[N] over successive bins of ``window`` steps, for each train; NaN for silent ones.
 
-    Args: spikes (T, trials, *units), at least two bins long. Returns: (trials, *units).
+    Args:
+        spikes: (T, trials, *units), at least two bins long.
+        window: width of a bin, steps.
+
+    Returns:
+        (trials, *units).
+
+    Raises:
+        ValueError: for a window longer than half of the spikes.
     """
     spikes = _as_spikes(spikes)
     if len(spikes) < 2 * window:
@@ -138,7 +151,9 @@ def inter_spike_intervals(spikes: Spikes) -> tuple[Tensor, Tensor]:
 def cv_of_isi(spikes: Spikes, min_intervals: int = 2) -> Tensor:
     """CV = std / mean of the inter-spike intervals of each train: 0 regular, 1 Poisson, above 1 bursting.
 
-    Args: spikes (T, trials, *units); min_intervals: trains with fewer are NaN.
+    Args:
+        spikes: (T, trials, *units).
+        min_intervals: trains with fewer are NaN.
 
     Returns:
         (trials, *units).
@@ -157,7 +172,16 @@ def cv_of_isi(spikes: Spikes, min_intervals: int = 2) -> Tensor:
 def isi_histogram(spikes: Spikes, dt: float, edges: Tensor | np.ndarray) -> Tensor:
     """Number of inter-spike intervals, pooled over trains, in [edges[k], edges[k+1]).
 
-    Args: spikes (T, trials, *units); dt in s; edges (n+1,) ascending, in s. Returns: (n,) int64.
+    Args:
+        spikes: (T, trials, *units).
+        dt: time step, s.
+        edges: (n+1,) ascending, s.
+
+    Returns:
+        (n,) int64.
+
+    Raises:
+        ValueError: for edges that do not ascend.
     """
     intervals, _ = inter_spike_intervals(spikes)
     edges = torch.as_tensor(edges, dtype=torch.float64, device=intervals.device)

@@ -79,8 +79,12 @@ class BasilarMembrane:
     def log_transfer(self, omega: np.ndarray, place: np.ndarray) -> np.ndarray:
         """ln v(omega, c), v = (2 omega / xi) p(omega, c) Z(omega) / p(omega, 0), p = sqrt(G/g) H0^(1)(G).
 
-        Args: omega (rad/s, > 0) and place (cm), broadcast against each other. The logarithm neither under- nor
-        overflows; its imaginary part is known up to multiples of 2 pi.
+        Args:
+            omega: angular frequency, rad/s, > 0.
+            place: cm; both broadcast against each other.
+
+        Returns:
+            complex logarithm, which neither under- nor overflows; its imaginary part is known up to multiples of 2 pi.
         """
         base = np.zeros(())
 

@@ -30,7 +30,11 @@ class BrightFirst:
             raise UserError(f"late={self.late} s must be positive, threshold={self.threshold} in 0..1")
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Spike times in s, float64, inf where silent. Args: x in 0..1, any shape."""
+        """Spike times in s, float64, inf where silent.
+
+        Args:
+            x: brightnesses in 0..1, any shape.
+        """
         x = np.asarray(x, np.float64)
         return np.where(x > self.threshold, self.late * (1 - x), np.inf)
 
@@ -57,7 +61,11 @@ class ChargingLatency:
             raise UserError(f"tau={self.tau} s, threshold={self.threshold}: both must be positive")
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Spike times in s, float64, inf where silent. Args: x, any shape."""
+        """Spike times in s, float64, inf where silent.
+
+        Args:
+            x: currents, any shape.
+        """
         x = np.asarray(x, np.float64)
         reached = np.where(x > self.threshold, x, np.inf)  # -log1p(-0) = 0 stands in where T is inf
         return np.where(x > self.threshold, -self.tau * np.log1p(-self.threshold / reached), np.inf)

@@ -81,7 +81,14 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def encoded(recordings: Braille, encoding: Encoding, nb_units: int, name: str) -> EventDataset:
-    """The recordings as spikes. Args: recordings; encoding, signals (N, T, C) to events; its number of units; name."""
+    """The recordings as spikes.
+
+    Args:
+        recordings: the recordings.
+        encoding: maps signals (N, T, C) to events.
+        nb_units: of the encoding.
+        name: for messages.
+    """
     times, units, offsets = encoding(recordings.signals)
     return EventDataset(
         times=times,

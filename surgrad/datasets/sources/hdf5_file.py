@@ -75,7 +75,13 @@ def require(
 ) -> h5py.Dataset:
     """The data set ``key``, measured and not yet read: one-dimensional, of the kinds, no larger than the file can hold.
 
-    Args: rows, whether every entry is a row of variable length; most, the largest number of entries.
+    Args:
+        file: the open file.
+        path: for messages.
+        key: of the data set.
+        kinds: allowed kinds of numbers.
+        rows: whether every entry is a row of variable length.
+        most: the largest number of entries.
 
     Raises:
         UserError: naming the key and what is wrong with it.

@@ -15,7 +15,14 @@ class RandomTask:
     Tutorial 1 of Neftci et al. (2019): a network that classifies the samples it was trained on has moved its hidden
     weights; on other samples it is at chance.
 
-    Args: number of samples, units, classes and steps; rate (Hz); dt (s); seed.
+    Args:
+        nb_samples: number of samples.
+        nb_units: of units.
+        nb_classes: of classes.
+        nb_steps: of steps.
+        rate: of every unit, Hz.
+        dt: time step, s.
+        seed: of spikes and labels.
 
     Raises:
         UserError: for numbers below 1, or a rate that is not between 0 and 1 / dt.

@@ -235,7 +235,13 @@ def bin_events(
 ) -> np.ndarray:
     """Events on a grid, step = floor(time / bin_dt), at most one spike per bin: (T, N) uint8.
 
-    Args: times (E,) s; units (E,); bin_dt s; N and T, by default the smallest that hold all events.
+    Args:
+        times: (E,) s.
+        units: (E,).
+        bin_dt: s.
+        nb_outputs: N; None: the smallest that holds all events.
+        nb_steps: T; None: the smallest that holds all events.
+        name: for messages.
 
     Raises:
         UserError: where events lie outside, or where the grid has more than ``MAX_BINS`` bins.

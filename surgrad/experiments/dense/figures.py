@@ -125,14 +125,23 @@ ROBUSTNESS: dict[str, tuple[str, Callable[[Sequence[Row], float], Figure]]] = {
 
 
 def of_robustness(rows: Sequence[Row]) -> dict[str, Figure]:
-    """The figure of every sweep that there is, by the names in `ROBUSTNESS`. Args: rows of `robustness.py`."""
+    """The figure of every sweep that there is, by the names in `ROBUSTNESS`.
+
+    Args:
+        rows: of `robustness.py`.
+    """
     sweeps = {name for (name,) in grouped(rows, "sweep")}
     chance = {name: max(column(chosen(rows, sweep=name), "chance")) for name in sweeps}
     return {name: draw(rows, chance[sweep]) for sweep, (name, draw) in ROBUSTNESS.items() if sweep in sweeps}
 
 
 def of_heterogeneity(rows: Sequence[Row], taus: Sequence[Row]) -> dict[str, Figure]:
-    """Accuracy by condition, in stretched time, and learned time constants, if any. Args: rows of runs, of neurons."""
+    """Accuracy by condition, in stretched time, and learned time constants, if any.
+
+    Args:
+        rows: of runs.
+        taus: of neurons.
+    """
     both = {"validation": heterogeneity.accuracy(rows, "valid_acc"), "test": heterogeneity.accuracy(rows)}
     chance, learned = max(column(rows, "chance")), heterogeneity.learned_distributions(taus)
     figures = {

@@ -234,7 +234,12 @@ def learned_distributions(taus: Sequence[Row]) -> dict[str, tuple[np.ndarray, di
 # ---------------------------------------------------------------- fits
 @dataclass(frozen=True)
 class Gamma:
-    """p(tau) = tau^(k-1) exp(-tau / s) / (Gamma(k) s^k). Args: shape k; scale s in s."""
+    """p(tau) = tau^(k-1) exp(-tau / s) / (Gamma(k) s^k).
+
+    Args:
+        shape: k.
+        scale: s, in s.
+    """
 
     shape: float
     scale: float
@@ -256,7 +261,11 @@ class Gamma:
     def fit(cls, tau: np.ndarray) -> "Gamma":
         """The parameters of highest likelihood: log k - psi(k) = log(mean tau) - mean(log tau), s = mean tau / k.
 
-        Args: time constants in s. Raises: UserError for fewer than two different positive values.
+        Args:
+            tau: time constants, s.
+
+        Raises:
+            UserError: for fewer than two different positive values.
         """
         tau = _require_spread(tau)
         excess = math.log(tau.mean()) - np.log(tau).mean()
@@ -267,7 +276,12 @@ class Gamma:
 
 @dataclass(frozen=True)
 class LogNormal:
-    """log tau ~ N(log median, sigma^2). Args: sigma; median in s."""
+    """log tau ~ N(log median, sigma^2).
+
+    Args:
+        sigma: deviation of log tau.
+        median: s.
+    """
 
     sigma: float
     median: float

@@ -97,7 +97,12 @@ def by_slope(rows: Sequence[Row], sweep: str = "robustness") -> dict[str, dict[f
 
 @dataclass(frozen=True)
 class Tuned:
-    """A surrogate at the slope with the highest validation accuracy. Args: that beta; its rows, one per seed."""
+    """A surrogate at the slope with the highest validation accuracy.
+
+    Args:
+        beta: that slope.
+        rows: its rows, one per seed.
+    """
 
     beta: float
     rows: Sequence[Row]
@@ -156,7 +161,13 @@ def by_depth(rows: Sequence[Row]) -> dict[str, dict[int, Point]]:
 
 @dataclass(frozen=True)
 class Sparse:
-    """Networks held below one bound of activity. Args: bound in spikes per neuron and sample; spikes; accuracy."""
+    """Networks held below one bound of activity.
+
+    Args:
+        bound: spikes per neuron and sample.
+        spikes: of all hidden neurons per sample.
+        accuracy: on the test set.
+    """
 
     bound: float
     spikes: Point

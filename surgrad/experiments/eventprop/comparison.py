@@ -46,7 +46,14 @@ class Gradient(NamedTuple):
 class Problem:
     """A network, its input and its target.
 
-    Args: sizes (N_in, N_hid, N_out); duration, dt, tau_mem, tau_syn in s; rate of input and target in Hz; seed.
+    Args:
+        sizes: (N_in, N_hid, N_out).
+        duration: s.
+        dt: time step, s.
+        tau_mem: s.
+        tau_syn: s.
+        rate: of input and target, Hz.
+        seed: of weights, input and target.
     """
 
     sizes: tuple[int, int, int] = (40, 20, 5)

@@ -65,7 +65,13 @@ class Recipe:
 class EventFit(Trainee):
     """Training of an event-based network; a killed run goes on bit for bit.
 
-    Args: network; recipe; run folder; training and validation set; augment, changes the training set for an epoch.
+    Args:
+        network: the network.
+        recipe: how it is trained.
+        run: run folder.
+        train: training set.
+        valid: validation set.
+        augment: changes the training set for an epoch.
     """
 
     shown: ClassVar[tuple[str, ...]] = ("train_loss", "train_acc", "valid_loss", "valid_acc")

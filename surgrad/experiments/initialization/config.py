@@ -123,7 +123,14 @@ class InitializationConfig(CommonConfig):
         return {name: build(node, at=f"initializers.{name}") for name, node in self.initializers.items()}
 
     def stack(self, nb_inputs: int, nb_classes: int, dt: float, tau_readout: float) -> Network:
-        """A network of ``depth.nb_layers`` layers with new weights. Args: sizes; step and readout constant in s."""
+        """A network of ``depth.nb_layers`` layers with new weights.
+
+        Args:
+            nb_inputs: number of inputs.
+            nb_classes: units of the readout.
+            dt: time step, s.
+            tau_readout: membrane time constant of the readout, s.
+        """
         return dense_snn(
             [nb_inputs, *[self.depth.nb_units] * self.depth.nb_layers, nb_classes],
             neuron=LIF(),

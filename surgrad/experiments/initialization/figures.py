@@ -18,7 +18,14 @@ RULES = {"FluctuationDrivenCentered": "one rate for all layers", "RatePropagated
 
 
 def _band(ax: Axes, x: np.ndarray, values: np.ndarray, **options: Any) -> None:
-    """Mean over draws with a band from the smallest to the largest. Args: axes; x; values (draws, x)."""
+    """Mean over draws with a band from the smallest to the largest.
+
+    Args:
+        ax: the axes.
+        x: (x,).
+        values: (draws, x).
+        options: of the line.
+    """
     (line,) = ax.plot(x, np.nanmean(values, 0), **options)
     ax.fill_between(x, np.nanmin(values, 0), np.nanmax(values, 0), color=line.get_color(), alpha=0.2, linewidth=0)
 
@@ -234,7 +241,16 @@ def _points(
     limits: tuple[float, float],
     **options: Any,
 ) -> None:
-    """A curve of means with intervals, and its runs as faint dots. Args: axes; curve; factor beside its x; colour."""
+    """A curve of means with intervals, and its runs as faint dots.
+
+    Args:
+        ax: the axes.
+        curve: points by x.
+        shift: factor beside its x.
+        color: of curve and dots.
+        limits: smallest and largest possible value.
+        options: of the curve.
+    """
     x = shift * np.array(list(curve))
     mean, low, high = interval_ends([band for _, band in curve.values()], limits)
     bars = [mean - low, high - mean]

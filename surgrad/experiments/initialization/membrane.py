@@ -30,7 +30,12 @@ def poisson_membrane(weights: Tensor, rates: Tensor, eps_bar: Tensor, eps_hat: T
 
     On a grid a neuron emits 0 or 1 spikes per step, so the variance of its count is less than Poisson's by 1 - nu dt.
 
-    Args: weights (units, in); rates (in,) in Hz; moments in s; time step in s, 0 for Poisson inputs.
+    Args:
+        weights: (units, in).
+        rates: (in,) Hz.
+        eps_bar: first moment of the membrane's response, s.
+        eps_hat: second moment, s.
+        dt: time step, s; 0 for Poisson inputs.
     """
     weights, rates = weights.double(), rates.double()
     variance = eps_hat.flatten() * (weights.square() @ (rates * (1 - rates * dt)))
@@ -44,7 +49,11 @@ def crossing_rate(mean: Tensor, std: Tensor, tau_mem: float, tau_syn: float) -> 
 
     It is the firing rate where spikes are rare; a reset during one excursion above threshold lets a neuron fire again.
 
-    Args: mean and deviation of the free membrane in units of threshold; s.
+    Args:
+        mean: of the free membrane, in units of threshold.
+        std: its deviation.
+        tau_mem: s.
+        tau_syn: s.
     """
     return torch.exp(-((1 - mean) ** 2) / (2 * std**2)) / (2 * math.pi * math.sqrt(tau_mem * tau_syn))
 
@@ -55,7 +64,12 @@ def white_noise_rate(mean: float, std: float, tau_mem: float, threshold: float =
         1 / nu = t_ref + tau_mem sqrt(pi) int_a^b exp(x^2) (1 + erf x) dx,
         a = -mu / (sqrt(2) sigma),      b = (threshold - mu) / (sqrt(2) sigma)
 
-    Args: mean and deviation of the free membrane in units of threshold; s; threshold; dead time after a spike in s.
+    Args:
+        mean: of the free membrane, in units of threshold.
+        std: its deviation.
+        tau_mem: s.
+        threshold: the threshold.
+        refractory: dead time after a spike, s.
     """
     low, high = -mean / (math.sqrt(2) * std), (threshold - mean) / (math.sqrt(2) * std)
     nodes, weights = np.polynomial.legendre.leggauss(200)
@@ -70,7 +84,10 @@ def effective_threshold(std: float, tau_mem: float, dt: float) -> float:
     sigma_dt = sigma_U sqrt(1 - b^2) is the deviation of one step's noise. Crossings between two steps are missed, which
     for random walks is the same as a barrier further away (Siegmund 1979).
 
-    Args: deviation of the free membrane; s.
+    Args:
+        std: deviation of the free membrane.
+        tau_mem: s.
+        dt: time step, s.
     """
     return 1 + OVERSHOOT * std * math.sqrt(-math.expm1(-2 * dt / tau_mem))
 

@@ -145,7 +145,13 @@ def measure_layer(
 ) -> LayerResult:
     """Initialise one layer for ``target`` and drive it with independent spikes of the rate that it was told.
 
-    Args: target; constants; generator of weights and spikes; sizes; steps.
+    Args:
+        target: moments asked for.
+        cell: constants of the neurons.
+        generator: of weights and spikes.
+        nb_inputs: number of inputs.
+        nb_units: number of neurons.
+        nb_steps: of the measurement.
     """
     recurrent = not math.isnan(target.alpha)
     layer = cell.layer(nb_inputs, nb_units, recurrent)
@@ -291,7 +297,15 @@ def transfer(
 
     Where this lies below the diagonal a layer emits fewer spikes than it gets, and a stack of them falls silent.
 
-    Args: rates in Hz; target deviation and rate; constants; generator; sizes.
+    Args:
+        rates: of the inputs, Hz.
+        sigma_u: target deviation.
+        nu: rate for which the weights are scaled, Hz.
+        cell: constants of the neurons.
+        generator: of weights and spikes.
+        nb_inputs: number of inputs.
+        nb_units: number of neurons.
+        nb_steps: of the measurement.
     """
     layer = cell.layer(nb_inputs, nb_units, recurrent=False)
     FluctuationDrivenCentered(sigma_u, nu, time_step=cell.dt)(layer, generator)
@@ -316,7 +330,13 @@ def measure_step(
 ) -> StepResult:
     """Drive independent neurons so that their free membranes have exactly the moments asked for, and count spikes.
 
-    Args: mean and deviation of the free membrane; constants; generator; number of neurons; seconds of each.
+    Args:
+        mu_u: mean of the free membrane.
+        sigma_u: its deviation.
+        cell: constants of the neurons.
+        generator: of the noise.
+        nb_units: number of neurons.
+        duration: of each, s.
     """
     eps_bar, eps_hat = (float(m) for m in kernel_moments(cell.tau_mem, cell.tau_syn, cell.dt))
     nb_steps = round(duration / cell.dt)

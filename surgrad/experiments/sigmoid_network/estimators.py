@@ -121,8 +121,17 @@ def uniforms(stack: BernoulliStack, nb_samples: int, generator: torch.Generator)
 def run(stack: BernoulliStack, x: Tensor, noise: Tensor, flip: Tensor | None = None) -> Draw:
     """Spikes s = [r < p] for given random numbers r: a common random number couples runs of different stacks.
 
-    Args: x (n_0,); noise (N, nb_units); flip (N, nb_units) 0/1 inverts the spikes it marks, seen by all later layers.
-    Returns: Draw. Raises: UserError if x does not fit the stack.
+    Args:
+        stack: the network.
+        x: (n_0,).
+        noise: (N, nb_units) in [0, 1).
+        flip: (N, nb_units) 0/1, inverts the spikes it marks, seen by all later layers.
+
+    Returns:
+        inputs, potentials and spikes of every layer.
+
+    Raises:
+        UserError: if x does not fit the stack.
     """
     if x.shape != (stack.sizes[0],):
         raise UserError(f"a stack of sizes {list(stack.sizes)} takes {stack.sizes[0]} inputs, not {tuple(x.shape)}")

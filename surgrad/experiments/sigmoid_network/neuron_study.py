@@ -145,7 +145,12 @@ class LIFCurves:
 def lif_study(lif: sn.DrivenLIF, w: Tensor, *, nb_samples: int, seed: int = 0, keep: Keep = compute_now) -> LIFCurves:
     """Expected spikes of a LIF neuron with escape noise against every SG, step by step.
 
-    Args: lif, with reset; w (n,) weights; nb_samples drawn for the estimates.
+    Args:
+        lif: the neuron, with reset.
+        w: (n,) weights.
+        nb_samples: spike trains drawn for the estimates.
+        seed: of the draws.
+        keep: keeps the pieces of the study.
 
     Raises:
         UserError: for a reset other than multiplicative.

@@ -255,7 +255,13 @@ def loop_integral(
 ) -> LineIntegral:
     """Closed-loop integrals of the SG at each beta_sg; zero for a gradient (Gygax & Zenke 2025).
 
-    Args: net, circle, x (n_0,); betas_sg, K slopes; tolerance, absolute; max_evaluations, points.
+    Args:
+        net: the network.
+        circle: the loop.
+        x: (n_0,) its input.
+        betas_sg: K slopes.
+        tolerance: absolute.
+        max_evaluations: points at which the integrand is evaluated at most.
 
     Returns:
         LineIntegral with K columns over the angle from 0 to 2 pi.
@@ -274,7 +280,12 @@ def loop_integral(
 def curl(net: SigmoidNet, weights: Tensor, x: Tensor, beta_sg: float, plane: Plane) -> Tensor:
     """Curl of the SG in the plane: second^T J first - first^T J second, the antisymmetric part of its Jacobian.
 
-    Args: weights (..., nb_weights); x (n_0,); beta_sg; plane (its orientation gives the sign).
+    Args:
+        net: the network.
+        weights: (..., nb_weights).
+        x: (n_0,) its input.
+        beta_sg: slope of the surrogate.
+        plane: its orientation gives the sign.
 
     Returns:
         (...,). By Stokes' theorem its integral over a disc is the loop integral around it.

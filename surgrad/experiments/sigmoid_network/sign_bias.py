@@ -163,8 +163,21 @@ def descend(
     """Gradient flow d(p, q)/dt = -SG within the window, from each start, until it leaves or ``duration`` has passed.
 
     Descent with an infinitesimal learning rate: where it ends is a property of the field, not of a step size.
-    Args: starts (S, 2) within the window; duration, in units of 1 / learning rate; tolerance of the integrator.
-    Returns: one Path per start. Raises: UserError for a start outside the window.
+
+    Args:
+        net: the network.
+        window: the two weights and their range.
+        x: (n_0,) its input.
+        beta_sg: slope of the surrogate.
+        starts: (S, 2) within the window.
+        duration: in units of 1 / learning rate.
+        tolerance: of the integrator.
+
+    Returns:
+        one Path per start.
+
+    Raises:
+        UserError: for a start outside the window.
     """
     lower, upper = np.asarray(window.lower), np.asarray(window.upper)
 

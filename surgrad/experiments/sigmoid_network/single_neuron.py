@@ -60,7 +60,11 @@ def binary_inputs(rates: Tensor) -> tuple[Tensor, Tensor]:
 def perceptron_exact(w: Tensor, patterns: Tensor, weights: Tensor, p: EscapeProbability) -> tuple[Tensor, Tensor]:
     """E[S] = sum_x P(x) p(w.x - 1) and dE[S]/dw, by enumeration.
 
-    Args: w (n,); patterns (X, n) with probabilities weights (X,); p.
+    Args:
+        w: (n,) weights.
+        patterns: (X, n) inputs.
+        weights: (X,) their probabilities.
+        p: escape probability.
 
     Returns:
         (), (n,).
@@ -92,7 +96,12 @@ def perceptron_draws(
 ) -> tuple[Tensor, Tensor]:
     """Drawn spikes (N,) of drawn inputs, and the score-function estimate of dE[S]/dw of each (N, n).
 
-    Args: w (n,); rates (n,), probability that each input is 1; p.
+    Args:
+        w: (n,) weights.
+        rates: (n,), probability that each input is 1.
+        p: escape probability.
+        nb_samples: N.
+        generator: draws inputs and spikes.
     """
     x = (torch.rand(nb_samples, len(w), generator=generator, dtype=w.dtype) < rates).to(w.dtype)
     u = x @ w - 1

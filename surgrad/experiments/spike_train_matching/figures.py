@@ -26,7 +26,10 @@ def paint(ax: Axes, spikes: np.ndarray, dt: float, title: str = "") -> None:
 def rasters(panels: Mapping[str, np.ndarray], dt: float, *, columns: int | None = None) -> Figure:
     """Spike trains side by side, such as the target and the output before and after learning.
 
-    Args: title -> spikes (T, N), or their mean over trials; dt in s; panels per row.
+    Args:
+        panels: title -> spikes (T, N), or their mean over trials.
+        dt: time step, s.
+        columns: panels per row; None: all.
     """
     columns = columns or len(panels)
     rows = -(-len(panels) // columns)
@@ -159,7 +162,13 @@ def distributions(
 
 
 def membranes(traces: Mapping[str, tuple[np.ndarray, np.ndarray]], dt: float, theta: float = 1.0) -> Figure:
-    """Membranes with their spikes. Args: title -> (membrane (T,), spikes (T,)); dt in s; threshold."""
+    """Membranes with their spikes.
+
+    Args:
+        traces: title -> (membrane (T,), spikes (T,)).
+        dt: time step, s.
+        theta: threshold.
+    """
     with style():
         figure, axes = plt.subplots(len(traces), 1, figsize=(3.6, 0.4 + 1.1 * len(traces)), sharex=True, squeeze=False)
         for ax, (title, (membrane, spikes)) in zip(axes[:, 0], traces.items(), strict=True):

@@ -18,7 +18,10 @@ BLOCK = 64  # steps per matrix product: long enough to amortise a call, short en
 def impulse_response(a: float, b: float, nb_steps: int) -> Tensor:
     """k[n] of the filter, (nb_steps,) float64, stable for a = b.
 
-    Args: a, b: decay per step of the two integrators; nb_steps.
+    Args:
+        a: decay per step of one integrator.
+        b: decay per step of the other.
+        nb_steps: length.
     """
     powers = torch.arange(nb_steps, dtype=torch.float64)
     if a == b:

@@ -159,7 +159,12 @@ class Recorder:
 
 
 class Matching(Trainee):
-    """Spike-train matching in a run folder. Args: learner; recorder."""
+    """Spike-train matching in a run folder.
+
+    Args:
+        learner: learns.
+        recorder: writes the run folder.
+    """
 
     shown: ClassVar[tuple[str, ...]] = ("van_rossum", "van_rossum_other")
     lr_key = "dataset_method.lr_h and dataset_method.lr_o"

@@ -17,7 +17,13 @@ from surgrad.neurons.surrogate import Surrogate
 class Episode:
     """One presentation, as an update sees it.
 
-    Args: task; weights; activity; mode, key of the draws; surrogate.
+    Args:
+        task: input, target and neurons.
+        weights: of both layers.
+        activity: what the network did.
+        mode: how spikes were drawn.
+        key: of the draws.
+        surrogate: of the hidden neurons.
     """
 
     task: Task

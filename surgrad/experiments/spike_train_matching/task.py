@@ -133,7 +133,16 @@ def poisson_input(
 ) -> Tensor:
     """Frozen Bernoulli spikes of probability rate dt, (T, P, N_in) float32 of 0/1.
 
-    Args: rate in Hz; dt in s. Raises: UserError for a rate below 0 or above one spike per step.
+    Args:
+        nb_steps: T.
+        nb_pairs: P.
+        nb_inputs: N_in.
+        rate: Hz.
+        dt: time step, s.
+        generator: draws them.
+
+    Raises:
+        UserError: for a rate below 0 or above one spike per step.
     """
     if not 0 <= rate * dt <= 1:
         raise UserError(f"fi={rate} Hz is not allowed: with dt={dt} s it must lie between 0 and {1 / dt:g} Hz")
@@ -145,7 +154,12 @@ def initial_weights(
 ) -> Weights:
     """W ~ N(0, sigma_u^2 / (n nu eps_hat)), eps_hat = tau_syn^2 / (2 (tau_syn + tau_mem)) (Rossbroich et al. 2022).
 
-    Args: sizes (N_in, N_hid, N_out); rate nu in Hz of both presynaptic layers; target_sigma_u of the membrane.
+    Args:
+        sizes: (N_in, N_hid, N_out).
+        neurons: constants of the neurons.
+        rate: nu of both presynaptic layers, Hz.
+        target_sigma_u: deviation of the membrane.
+        generator: draws them.
     """
     if not (rate > 0 and target_sigma_u >= 0):
         raise UserError(f"fi={rate} Hz and target_sigma_u={target_sigma_u} must be positive to scale the weights")

@@ -113,7 +113,12 @@ class LayerTraces:
 class SuperSpikeNetwork:
     """A network with a hidden layer that learns to fire at given times, online.
 
-    Args: hidden (N_hid, N_in) and output (N_out, N_hid) weights; rule; generator of random feedback; threads.
+    Args:
+        hidden: (N_hid, N_in) weights.
+        output: (N_out, N_hid) weights.
+        rule: constants of neurons and rule.
+        generator: draws random feedback.
+        threads: of the compiled code.
 
     Raises:
         UserError: if the weights do not fit or are not finite.
@@ -163,7 +168,11 @@ class SuperSpikeNetwork:
     ) -> tuple[float, Tensor | None, Tensor | None]:
         """Go on for T steps.
 
-        Args: input spikes x (T, N_in) and target (T, N_out), 0/1 of any dtype; learning or only running; record spikes.
+        Args:
+            x: input spikes (T, N_in), 0/1 of any dtype.
+            target: (T, N_out), 0/1 of any dtype.
+            learning: whether weights change.
+            record: whether spikes are returned.
 
         Returns:
             1/2 sum e^2 over these steps and outputs; spikes of the hidden and output layer, (T, N) uint8, or None.

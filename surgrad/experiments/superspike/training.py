@@ -19,7 +19,12 @@ _KEPT = ("weight", "g", "v")  # what a layer keeps from trial to trial
 
 
 class Trials(Trainee):
-    """Online learning of one target. Args: configuration; run."""
+    """Online learning of one target.
+
+    Args:
+        cfg: configuration.
+        run: run folder.
+    """
 
     shown: ClassVar[tuple[str, ...]] = ("van_rossum",)
     lr_key = "lr_h and lr_o"

@@ -22,9 +22,14 @@ _OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 def compiled(population: Population, capability: int = 90, decays: bool = False) -> dict[str, CompiledKernel]:
     """The forward and the adjoint scan of a layer, ``decays``: with per-neuron time constants and their gradients.
 
-    Args: capability: compute capability without the dot, 90 for Hopper.
-    Returns: "forward" and "adjoint", each with its machine code ``asm["cubin"]`` and ``metadata.shared``, bytes of
-    shared memory.
+    Args:
+        population: the layer.
+        capability: compute capability without the dot, 90 for Hopper.
+        decays: with per-neuron time constants and their gradients.
+
+    Returns:
+        "forward" and "adjoint", each with its machine code ``asm["cubin"]`` and ``metadata.shared``, bytes of shared
+        memory.
     """
     cpu = torch.device("cpu")
     spiking = population.neuron is not None

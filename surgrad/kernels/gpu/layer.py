@@ -197,7 +197,15 @@ class Population:
     ) -> None:
         """Scan forward over (T, B, *units) ``current``; ``out``, ``state``, ``counts`` and ``saved`` are written.
 
-        Args: as `scan`; decays a and b; recurrent weight; noise: key, ids and first step.
+        Args:
+            current: (T, B, *units), without the recurrent part.
+            out: see `surgrad.kernels.gpu.scan.scan`; is written.
+            state: i and u (B, *units); are written.
+            counts: (B, *units) or None; is written.
+            saved: checkpoints or None; is written.
+            decays: a and b, (1,) or (units,) each.
+            weight: of the recurrent connection, or None.
+            noise: key, ids and first step.
         """
         if not self.stepwise:
             taps = None if self.recurrent is None else products.taps(*self._recurrence(weight))
@@ -248,7 +256,17 @@ class Population:
     ) -> None:
         """Scan backward; ``drive_gradient`` (T + 1, B, *units), ``state_gradient``, ``decay_gradient`` are written.
 
-        Args: as `scan_adjoint`; ``current`` holds the feed-forward and the recurrent part; recurrent weight.
+        Args:
+            current: (T, B, *units), the feed-forward and the recurrent part.
+            spikes: (T, B, *units) uint8 of the forward pass, None for a readout.
+            upstream: (T, B, *units) dL/ds from above, or dL/dy of a readout; None: 0.
+            count_gradient: (B, *units), or None.
+            drive_gradient: (T + 1, B, *units), is written.
+            state_gradient: of i and u, is written.
+            decay_gradient: of a and b, is written; None where it is not asked for.
+            saved: checkpoints of the forward pass.
+            decays: a and b, (1,) or (units,) each.
+            weight: of the recurrent connection, or None.
         """
         if not self.stepwise:
             taps = None

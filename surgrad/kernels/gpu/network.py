@@ -77,7 +77,11 @@ def run(network: NetworkSpec, x: Tensor | Events, options: Options, chunk_bytes:
     them again. Spikes take one byte, states are kept at about sqrt(T) steps, either way. ``precision`` "bf16" is of
     weights and gradients inside products; state is always float32.
 
-    Args: chunk_bytes: size at which arrays over time are cut into chunks of time.
+    Args:
+        network: the network.
+        x: spikes (T, B, *in_shape), or events.
+        options: everything else about the call.
+        chunk_bytes: size at which arrays over time are cut into chunks of time.
     """
     # Triton is loaded on first use: a run on the CPU never pays for it.
     from surgrad.kernels.gpu.scan_network import NetworkScan, Plan, chunks
