@@ -1,4 +1,4 @@
-"""Compares one stochastic neuron's expected output with its deterministic twin's SG; keys: --help.
+"""Compares one stochastic neuron's expected output with its deterministic counterpart's SG; keys: --help.
 
 python3 Sigmoid_network/single_neuron.py
 python3 Sigmoid_network/single_neuron.py lif.noise=exponential lif.rate=40 perceptron.nb_inputs=1

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 OURS = "surgrad"
 FRAMEWORKS = (OURS, "torch_loop", "spyx", "norse", "snntorch", "spikingjelly", "sinabs")
 HERE = (OURS, "surgrad_dense", "torch_loop", "torch_explicit")  # run by this interpreter, whatever --python says
-# What holds every framework to an instruction set, so that a machine that has more can speak for one that has less.
+# What holds every framework to an instruction set, so that a machine that has more can stand for one that has less.
 LIMITS = {
     "native": {},
     "baseline": {

@@ -1,4 +1,4 @@
-"""Hydra's plugins live in a package of this name: this one lets every suite find the groups that suites share."""
+"""Hydra finds plugins in a package of this name: this one lets every suite find the groups that suites share."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Hydra's plugins live in a package of this name; what this one does is in surgrad/config/sweeps.py."""
+"""Hydra finds plugins in a package of this name; what this one does is in surgrad/config/sweeps.py."""
 
 import inspect
 import os

@@ -151,13 +151,13 @@ def attempt(main: Callable[[list[str]], Any], arguments: list[str], folder: Path
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     except ChildProcessError:  # it had ended before it could be killed
         status = 0
-    with os.fdopen(reading, "rb") as told:
-        writes = told.read()
+    with os.fdopen(reading, "rb") as report:
+        writes = report.read()
     return Outcome(137 if status in (-9, 137) else status, writes.decode(), time.monotonic() - started)
 
 
 def _child(
-    main: Callable[[list[str]], Any], arguments: list[str], folder: Path, death: dict[str, float], told: int
+    main: Callable[[list[str]], Any], arguments: list[str], folder: Path, death: dict[str, float], report: int
 ) -> None:
     """The script, with every write to its run folder counted; never returns."""
     log = os.open(f"{folder}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -174,7 +174,7 @@ def _child(
             dies |= death.get("before") == nb_checkpoints
         elif "done" in death and target.endswith("/summary.json"):
             dies |= json.loads(Path(source).read_text())["status"] == "done"
-        os.write(told, b"c" if target.endswith("/checkpoint.pt") else b"w")
+        os.write(report, b"c" if target.endswith("/checkpoint.pt") else b"w")
         if dies:
             os._exit(137)
 

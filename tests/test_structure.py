@@ -11,8 +11,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-#: From the ground up. A package imports only what is on a lower floor; packages on one floor do not know each other.
-FLOORS = (
+#: From the ground up. A package imports only packages of lower levels; packages of one level do not import each other.
+LEVELS = (
     ("errors", "paths", "former"),
     ("neurons", "figures"),
     ("runs", "kernels"),
@@ -112,14 +112,14 @@ def arrows() -> dict[tuple[str, str], list[str]]:
     return dict(found)
 
 
-def test_every_package_has_a_floor():
+def test_every_package_has_a_level():
     packages = {package_of(path) for path in trees(*LIBRARY)} - FRONT
-    assert packages <= {name for floor in FLOORS for name in floor}
+    assert packages <= {name for level in LEVELS for name in level}
 
 
-def test_packages_import_only_from_lower_floors():
-    level = {name: k for k, floor in enumerate(FLOORS) for name in floor}
-    upward = {arrow for arrow in arrows() if level.get(arrow[1], len(FLOORS)) >= level[arrow[0]]}
+def test_packages_import_only_from_lower_levels():
+    level = {name: k for k, packages in enumerate(LEVELS) for name in packages}
+    upward = {arrow for arrow in arrows() if level.get(arrow[1], len(LEVELS)) >= level[arrow[0]]}
     assert not upward - OPEN_ARROWS, [place for arrow in upward - OPEN_ARROWS for place in arrows()[arrow]]
 
 
@@ -236,7 +236,7 @@ def test_arguments_are_documented_one_by_one():
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("name", [name for floor in FLOORS for name in floor])
+@pytest.mark.parametrize("name", [name for level in LEVELS for name in level])
 def test_packages_say_what_they_are(name):
     package = REPOSITORY / "surgrad" / name
     path = package / "__init__.py" if package.is_dir() else package.with_suffix(".py")

@@ -236,7 +236,7 @@ def _line(row: Row) -> str:
     claim, measured, verdict = row
     kind = verdict.word.replace(" ", "-")
     why = f'<span class="why">{html.escape(verdict.why)}</span>' if verdict.why else ""
-    told = f'<span><span class="verdict {kind}">{verdict.word}</span>{why}</span>'
+    verdict_cell = f'<span><span class="verdict {kind}">{verdict.word}</span>{why}</span>'
     source = "" if claim.published is None else f' <span class="soft">({claim.source})</span>'
     margin = f' <a class="soft" href="#margins">({html.escape(claim.margin)})</a>' if claim.margin else ""
     cells = (
@@ -245,7 +245,7 @@ def _line(row: Row) -> str:
         (f' class="n" title="{html.escape(_origin(measured))}"', here(row)),
         (' class="n"', str(row.interval.n)),
         ("", f"<span>{html.escape(asked(claim))}{margin}</span>"),
-        ("", told),
+        ("", verdict_cell),
     )
     return (
         "<tr>"

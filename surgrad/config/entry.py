@@ -59,7 +59,7 @@ OmegaConf.register_new_resolver("repo", lambda: str(REPO), replace=True)
 
 
 class JobFailed(Exception):
-    """A job of a sweep failed and has said why: tells the launcher. Also the end of a sweep with such a job."""
+    """A job of a sweep failed and has said why: for the launcher. Also the end of a sweep with such a job."""
 
 
 def entry(
@@ -73,7 +73,7 @@ def entry(
     """Make `main(cfg, run)` the command of a script, configured by Hydra from configs/<suite> and configs/shared.
 
     `schema` is the dataclass that `cfg` will be; YAML files take it in as the first of their defaults, `- schema`, and
-    are checked against it either way. It lives in a module of its own, which the workers of a parallel sweep import.
+    are checked against it either way. It is in a module of its own, which the workers of a parallel sweep import.
     The run folder is <script's folder>/Runs/<run_name>-<run id>, swept or not, so that the same command finds its run
     again (Runs/… in the working directory if the package is installed); hydra.run.dir and hydra.sweep.* override that.
     `${repo:}` is the repository's folder. What main returns is what a sweeper optimises; it is kept as

@@ -137,7 +137,7 @@ def _say_composition(error: Any, where: str) -> str:
     return text.replace("1. To use it as a list", ": to use it as a list").replace(" 2. ", "; ").replace(" 3. ", "; ")
 
 
-# the first kind that is found anywhere in the chain of causes speaks
+# the first kind that is found anywhere in the chain of causes makes the message
 _SAYINGS: list[tuple[type[BaseException], Any]] = [
     (ConfigAttributeError, _say_unknown_key),
     (ConfigKeyError, _say_unknown_key),

@@ -110,7 +110,7 @@ class HeldOutConfig(DatasetConfig):
         return validation_split(everything, self.validation, **self._options())
 
     def _options(self) -> dict[str, Any]:
-        """What the chosen kind of validation is told."""
+        """Options of the chosen kind of validation."""
         if self.validation == "none":
             return {}
         return {"fraction": 1 - self.validation_split, "seed": self.split_seed, "stratified": self.stratified}

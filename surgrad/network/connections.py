@@ -113,7 +113,7 @@ class DelayedDense(Dense):
                 f"shorten it to less than {(nb_steps - 1) * dt:g} s or lengthen the window"
             )
 
-    def forward(  # type: ignore[override]  # is told the time step, as kernels do through `spec`
+    def forward(  # type: ignore[override]  # needs the time step, which kernels get through `spec`
         self, s: Tensor, dt: float, shift: int = 0
     ) -> Tensor:
         """Spikes (T, B, *in_shape), ``shift`` steps later -> currents (T + shift + nb_taps - 1, B, nb_units)."""

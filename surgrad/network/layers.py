@@ -1,4 +1,4 @@
-"""Layers: a connection, a neuron and its time constants. The loop over time lives in `surgrad.kernels`."""
+"""Layers: a connection, a neuron and its time constants. The loop over time is in `surgrad.kernels`."""
 
 from collections.abc import Sequence
 

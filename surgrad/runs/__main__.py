@@ -27,7 +27,7 @@ from surgrad.runs.marker import is_ours
 from surgrad.runs.record import RunRecord
 from surgrad.runs.repair import damages, repair
 
-#: Columns of metrics.csv that `compare` draws if it is not told which, the first four that there are.
+#: Columns of metrics.csv that `compare` draws by default, the first four that there are.
 CURVES = ("train_loss", "valid_loss", "train_acc", "valid_acc", "van_rossum", "l2", "van_rossum_other", "l2_other")
 
 #: A run that stopped writing less long ago may be written on another machine, whose lock is not seen here.
@@ -126,9 +126,9 @@ def _summary(record: RunRecord) -> Iterator[str]:
     versions = summary.get("versions")
     yield "versions  " + " ".join(f"{k} {v}" for k, v in (versions if isinstance(versions, dict) else {}).items())
     yield f"overrides {' '.join(record.overrides) or '-'}"
-    told = {"status", "started", "ended", "wall_seconds", "attempts", "git_commit", "versions", "error", "metrics"}
+    listed = {"status", "started", "ended", "wall_seconds", "attempts", "git_commit", "versions", "error", "metrics"}
     yield "\nsummary"
-    yield from (f"  {name}: {tables.number(value)}" for name, value in summary.items() if name not in told)
+    yield from (f"  {name}: {tables.number(value)}" for name, value in summary.items() if name not in listed)
 
 
 def _last_row(record: RunRecord) -> Iterator[str]:

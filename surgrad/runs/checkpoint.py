@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 SCHEMA = 1
 CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint.prev.pt"
 
-#: Says why what a checkpoint tells of itself does not fit the folder; empty if it does.
+#: Says why the facts sealed with a checkpoint do not fit the folder; empty if it does.
 Fits = Callable[[dict[str, Any], dict[str, Any]], str]
 
 

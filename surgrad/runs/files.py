@@ -114,13 +114,13 @@ def write_text(path: Path, text: str) -> None:
 # ---------------------------------------------------------------- sealed files
 def seal(path: Path, facts: Mapping[str, Any]) -> None:
     """Append the checksum of a file, and `facts` about it, which the checksum covers too."""
-    told = json.dumps(plain(facts)).encode()
+    trailer = json.dumps(plain(facts)).encode()
     with path.open("rb+") as file:
         digest = hashlib.file_digest(file, "sha256")
-        tail = f"{len(told):08x}".encode() + _MAGIC
-        digest.update(told + tail)
+        tail = f"{len(trailer):08x}".encode() + _MAGIC
+        digest.update(trailer + tail)
         file.seek(0, os.SEEK_END)
-        file.write(told + digest.hexdigest().encode() + tail)
+        file.write(trailer + digest.hexdigest().encode() + tail)
 
 
 def is_sealed(path: Path) -> bool:

@@ -18,7 +18,7 @@ NAMES = (".lock", ".lock.soft", ".writer")
 
 
 class FolderLock:
-    """A lock on a run folder, held by the operating system for as long as the process lives.
+    """A lock on a run folder, held by the operating system for as long as the process runs.
 
     A killed process leaves nothing stale behind: its lock ends with it, whatever the files say.
 
@@ -52,7 +52,7 @@ class FolderLock:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a living process is writing this folder."""
+    """Whether a running process is writing this folder."""
     if not any((folder / name).exists() for name in NAMES[:2]):
         return False
     try:

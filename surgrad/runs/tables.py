@@ -14,7 +14,7 @@ from surgrad.runs.record import RunRecord, identity, last_value
 
 WIDTH = 100  # columns
 
-#: Final numbers that a table shows if it is not told which, the first two that there are.
+#: Final numbers that a table shows by default, the first two that there are.
 KEY_METRICS = ("test_acc", "valid_acc_best_valid", "van_rossum", "l2", "test_loss")
 
 _NARROWEST = 16  # characters that a column keeps when it must give way
@@ -123,8 +123,8 @@ def differences(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     settings = [identity(record.config) for record in records if not record.damage]
     keys = sorted(set().union(*settings))
     varied = [key for key in keys if len({repr(one.get(key, "absent")) for one in settings}) > 1]
-    told = ({key: one.get(key, "absent") for key in varied} for one in settings)
-    return [{} if record.damage else next(told) for record in records]
+    cells = ({key: one.get(key, "absent") for key in varied} for one in settings)
+    return [{} if record.damage else next(cells) for record in records]
 
 
 def label(settings: Mapping[str, Any]) -> str:

@@ -48,7 +48,7 @@ class WandbConfig:
 
 
 class Mirror(Protocol):
-    """What a run tells its mirror."""
+    """What a run sends to its mirror."""
 
     id: str | None
 
@@ -73,7 +73,7 @@ class NoMirror:
 
 
 class WandbMirror:
-    """Passes rows, figures and final numbers to the process that speaks to wandb; after a failure it stays silent.
+    """Passes rows, figures and final numbers to the process that calls wandb; after a failure it stays silent.
 
     Nothing here waits for wandb: what its process cannot take yet is held in memory, in order.
     """
@@ -88,14 +88,14 @@ class WandbMirror:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            start_new_session=True,  # Ctrl-C is for the run, which then tells its mirror to finish
+            start_new_session=True,  # Ctrl-C is for the run, which then asks its mirror to finish
             env={"WANDB_DATA_DIR": str(folder / "wandb"), **os.environ},  # where artifacts wait for their upload
         )
         self._input = cast(IO[bytes], self._process.stdin)
         if hasattr(os, "set_blocking"):
             os.set_blocking(self._input.fileno(), False)
         self._answers: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        threading.Thread(target=_listen, args=(self._process.stdout, self._answers), daemon=True).start()
+        threading.Thread(target=_receive, args=(self._process.stdout, self._answers), daemon=True).start()
         init = {
             "mode": config.mode,
             "dir": str(folder),
@@ -231,12 +231,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _listen(answers: IO[bytes], heard: "queue.SimpleQueue[tuple[str, Any]]") -> None:
+def _receive(answers: IO[bytes], received: "queue.SimpleQueue[tuple[str, Any]]") -> None:
     with answers:
         for line in answers:
             ((kind, content),) = json.loads(line).items()
-            heard.put((kind, content))
-    heard.put(("stopped", "its process ended"))
+            received.put((kind, content))
+    received.put(("stopped", "its process ended"))
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The process beside a run that speaks to wandb; `surgrad.runs.wandb` starts it and says what it may be told.
+"""The process beside a run that calls wandb; `surgrad.runs.wandb` starts it and says which messages it takes.
 
 It reads one JSON message a line from its standard input, in order, and answers in the same way. wandb is imported and
 started here while the run already computes; what fails here, or is killed, cannot take the run with it, and a run that

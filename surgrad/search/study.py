@@ -139,7 +139,7 @@ def _guard(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _worker(folder: Path) -> Iterator[str]:
-    """A name for this process, and a lock that tells the others for how long it lives."""
+    """A name for this process, and a lock that shows the others that it still runs."""
     name = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns():x}"
     own = folder / "workers" / name
     own.mkdir(parents=True)
@@ -152,7 +152,7 @@ def _worker(folder: Path) -> Iterator[str]:
 # ---------------------------------------------------------------- one trial
 @dataclass
 class Job:
-    """A trial being run: its process, and how much of its metrics has been told to the study."""
+    """A trial being run: its process, and how much of its metrics has been reported to the study."""
 
     study: optuna.Study
     trial: optuna.Trial
@@ -160,7 +160,7 @@ class Job:
     folder: Path
     command: list[str]
     output: Path
-    told: int = -1  # last epoch that the study knows of
+    reported: int = -1  # last epoch that the study knows of
     process: subprocess.Popen[bytes] | None = None
     pruned: bool = False
     _seen: tuple[int, int] | None = None
@@ -210,11 +210,11 @@ class Job:
             return
         self._seen = seen
         for epoch, value in _values(path, self.cfg.metric).items():
-            if epoch < self.told:
+            if epoch < self.reported:
                 continue
-            if epoch > self.told:
+            if epoch > self.reported:
                 self.trial.report(value, epoch)
-                self.told = epoch
+                self.reported = epoch
             if self.trial.should_prune():
                 self.pruned = True
                 return
@@ -223,7 +223,7 @@ class Job:
         number = self.trial.number
         if self.pruned:
             self.study.tell(self.trial, state=TrialState.PRUNED)
-            log.info("trial %d: pruned after epoch %d", number, self.told)
+            log.info("trial %d: pruned after epoch %d", number, self.reported)
             return
         record = RunRecord(self.folder)
         if record.status == "done":
@@ -265,8 +265,8 @@ def _prepare(study: optuna.Study, trial: optuna.Trial, cfg: SearchConfig, folder
     defaults = [f"{key}={value}" for key, value in ours.items() if key not in given]
     place = f"hydra.run.dir={json.dumps(str(run))}"
     command = [sys.executable, str(cfg.script_path), *defaults, *cfg.overrides, *_overrides(params), place]
-    told = max(_trials(study)[trial.number].intermediate_values, default=-1)
-    return Job(study, trial, cfg, run, command, output, told)
+    reported = max(_trials(study)[trial.number].intermediate_values, default=-1)
+    return Job(study, trial, cfg, run, command, output, reported)
 
 
 def _stop(jobs: list[Job]) -> None:

@@ -143,7 +143,7 @@ class Follower:
     summary: dict[str, Any] = field(default_factory=dict)
 
     def load_checkpoint(self) -> None:
-        """Nothing: the first process tells."""
+        """Nothing: the first process sends it."""
 
     def log(self, row: dict[str, Any]) -> None:
         """Nothing."""

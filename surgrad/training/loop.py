@@ -166,7 +166,7 @@ def train_epoch(
         grad_clip: largest norm of the gradient; None: any.
         compute: how the network is run.
         processes: they share every batch.
-        on_batch: is told the scores so far.
+        on_batch: called with the scores so far.
 
     Returns:
         scores averaged over the pass, each batch with the weights it met.

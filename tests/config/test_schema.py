@@ -1,4 +1,4 @@
-"""The door of the scripts: every mistake is one line, every command finds its own run folder."""
+"""The entry of the scripts: every mistake is one line, every command finds its own run folder."""
 
 import importlib.util
 import logging
@@ -23,8 +23,8 @@ from surgrad.runs.record import load_runs
 def suite(tmp_path, monkeypatch):
     """A copy of the test suite in a folder of its own, its script as a module; logging is put back afterwards."""
     folder = tmp_path / "Suite"
-    shutil.copytree(Path(__file__).parents[1] / "door_suite", folder)
-    spec = importlib.util.spec_from_file_location("door_suite_script", folder / "script.py")
+    shutil.copytree(Path(__file__).parents[1] / "smallest_suite", folder)
+    spec = importlib.util.spec_from_file_location("smallest_suite_script", folder / "script.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     monkeypatch.setenv("WANDB_MODE", "disabled")
@@ -200,7 +200,7 @@ def test_a_run_is_run_again_from_its_own_record(suite, tmp_path):
 @pytest.fixture
 def command(tmp_path):
     """The test suite's script as a process, started from another folder than its own."""
-    shutil.copytree(Path(__file__).parents[1] / "door_suite", tmp_path / "Suite")
+    shutil.copytree(Path(__file__).parents[1] / "smallest_suite", tmp_path / "Suite")
     (tmp_path / "elsewhere").mkdir()
     environment = os.environ | {"WANDB_MODE": "disabled"}
     environment.pop("HYDRA_FULL_ERROR", None)

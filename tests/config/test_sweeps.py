@@ -1,4 +1,4 @@
-"""Sweeps: what is skipped, resumed and repeated, what a dead worker costs, and what each launcher is told."""
+"""Sweeps: what is skipped, resumed and repeated, what a dead worker costs, and what each launcher is given."""
 
 import contextlib
 import importlib.util
@@ -26,7 +26,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A copy of the test suite; its runs go to Suite/Runs."""
-    shutil.copytree(Path(__file__).parents[1] / "door_suite", tmp_path / "Suite")
+    shutil.copytree(Path(__file__).parents[1] / "smallest_suite", tmp_path / "Suite")
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "Suite"
@@ -35,7 +35,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def suite(folder, monkeypatch):
     """The suite's script in this process; logging is put back afterwards."""
-    spec = importlib.util.spec_from_file_location("door_suite_script", folder / "script.py")
+    spec = importlib.util.spec_from_file_location("smallest_suite_script", folder / "script.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     monkeypatch.syspath_prepend(folder)

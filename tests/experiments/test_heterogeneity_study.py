@@ -31,7 +31,7 @@ class Watcher:
         self.seen.append(batch)
         readout = torch.zeros(batch.nb_steps, len(batch), 2)
         readout[..., 0] = 1.0
-        return SimpleNamespace(readout=readout, counts=[torch.zeros(len(batch), 3)])
+        return SimpleNamespace(y=readout, counts=[torch.zeros(len(batch), 3)])
 
 
 def dataset():

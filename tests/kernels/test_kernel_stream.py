@@ -1,4 +1,4 @@
-"""Layers driven by a current: the streaming kernel against the reference, and the memory that its arrays live in."""
+"""Layers driven by a current: the streaming kernel against the reference, and the memory of its arrays."""
 
 import gc
 

@@ -152,7 +152,7 @@ def test_the_same_spikes_from_the_file(tmp_path, name, decay):
     nir_export.write(network, tmp_path / "network.nir", decay)
     x = torch.rand(200, 3, *network.layers[0].feedforward.in_shape, generator=torch.Generator().manual_seed(3)) < 0.2
     out = network(x.double(), record=True, kernel="reference")
-    assert min(int(spikes.sum()) for spikes in out.spikes) > 20  # every layer speaks
+    assert min(int(spikes.sum()) for spikes in out.spikes) > 20  # every layer spikes
     graph = nir.read(tmp_path / "network.nir")
     for sample in range(3):
         spikes, readout = simulate(graph, x[:, sample].numpy().astype(float))

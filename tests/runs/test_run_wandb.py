@@ -160,7 +160,7 @@ def test_a_sweep_agent_names_the_run(tmp_path, monkeypatch):
 
 
 def test_the_runs_of_a_sweep_are_a_group(tmp_path):
-    script = REPO / "tests" / "door_suite" / "script.py"
+    script = REPO / "tests" / "smallest_suite" / "script.py"
     command = [sys.executable, script, "-m", "seed=1,2", "wandb.mode=offline", f"hydra.sweep.dir={tmp_path}"]
     subprocess.run(command, check=True, capture_output=True)
     logs = [log for record in load_runs(tmp_path) for log in records(record.folder)]

@@ -39,9 +39,9 @@ def test_the_gallery_has_every_figure():
     assert shown == {path.name for path in (REPO / "docs" / "figures").glob("*.png")}
 
 
-def test_the_drawing_of_the_floors_is_that_of_the_plan():
-    from test_structure import FLOORS
+def test_the_drawing_of_the_levels_is_that_of_the_plan():
+    from test_structure import LEVELS
 
-    drawn = re.findall(r'y="(\d+)" font-size="17"[^>]*>(\w+)<', (REPO / "docs" / "figures" / "floors.svg").read_text())
+    drawn = re.findall(r'y="(\d+)" font-size="17"[^>]*>(\w+)<', (REPO / "docs" / "figures" / "levels.svg").read_text())
     heights = sorted({int(y) for y, _ in drawn}, reverse=True)
-    assert [{name for y, name in drawn if int(y) == height} for height in heights] == [set(floor) for floor in FLOORS]
+    assert [{name for y, name in drawn if int(y) == height} for height in heights] == [set(level) for level in LEVELS]

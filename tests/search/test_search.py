@@ -25,7 +25,7 @@ SCRIPT = REPO / "scripts" / "search.py"
 CONFIGS = sorted(path.stem for path in (REPO / "configs" / "search").glob("*.yaml"))
 
 # A run folder as the suite's scripts leave it, within milliseconds: valid_acc rises to 1 - (x - 0.3)^2 over 8 epochs;
-# a row a line, resumed from the rows that are there, interrupted by SIGTERM, locked while it lives.
+# a row a line, resumed from the rows that are there, interrupted by SIGTERM, locked while it runs.
 STAND_IN = """
 import fcntl, json, math, os, signal, sys, time
 from pathlib import Path

@@ -42,7 +42,7 @@ class LIFEncoding:
             )
 
     def nb_units(self, nb_channels: int) -> int:
-        """Neuron j listens to channel j mod C."""
+        """Neuron j is driven by channel j mod C."""
         return self.copies * nb_channels
 
     def __call__(self, x: np.ndarray) -> Events:

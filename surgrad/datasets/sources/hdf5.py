@@ -164,13 +164,13 @@ def _read_row_by_row(rows: h5py.Dataset, path: Path) -> tuple[np.ndarray, np.nda
     """All rows one after the other, and their lengths; floats as float32."""
     stored = np.dtype(h5py.check_vlen_dtype(rows.dtype))
     dtype = np.dtype(np.float32) if stored.kind == "f" else stored
-    room = min(path.stat().st_size // stored.itemsize, MAX_EVENTS)
+    capacity = min(path.stat().st_size // stored.itemsize, MAX_EVENTS)
     lengths, pieces, total = [np.zeros(0, np.int64)], [np.zeros(0, dtype)], 0
     for first in range(0, len(rows), _SAMPLES_AT_ONCE):
         part = rows[first : first + _SAMPLES_AT_ONCE]
         lengths.append(np.fromiter(map(len, part), np.int64, len(part)))
         total += int(lengths[-1].sum())
-        if total > room:  # rows that share their bytes
+        if total > capacity:  # rows that share their bytes
             raise UserError(f"{path}: {rows.name[1:]} holds more events than a file of its size can")
         pieces.append(np.concatenate(part).astype(dtype))
     return np.concatenate(pieces), np.concatenate(lengths)

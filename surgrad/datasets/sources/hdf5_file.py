@@ -111,9 +111,9 @@ def require(
 def _require_room(found: h5py.Dataset, path: Path, key: str, most: int) -> None:
     variable = found.dtype.kind == "O"
     packed = found.id.get_create_plist().get_nfilters() > 0
-    room = path.stat().st_size * (_RATIO if packed else 1) // (_ROW if variable else found.dtype.itemsize)
-    if found.size > min(room, most):
-        reason = f"at most {most} are read" if most < room else f"a file of its size can hold {room}"
+    capacity = path.stat().st_size * (_RATIO if packed else 1) // (_ROW if variable else found.dtype.itemsize)
+    if found.size > min(capacity, most):
+        reason = f"at most {most} are read" if most < capacity else f"a file of its size can hold {capacity}"
         raise UserError(f"{path}: {key} declares {found.size} entries, but {reason}")
 
 

@@ -73,7 +73,7 @@ class EventConfig(CommonConfig):
     tau_weight: float = math.inf  # integrated_voltage: of the weight exp(-t / tau_weight) (s)
     gain: float = 1.0  # integrated_voltage: on the mean voltage
 
-    time_step: float = 0.5e-3  # of the grid on which surrogate gradients live (s)
+    time_step: float = 0.5e-3  # of the grid for surrogate gradients (s)
     beta: float = 10.0  # slope of the SuperSpike surrogate
 
     def __post_init__(self) -> None:

@@ -48,7 +48,7 @@ class DepthConfig:
 
     nb_layers: int = 6
     nb_units: int = 128  # of the input and of every layer
-    nu: float = 15.0  # of the input (Hz), which initialisers are told
+    nu: float = 15.0  # of the input (Hz), for which initialisers scale the weights
     nb_samples: int = 32
     duration: float = 1.0  # s
     recurrent: bool = False

@@ -143,7 +143,7 @@ class LayerResult(NamedTuple):
 def measure_layer(
     target: Target, cell: Cell, generator: torch.Generator, *, nb_inputs: int, nb_units: int, nb_steps: int
 ) -> LayerResult:
-    """Initialise one layer for ``target`` and drive it with independent spikes of the rate that it was told.
+    """Initialise one layer for ``target`` and drive it with independent spikes of the rate that it is initialised for.
 
     Args:
         target: moments asked for.

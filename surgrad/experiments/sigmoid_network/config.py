@@ -179,7 +179,7 @@ def _noises() -> dict[str, Any]:
 
 @dataclass
 class SingleNeuronConfig(CommonConfig):
-    """One stochastic neuron against the SG of its deterministic twin."""
+    """One stochastic neuron against the SG of its deterministic counterpart."""
 
     device: str = "cpu"
     seed: int = 3

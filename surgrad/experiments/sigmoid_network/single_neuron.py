@@ -1,4 +1,4 @@
-"""One stochastic neuron: its expected output's derivative against the surrogate gradient of its deterministic twin.
+"""One stochastic neuron: derivative of its expected output against the surrogate gradient of its deterministic form.
 
 A neuron that spikes with probability p(u - 1) has dE[S]/dw = p'(u - 1) du/dw. A deterministic neuron with the surrogate
 p' has the very same SG: for one neuron without memory of its own spikes, the SG is exact for every escape noise p

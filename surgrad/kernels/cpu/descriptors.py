@@ -1,4 +1,4 @@
-"""What the compiled network is told (`network_run.h`): its layers, its buffers, and the plan of one call."""
+"""What the compiled network is given (`network_run.h`): its layers, its buffers, and the plan of one call."""
 
 import ctypes
 import math

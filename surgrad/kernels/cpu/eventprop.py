@@ -65,7 +65,7 @@ def _layer(c: Constants, times: Tensor, units: Tensor, offsets: Tensor, weight: 
 
 
 def _if_needed(ctx: Any, times: Tensor) -> Tensor | None:
-    """Room for the gradient by the times, the first argument of every function; input from data does not need it."""
+    """Memory for the gradient by the times, the first argument of every function; input from data does not need it."""
     return torch.zeros_like(times) if ctx.needs_input_grad[0] else None
 
 

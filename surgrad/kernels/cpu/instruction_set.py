@@ -58,7 +58,7 @@ def flags(name: str, zig: bool = False) -> list[str]:
     """What tells the compiler of an instruction set; on ARM all kernels need is in the baseline."""
     if machine() != "x86_64":
         return []
-    if zig:  # builds for this processor unless told otherwise
+    if zig:  # builds for this processor by default
         names = {"native": "native", "baseline": "x86_64", "avx2": "x86_64_v3", "avx512": "x86_64_v4"}
         return [f"-mcpu={names[name]}"]
     if name == "native":

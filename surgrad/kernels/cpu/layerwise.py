@@ -2,7 +2,7 @@
 
 `network.py` takes plain networks through all layers in one call; here currents and spikes of every layer are
 whole arrays between the calls. Each layer is scanned by the fastest code that knows it: compiled, or the reference.
-The walk through the layers is that of `surgrad.kernels.reference`.
+The loop over the layers is that of `surgrad.kernels.reference`.
 """
 
 from functools import partial

@@ -153,7 +153,7 @@ class _Scan(torch.autograd.Function):
 
 
 def _point_gradients(call: Call, plan: Plan, k: int, g: _Outputs) -> None:
-    """Tell layer k of a backward call what reaches its outputs."""
+    """Point layer k of a backward call to the gradients of its outputs."""
     stage = plan.stages[k]
     layout = stage.layout
     counts, out = g.counts, None

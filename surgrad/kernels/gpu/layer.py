@@ -1,7 +1,7 @@
 """One layer on the GPU: which tile it gets, and the launches of its forward and adjoint scan.
 
 A recurrent layer whose state fits into one program per sample (or group of samples) is scanned by a single launch.
-A larger one is walked step by step, a product by cuBLAS or cuDNN and the same scan over one step; worth capturing in
+A larger one is scanned step by step, a product by cuBLAS or cuDNN and the same scan over one step; worth capturing in
 a CUDA graph (`surgrad.kernels.gpu.network.GraphedStep`).
 """
 

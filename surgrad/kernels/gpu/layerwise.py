@@ -1,6 +1,6 @@
 """A network on the GPU layer by layer: for parts that only the reference knows.
 
-Each layer is scanned by the fastest code that knows it; the walk through the layers is that of the reference.
+Each layer is scanned by the fastest code that knows it; the loop over the layers is that of the reference.
 """
 
 from functools import partial

@@ -1,6 +1,6 @@
-"""The neuron's equations as Triton functions: the device-side twin of `surgrad.neurons.lif` and its two neighbours.
+"""The neuron's equations as Triton functions: what `surgrad.neurons` says, on the device.
 
-Each is elementwise and holds no loop; `surgrad.kernels.gpu.scan` walks through time. The registries at the end map
+Each is elementwise and holds no loop; `surgrad.kernels.gpu.scan` loops over time. The registries at the end map
 the library's dataclasses to these functions, so a kernel is compiled for one reset, one surrogate and one noise.
 """
 

@@ -1,11 +1,11 @@
-"""Two Triton kernels that walk one layer through time: `scan` forward, `scan_adjoint` backward.
+"""Two Triton kernels that step one layer through time: `scan` forward, `scan_adjoint` backward.
 
 A program owns a tile (ROWS, COLUMNS) of neurons for all time steps and keeps their state in registers. Rows are
 channels, columns are pairs (sample, position):
 
     element-wise   ROWS = 4, so a column is the four neighbouring neurons that share one block of random numbers;
     recurrent      ROWS covers all channels and the columns whole samples, so that a program sees all the spikes its
-                   own neurons listen to, and no program ever waits for another.
+                   own neurons are driven by, and no program ever waits for another.
 
 Inside one step, a program reads back the spikes (forward) or the dL/dI (backward) it has just stored: they are its
 own, so a barrier within the program orders them.

@@ -123,7 +123,7 @@ def _by_layer(kind: type[Group], values: Sequence[Any]) -> list[Group]:
 
 
 def _checkpoints(stage: Stage, nb_steps: int, like: Tensor, every: bool) -> Saved:
-    """Room for i and u at about sqrt(T) steps; at all of them of a layer that is walked step by step, or if asked."""
+    """Memory for i and u at about sqrt(T) steps; at all of them if the layer is scanned step by step, or if asked."""
     segment = 1 if every or stage.population.stepwise else math.isqrt(nb_steps - 1) + 1
     rows = -(-nb_steps // segment)
     return Saved(like.new_empty(rows, *like.shape), like.new_empty(rows, *like.shape), segment)

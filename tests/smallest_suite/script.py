@@ -1,4 +1,4 @@
-"""The smallest suite: what a script looks like behind the door. For test_schema.py and test_sweeps.py."""
+"""The smallest suite: a script, its schema and its configurations. For test_schema.py and test_sweeps.py."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import torch
-from door_suite_schema import Config
+from smallest_suite_schema import Config
 
 from surgrad.config.entry import entry
 from surgrad.errors import UserError
@@ -33,7 +33,7 @@ def term() -> None:
 
 
 @entry(
-    suite="door_suite",
+    suite="smallest_suite",
     schema=Config,
     run_name="${dataset.name}/${method.name}/seed=${seed}",
     config_path=Path(__file__).parent / "configs",
