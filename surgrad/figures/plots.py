@@ -52,14 +52,7 @@ def style() -> AbstractContextManager[None]:
 
 
 def panels(nb_rows: int, nb_columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, np.ndarray]:
-    """A figure that no window or notebook holds on to, and its axes (rows, columns).
-
-    Args:
-        nb_rows: rows of panels.
-        nb_columns: columns of panels.
-        size: width and height, inches.
-        options: of `Figure.subplots`.
-    """
+    """A figure of ``size`` (inches) that no window or notebook holds on to, and its axes (rows, columns)."""
     figure = Figure(figsize=size)
     return figure, figure.subplots(nb_rows, nb_columns, squeeze=False, **options)
 
@@ -74,14 +67,7 @@ def chance_line(ax: Axes, chance: float | None) -> None:
 
 
 def legend_outside(figure: Figure, axes: Sequence[Axes], *, ncols: int | None = None, **options: Any) -> None:
-    """One legend below all axes, over no curve; of entries with the same name the first counts.
-
-    Args:
-        figure: the figure.
-        axes: whose entries are shown.
-        ncols: columns; None: as many as fit.
-        options: of the legend.
-    """
+    """One legend below all axes in ``ncols`` columns, by default as many as fit; of equal entries the first counts."""
     entries: dict[str, Any] = {}
     for ax in axes:
         for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -102,16 +88,7 @@ def class_color(label: int) -> tuple[float, ...]:
 def raster(
     ax: Axes, spikes: np.ndarray, dt: float, *, color: Any = "black", alpha: float = 0.3, size: float = 1.0
 ) -> None:
-    """Dots at the spikes of one sample against time in ms, larger where there are few units.
-
-    Args:
-        ax: the axes.
-        spikes: (T, *units).
-        dt: time step, s.
-        color: of the dots.
-        alpha: their opacity.
-        size: their relative size.
-    """
+    """Dots at spikes (T, *units) of one sample against time in ms (dt in s), larger where there are few units."""
     step, unit = np.nonzero(spikes.reshape(len(spikes), -1))
     nb_units = max(1, spikes[0].size)
     size *= max(1.2, min(4.0, 16 / nb_units**0.4))

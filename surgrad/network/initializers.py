@@ -147,7 +147,6 @@ class Distribution(Initializer):
             raise UserError(f"std={self.std} of a distribution must not be negative")
 
     def __call__(self, target: Network | SpikingLayer | Readout | Connection, generator: Generator) -> None:
-        """Fill every weight of ``target``."""
         for connection in _connections(target):
             z = DISTRIBUTIONS[self.distribution](connection.weight.shape, generator)
             fill(connection, SCALINGS[self.scaling](connection.fan_in) * (self.mean + self.std * z))
@@ -166,16 +165,18 @@ class Kaiming(Initializer):
     distribution: str = "normal"
 
     def __call__(self, target: Network | SpikingLayer | Readout | Connection, generator: Generator) -> None:
-        """Fill every weight of ``target``."""
         Distribution(self.distribution, std=self.gain)(target, generator)
 
 
 class LayerByLayer(Initializer):
     """Base of the rules that choose the weights of a layer by its time constants and the rate of its inputs.
 
-    Fields: nu, rate of every presynaptic neuron in Hz; alpha, share of the variance that feed-forward inputs bring in
-    layers with recurrence; time_step in s, None takes that of the network; epsilon_mode, see `kernel_moments`; readout,
-    initialiser of a network's readout.
+    Args:
+        nu: rate of every presynaptic neuron in Hz.
+        alpha: share of the variance that feed-forward inputs bring in layers with recurrence.
+        time_step: s; None takes that of the network.
+        epsilon_mode: "numerical" (default, as published) or "analytical", see `kernel_moments`.
+        readout: initialiser of a network's readout; by default N(0, 1) / sqrt(fan_in).
     """
 
     nu: float
@@ -246,11 +247,7 @@ class FluctuationDriven(LayerByLayer):
     Args:
         mu_u: target mean in units of threshold.
         xi: distance of mean and threshold in standard deviations.
-        nu: rate of every presynaptic neuron in Hz.
-        alpha: share of the variance that feed-forward inputs bring in layers with recurrence.
-        time_step: s; None takes that of the network.
-        epsilon_mode: "numerical" (default, as published) or "analytical", see `kernel_moments`.
-        readout: initialiser of a network's readout; by default N(0, 1) / sqrt(fan_in).
+        nu: Hz; the rest as in `LayerByLayer`.
 
     Raises:
         UserError: for values out of range, or where mu_u is too large to be reached with the variance asked for.
@@ -270,7 +267,6 @@ class FluctuationDriven(LayerByLayer):
             raise UserError(f"mu_u={self.mu_u}, xi={self.xi}: mu_u must lie below the threshold 1 and xi above 0")
 
     def fill_layer(self, layer: SpikingLayer | Readout, generator: Generator, dt: float) -> None:
-        """Fill the weights of one layer."""
         self._fill_normal(layer, generator, dt, self.mu_u, (1 - self.mu_u) / self.xi)
 
 
@@ -280,11 +276,7 @@ class FluctuationDrivenCentered(LayerByLayer):
 
     Args:
         sigma_u: target standard deviation of the membrane, in units of threshold.
-        nu: rate of every presynaptic neuron, Hz.
-        alpha: share of the variance that feed-forward inputs bring in layers with recurrence.
-        time_step: s; None takes that of the network.
-        epsilon_mode: see `kernel_moments`.
-        readout: initialiser of a network's readout.
+        nu: Hz; the rest as in `LayerByLayer`.
 
     Raises:
         UserError: for values out of range.
@@ -303,7 +295,6 @@ class FluctuationDrivenCentered(LayerByLayer):
             raise UserError(f"sigma_u={self.sigma_u} must be positive")
 
     def fill_layer(self, layer: SpikingLayer | Readout, generator: Generator, dt: float) -> None:
-        """Fill the weights of one layer."""
         self._fill_normal(layer, generator, dt, 0.0, self.sigma_u)
 
 
@@ -339,7 +330,6 @@ class ByConnection(Initializer):
     readout: Initializer
 
     def __call__(self, target: Network, generator: Generator) -> None:
-        """Fill every weight of ``target``."""
         for layer in target.layers:
             self.feedforward(initialised(layer.feedforward), generator)
             if layer.recurrent is not None:
@@ -368,11 +358,8 @@ class FluctuationDrivenExponential(LayerByLayer):
 
     Args:
         sigma_u: target standard deviation of the membrane, in units of threshold.
-        nu: rate of every presynaptic neuron, Hz.
-        alpha: feed-forward share of the variance that excitation brings.
-        time_step: s; None takes that of the network.
-        epsilon_mode: see `kernel_moments`.
-        readout: initialiser of a network's readout.
+        nu: Hz.
+        alpha: feed-forward share of the variance that excitation brings; the rest as in `LayerByLayer`.
 
     Raises:
         UserError: for values out of range, and for layers that do not obey Dale's law (`impose`).
@@ -391,7 +378,6 @@ class FluctuationDrivenExponential(LayerByLayer):
             raise UserError(f"sigma_u={self.sigma_u}, alpha={self.alpha}: both must be positive")
 
     def fill_layer(self, layer: SpikingLayer | Readout, generator: Generator, dt: float) -> None:
-        """Fill the weights of one layer."""
         feedforward = layer.feedforward
         recurrent = layer.recurrent if isinstance(layer, SpikingLayer) else None
         if not isinstance(feedforward, DaleDense) or not isinstance(recurrent, DaleDense):
