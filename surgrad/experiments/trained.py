@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from surgrad.analysis.rows import started_from
 from surgrad.config.check import check
@@ -28,6 +29,7 @@ from surgrad.network.connections import Dense
 from surgrad.network.layers import SpikingLayer
 from surgrad.network.methods import METHODS, set_neuron
 from surgrad.network.network import Network
+from surgrad.paths import ROOT
 from surgrad.runs.checkpoint import refuse_unfit
 from surgrad.runs.find import find, find_one
 from surgrad.runs.record import RunRecord
@@ -81,7 +83,7 @@ class TrainedRun(RunRecord):
             raise UserError(f"{self.folder} is no run of {', '.join(CLASSIFY)}: its data sets are not read back")
         with read_back(self.trust):
             require_resolved(self.config)
-            checked: ClassificationConfig | DenseConfig = check(OmegaConf.create(self.config), CLASSIFY[script])
+            checked: ClassificationConfig | DenseConfig = check(configuration(self), CLASSIFY[script])
             return checked
 
     @cached_property
@@ -258,11 +260,23 @@ def trained_network(record: RunRecord, weights: str = "best", *, trust: bool = F
     with read_back(trust):
         require_resolved(record.config)
         try:
-            return SCRIPTS[script](OmegaConf.create(record.config), content, weights)
+            return SCRIPTS[script](configuration(record), content, weights)
         except UserError:
             raise
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise refuse_unfit(record.folder, error) from error
+
+
+def configuration(record: RunRecord) -> DictConfig:
+    """The configuration of a run; what ships with the package is found here, if the run was made somewhere else."""
+    config = copy.deepcopy(record.config)
+    data = config.get("dataset")
+    for key, value in data.items() if isinstance(data, dict) else ():
+        if isinstance(value, str) and os.path.isabs(value) and not os.path.exists(value):
+            parts = Path(value).parts
+            tails = (ROOT.joinpath(*parts[k:]) for k in range(1, len(parts) - 1))
+            data[key] = str(next((tail for tail in tails if tail.exists()), value))
+    return OmegaConf.create(config)
 
 
 def _require_checkpoint(record: RunRecord) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from surgrad.errors import UserError
-from surgrad.paths import all_runs_folders
+from surgrad.paths import ROOT, all_runs_folders
 from surgrad.runs import tables
 from surgrad.runs.record import RunRecord, load_runs
 
@@ -34,7 +34,8 @@ def find_one(where: str) -> RunRecord:
     """One run, read only.
 
     Args:
-        where: its folder, its name (the path below Runs), or its id (at least four digits of those at the name's end).
+        where: its folder, its name (the path below Runs), its id (at least four digits of those at the name's end), or
+            "pretrained:<name>" for one that ships with the package (data/pretrained).
 
     Raises:
         UserError: no run, or more than one, is named so.
@@ -45,8 +46,19 @@ def find_one(where: str) -> RunRecord:
     return records[0]
 
 
+def pretrained() -> dict[str, Path]:
+    """Run folders that ship with the package, by name."""
+    return {folder.name: folder for folder in sorted((ROOT / "data" / "pretrained").glob("*/"))}
+
+
 def _known(place: str) -> list[str]:
     """The run folders of a name or an id; none for anything else."""
+    kind, colon, name = place.partition(":")
+    if kind == "pretrained" and colon:
+        there = pretrained()
+        if name not in there:
+            raise UserError(f"{place}: unknown; there are {', '.join(f'pretrained:{known}' for known in there)}")
+        return [str(there[name])]
     if Path(place).exists():
         return []
     folders = all_runs_folders()

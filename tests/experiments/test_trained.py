@@ -6,9 +6,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import surgrad
 from surgrad.errors import UserError
+from surgrad.experiments import trained
+from surgrad.paths import ROOT
+from surgrad.runs.find import pretrained
 from surgrad.training.evaluation import weights_of
 
 
@@ -85,6 +89,7 @@ def test_the_best_run_is_chosen_by_validation(folder):
     [
         (lambda folder: surgrad.load_run(folder / "nowhere"), "nowhere"),
         (lambda folder: surgrad.load_run(folder), "2 runs"),
+        (lambda folder: surgrad.load_run("pretrained:nothing"), "pretrained:nothing: unknown; there are"),
         (lambda folder: surgrad.load_run(folder / "conv", weights="first"), "weights=first.*best, last"),
         (lambda folder: surgrad.load_run(folder / "conv").batch("tset"), "'tset'.*train, valid, test"),
         (lambda folder: surgrad.load_run(folder / "conv").batch("test", 10**6), "samples=1000000.*0 to"),
@@ -99,3 +104,23 @@ def test_the_best_run_is_chosen_by_validation(folder):
 def test_mistakes_are_named(folder, mistake, says):
     with pytest.raises(UserError, match=says):
         mistake(folder)
+
+
+def test_data_that_ship_here_are_found_for_a_run_of_another_place(tmp_path):
+    config = {"dataset": {"name": "x", "train_path": "/somebody/else/data/spiking_digits/train.h5", "limit": 3}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    found = trained.TrainedRun(tmp_path)
+    assert trained.configuration(found).dataset.train_path == str(ROOT / "data" / "spiking_digits" / "train.h5")
+    assert found.config == config
+    config["dataset"]["train_path"] = "/somebody/else/data/mine.h5"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert trained.configuration(trained.TrainedRun(tmp_path)).dataset.train_path == "/somebody/else/data/mine.h5"
+
+
+@pytest.mark.parametrize("name", sorted(pretrained()))
+def test_runs_that_ship_here_score_as_they_say(name):
+    run = surgrad.load_run(f"pretrained:{name}")
+    assert run.status == "done"
+    assert run.evaluate("valid", nb_draws=run.config["test_draws"]).acc == pytest.approx(
+        run.summary["valid_acc_best_valid"], abs=0.03
+    )
