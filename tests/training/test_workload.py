@@ -1,0 +1,98 @@
+"""What a sample costs, counted spike by spike and weight by weight."""
+
+import pytest
+import torch
+
+from surgrad import LIF, Conv, Dense, EventDataset, Network, Readout, SpikingLayer, losses
+from surgrad.network.connections import DelayedDense
+from surgrad.training.loop import BatchGrid
+from surgrad.training.workload import JOULE_PER_ADDITION, decision_steps, fan_out, workload
+
+NB_STEPS, DT = 20, 2e-3
+
+
+def layer(feedforward, recurrent=None):
+    return SpikingLayer(feedforward, LIF(), tau_mem=20e-3, tau_syn=10e-3, recurrent=recurrent)
+
+
+def network_of(kind):
+    if kind == "dense":
+        layers = [layer(Dense(12, 8), Dense(8, 8)), layer(DelayedDense(8, 5, 6e-3))]
+    else:
+        layers = [layer(Conv((1, 12), 3, 4, 2, 1), Conv((3, 6), 3, 3, 1, 1)), layer(Conv((3, 6), 2, 2))]
+    last = layers[-1].unit_shape
+    network = Network(layers, Readout(Dense(last, 3), 20e-3, 10e-3), DT)
+    with torch.no_grad():
+        for weights in network.parameters():
+            if weights.dim() > 1:
+                weights[torch.rand_like(weights) < 0.3] = 0
+    return network
+
+
+def data(nb_samples=5):
+    x = torch.rand(NB_STEPS * nb_samples, 12) < 0.3
+    step, unit = x.nonzero().unbind(1)
+    offsets = torch.bincount(step // NB_STEPS, minlength=nb_samples).cumsum(0)
+    times = (step % NB_STEPS) * DT + DT / 2
+    labels = torch.arange(nb_samples) % 3
+    return EventDataset(times.numpy(), unit.numpy(), [0, *offsets.tolist()], labels.numpy(), 12, 3)
+
+
+def reached(connection, shape, dense):
+    """Weights away from each unit, by what a spike of it alone changes in every weight's gradient."""
+    found = torch.zeros(shape)
+    for unit in range(found.numel()):
+        spike = torch.zeros(found.numel())
+        spike[unit] = 1
+        weight = (torch.ones_like(connection.weight) if dense else (connection.weight != 0).float()).detach()
+        if isinstance(connection, Conv):
+            convolved = torch.conv1d(
+                spike.view(1, *shape), weight, stride=connection.stride, padding=connection.padding
+            )
+            found.view(-1)[unit] = convolved.sum()
+        else:
+            found.view(-1)[unit] = (weight @ spike).sum()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+def test_every_spike_counts_the_weights_it_reaches(kind):
+    torch.manual_seed(3)
+    network, dataset = network_of(kind), data()
+    grid = BatchGrid(2, DT, NB_STEPS, (1, 12) if kind == "conv" else (12,))
+    found = workload(network, dataset, grid, losses.MaxOverTimeCrossEntropy())
+    (batch,) = BatchGrid(5, DT, NB_STEPS, grid.unit_shape)(dataset)
+    with torch.no_grad():
+        out = network(batch, record=True)
+    populations = [batch.dense(), *out.spikes]
+    operations = dense = 0.0
+    for k, spikes in enumerate(populations):
+        above = network.layers[k].feedforward if k < len(network.layers) else network.readout.feedforward
+        own = network.layers[k - 1].recurrent if k else None
+        for connection in (c for c in (above, own) if c is not None):
+            operations += float((spikes.sum((0, 1)) * reached(connection, spikes.shape[2:], False)).sum())
+            dense += NB_STEPS * float(reached(connection, spikes.shape[2:], True).sum())
+    hidden = sum(float(spikes.sum()) for spikes in out.spikes)
+    assert hidden > 0
+    assert found.synaptic_operations == pytest.approx(operations / 5)
+    assert found.dense_operations == pytest.approx(dense)
+    assert found.spikes == pytest.approx(hidden / 5)
+    neurons = sum(spikes[0, 0].numel() for spikes in out.spikes)
+    assert found.activation_sparsity == pytest.approx(1 - hidden / (5 * NB_STEPS * neurons))
+    assert found.energy == pytest.approx(operations / 5 * JOULE_PER_ADDITION)
+    assert found.footprint == sum(4 * weights.numel() for weights in network.parameters())
+
+
+def test_zero_weights_cost_nothing_and_are_stored_all_the_same():
+    connection = Dense(4, 3)
+    torch.nn.init.zeros_(connection.weight)
+    assert fan_out(connection).sum() == 0
+    assert fan_out(connection, dense=True).tolist() == [3, 3, 3, 3]
+
+
+def test_latency_is_the_time_after_which_the_decision_stays():
+    readout = torch.zeros(100, 3, 2)
+    readout[:, 0, 1] = 1  # decided from the first
+    readout[:60, 1, 0], readout[60:, 1, 1] = 1, 2  # turns at step 60
+    readout[:20, 2, 0], readout[20:40, 2, 1], readout[80:, 2, 0] = 3, 4, 5  # turns twice
+    assert decision_steps(readout, losses.MaxOverTimeCrossEntropy()).tolist() == [2, 62, 82]
