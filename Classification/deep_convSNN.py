@@ -28,6 +28,7 @@ from surgrad.training.fit import Fit
 from surgrad.training.loop import BatchGrid, Compute
 from surgrad.training.monitoring import Monitor
 from surgrad.training.optimizers import build_optimizer
+from surgrad.training.workload import workload
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,9 @@ def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
     )
     sizes = {"nb_classes": train.nb_classes, "nb_weights": sum(weight.numel() for weight in network.parameters())}
     run.summary.update(found | sizes)
+    if processes.first:
+        set_neuron(network, cfg.neuron(cfg.method.name, cfg.nb_epochs))
+        run.summary.update(workload(network, test, grid, objective.loss, seed=cfg.seed, compute=compute).columns())
 
     set_neuron(network, cfg.neuron(cfg.method.other, cfg.nb_epochs))
     fano = monitor("after_other") if processes.first else {}

@@ -19,6 +19,7 @@ from surgrad.runs.record import RunRecord
 from surgrad.training.evaluation import evaluate, evaluate_repeatedly, final_scores
 from surgrad.training.fit import Fit
 from surgrad.training.monitoring import Monitor
+from surgrad.training.workload import workload
 
 log = logging.getLogger(__name__)
 
@@ -78,17 +79,16 @@ def main(cfg: DenseConfig, run: Run) -> float:
         lambda split: score(network, split, grid, objective)._asdict(),
     )
     network.load_state_dict(best.weights)
-    rates = evaluate(network, test, grid, objective, seed=cfg.seed, compute=compute).rates
-    spikes = grid.duration * sum(rate * units for rate, units in zip(rates, cfg.hidden, strict=True))
+    cost = workload(network, test, grid, objective.loss, seed=cfg.seed, compute=compute)  # of the best epoch
     run.summary.update(
         found,
         nb_classes=train.nb_classes,
         nb_weights=sum(weight.numel() for weight in network.parameters() if weight.requires_grad),
-        test_spikes_per_sample=spikes,  # of all hidden neurons, with the weights of the best validation epoch
+        **cost.columns(),
     )
     if cfg.plot:
         run.figure("training", figures.training_curves(RunRecord(run.folder).metrics, chance=1 / train.nb_classes))
-    log.info("test accuracy %.3f, %.0f spikes per sample", run.summary["test_acc"], spikes)
+    log.info("test accuracy %.3f, %.0f spikes per sample", run.summary["test_acc"], cost.spikes)
     return run.summary.get("valid_acc_best_valid", run.summary["test_acc"])
 
 

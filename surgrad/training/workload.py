@@ -4,14 +4,15 @@ Definitions are NeuroBench's (Yik et al. 2025, Nature Communications 16:1545): a
 that a spike causes through a weight that is not zero; the dense count is that of a processor that skips nothing.
 """
 
+from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from surgrad.datasets.events import EventDataset
-from surgrad.network.connections import Conv
+from surgrad.network.connections import Connection, Conv
 from surgrad.network.network import Network
 from surgrad.training.loop import DEFAULT_COMPUTE, BatchGrid, Compute
 from surgrad.training.losses import ReadoutCrossEntropy
@@ -42,6 +43,13 @@ class Workload(NamedTuple):
     footprint: int
     energy: float
     latency: float
+
+    def columns(self) -> dict[str, float]:
+        """Entries of a run's summary, for its test set."""
+        units = {"spikes": "spikes_per_sample", "energy": "energy_joule", "latency": "latency_seconds"}
+        costs = {f"test_{units.get(name, name)}": value for name, value in self._asdict().items()}
+        costs["footprint_bytes"] = costs.pop("test_footprint")
+        return costs
 
 
 @torch.no_grad()
@@ -98,9 +106,9 @@ def decision_steps(readout: Tensor, loss: ReadoutCrossEntropy) -> Tensor:
     return torch.tensor(ends, device=readout.device)[last_other]
 
 
-def fan_out(connection: nn.Module, *, dense: bool = False) -> Tensor:
+def fan_out(connection: Connection, *, dense: bool = False) -> Tensor:
     """Weights that lead away from every presynaptic unit, (*in_shape): those that are not zero, with `dense` all."""
-    weight: Tensor = connection.weight
+    weight = connection.weight
     mask = torch.ones_like(weight) if dense else (weight != 0).to(weight.dtype)
     if not isinstance(connection, Conv):
         return mask.sum(0).view(connection.in_shape)
@@ -111,12 +119,9 @@ def fan_out(connection: nn.Module, *, dense: bool = False) -> Tensor:
     return torch.autograd.grad(reached, shown)[0][0]
 
 
-def _outgoing(network: Network) -> list[list[nn.Module]]:
+def _outgoing(network: Network) -> list[list[Connection]]:
     """Connections that lead away from the input and from every spiking layer."""
-    above = [
-        *(layer.feedforward for layer in network.layers),
-        *([network.readout.feedforward] if network.readout else []),
-    ]
+    above = [layer.feedforward for layer in network.stack]
     own = [None, *(layer.recurrent for layer in network.layers)]
-    padded = [*above, *[None] * (len(own) - len(above))]
-    return [[connection for connection in pair if connection is not None] for pair in zip(padded, own, strict=True)]
+    pairs = zip_longest(above, own)  # without a readout, nothing is above the last layer
+    return [[connection for connection in pair if connection is not None] for pair in pairs]

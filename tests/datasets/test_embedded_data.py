@@ -8,7 +8,15 @@ import pytest
 REPO = Path(__file__).resolve().parents[2]
 DATA = REPO / "data"
 SUMS = dict(reversed(line.split("  ")) for line in (DATA / "SHA256SUMS").read_text().splitlines())
-FOLDERS = ("braille", "fashion_mnist/subset", "mnist/subset", "spiking_digits", "spoken_commands", "yin_yang")
+FOLDERS = (
+    "braille",
+    "fashion_mnist/subset",
+    "mnist/subset",
+    "pretrained",
+    "spiking_digits",
+    "spoken_commands",
+    "yin_yang",
+)
 
 
 @pytest.mark.parametrize("name", sorted(SUMS))
@@ -17,7 +25,7 @@ def test_every_file_is_the_one_that_was_recorded(name):
 
 
 def test_every_embedded_file_is_recorded():
-    files = (path for folder in FOLDERS for path in (DATA / folder).glob("*") if path.is_file())
+    files = (path for folder in FOLDERS for path in (DATA / folder).rglob("*") if path.is_file())
     documents = {"README.md", "LICENSE", "SHA256SUMS"}
     assert {path.relative_to(DATA).as_posix() for path in files if path.name not in documents} == set(SUMS)
 
