@@ -56,7 +56,7 @@ def choose(kernel: str, network: NetworkSpec) -> Choice:
         return Choice("reference", reference.run, "it was asked for")
     name = kernel if kernel != "auto" else "cuda" if network.device.type == "cuda" else "cpu"
     knows, layerwise = {"cpu": (_cpu, cpu_layerwise.run), "cuda": (_cuda, cuda_layerwise.run)}[name]
-    reason = (_cpu_obstacle if name == "cpu" else _cuda_obstacle)(network.dtype, network.device)
+    reason = _obstacle(name, network.dtype, network.device, compiled_layers=cpu_layerwise.needed(network))
     if reason is not None:
         if kernel != "auto":
             raise UserError(f"kernel={kernel!r} cannot run this network: {reason}; use kernel=auto")
@@ -86,6 +86,13 @@ def _cuda(network: NetworkSpec) -> tuple[Choice, str | None]:
     return Choice("cuda", cuda.run, "Triton kernels, all layers in one call"), cuda.obstacle(network)
 
 
+def _obstacle(name: str, dtype: torch.dtype, device: torch.device, *, compiled_layers: bool) -> str | None:
+    """Why a kernel cannot run in ``dtype`` on ``device``, or None; what is not needed is not compiled."""
+    if name == "cuda":
+        return _cuda_obstacle(dtype, device)
+    return _cpu_obstacle(dtype, device) or (_not_compiled() if compiled_layers else None)
+
+
 def _cpu_obstacle(dtype: torch.dtype, device: torch.device) -> str | None:
     """Why no compiled CPU code can run in ``dtype`` on ``device``, or None."""
     if device.type != "cpu":
@@ -94,12 +101,12 @@ def _cpu_obstacle(dtype: torch.dtype, device: torch.device) -> str | None:
         return f"it computes in float32, not {dtype}"
     if library() is None:
         return "it could not be built (see the warning)"
-    return _not_compiled()
+    return None
 
 
 @cache
 def _not_compiled() -> str | None:
-    """Why compiled layers are missing, with one warning; or None."""
+    """Why the code for adaptive neurons and learned delays is missing, with one warning; or None."""
     try:
         adaptive.library(), delays.library()
     except UserError as error:
@@ -306,7 +313,8 @@ def _single(kernel: str, current: Tensor, layer: LayerSpec | ReadoutSpec) -> Cal
     name = kernel if kernel != "auto" else "cuda" if current.device.type == "cuda" else "cpu"
     reason, module = None, reference
     if name != "reference":
-        reason = (_cpu_obstacle if name == "cpu" else _cuda_obstacle)(current.dtype, current.device)
+        adapts = isinstance(layer, LayerSpec) and layer.adaptation is not None
+        reason = _obstacle(name, current.dtype, current.device, compiled_layers=adapts)
         module = cpu if name == "cpu" else cuda
     if reason is None and name != "reference" and isinstance(layer, LayerSpec):
         reason = (cpu_layerwise if name == "cpu" else cuda_layerwise).unknown(layer)

@@ -180,3 +180,13 @@ def test_without_a_compiler_the_specification_runs_and_says_so_once(monkeypatch,
 
 def test_descriptor_has_the_size_the_compiler_gave_it():
     assert ctypes.sizeof(delays.SynapsesDesc) == delays.library().synapses_size()
+
+
+def test_what_a_network_does_not_need_is_not_compiled(monkeypatch):
+    def fail():
+        raise AssertionError("not needed")
+
+    monkeypatch.setattr(adaptive, "library", fail)
+    monkeypatch.setattr(delays, "library", fail)
+    dispatch._not_compiled.cache_clear()
+    assert choice("auto", random_network(adapts=False, delayed=(False,) * 3)) is cpu.run
