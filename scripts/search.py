@@ -6,15 +6,12 @@ python3 scripts/search.py --config-name=convsnn nb_trials=40 -- dataset=randman 
 
 import argparse
 import logging
-import os
 import signal
 import sys
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-
 from surgrad.config.check import check
+from surgrad.config.composing import composed
 from surgrad.config.explain import CONFIG_ERRORS, explain
 from surgrad.errors import UserError
 from surgrad.runs.log import ConsoleHandler
@@ -37,12 +34,10 @@ def configuration(arguments: list[str]) -> SearchConfig:
     given = parser.parse_args(arguments[:cut])
     own = [text for text in given.overrides if not text.startswith("space.")]
     space = dict(text.removeprefix("space.").partition("=")[::2] for text in given.overrides if text not in own)
-    ConfigStore.instance().store(name="schema", node=SearchConfig)
-    with initialize_config_dir(os.path.abspath(given.config_path), version_base="1.3"):
-        composed = compose(given.config_name, own)
-    composed.space = dict(composed.space) | space
-    composed.overrides = [*composed.overrides, *arguments[cut + 1 :]]
-    return check(composed, SearchConfig)
+    cfg = composed(given.config_path, given.config_name, own, SearchConfig)
+    cfg.space = dict(cfg.space) | space
+    cfg.overrides = [*cfg.overrides, *arguments[cut + 1 :]]
+    return check(cfg, SearchConfig)
 
 
 def show(rows: list[dict[str, Any]]) -> None:

@@ -41,9 +41,6 @@ OPEN_ARROWS: set[tuple[str, str]] = set()
 OPEN_PRIVATE: set[str] = set()
 OPEN_IMPORTS: set[str] = {
     "omegaconf in surgrad/analysis/claims.py",
-    "omegaconf in surgrad/analysis/rows.py",
-    "omegaconf in surgrad/search/config.py",
-    "hydra in scripts/search.py",
 }
 OPEN_FILES: set[str] = {
     "tests/kernels/test_kernel_cuda.py",
@@ -58,8 +55,6 @@ OPEN_CALLS: set[str] = {
     "Classification/dense_SNN.py: Fit",
     "surgrad/experiments/datasets.py: Randman",
     "surgrad/experiments/eventprop/training.py: Fit",
-    "surgrad/experiments/superspike/config.py: SuperSpikeRule",
-    "surgrad/experiments/superspike/online.py: Rule",
 }
 
 LIBRARY = ("surgrad",)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from omegaconf import OmegaConf
+import yaml
 
 from surgrad.analysis.intervals import Interval, interval
 from surgrad.errors import UserError
@@ -253,8 +253,8 @@ def started_from(record: RunRecord) -> tuple[str, str]:
     path = record.folder / ".hydra" / "hydra.yaml"
     if not path.exists():
         return "", ""
-    job = OmegaConf.load(path).hydra.job
-    return str(job.get("name", "")), str(job.config_name)
+    job = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]["job"]
+    return str(job.get("name", "")), str(job["config_name"])
 
 
 def config_name(record: RunRecord) -> str:

@@ -1,12 +1,30 @@
 """The configurations of the jobs of a sweep, composed once for every choice of files and changed in place of that."""
 
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, flag_override, open_dict
+
+
+def composed(folder: str | Path, name: str, overrides: Sequence[str], schema: type) -> DictConfig:
+    """A configuration outside of `hydra.main`.
+
+    Args:
+        folder: of the files.
+        name: of the file in it, without its suffix.
+        overrides: as on the command line.
+        schema: dataclass that files take in by ``- schema``.
+    """
+    ConfigStore.instance().store(name="schema", node=schema)
+    with initialize_config_dir(os.path.abspath(folder), version_base="1.3"):
+        return compose(name, list(overrides))
 
 
 class Composer:

@@ -7,9 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
-
-from surgrad.config.validate import not_negative, one_of, positive
+from surgrad.config.validate import MISSING, not_negative, one_of, positive
 from surgrad.errors import UserError
 from surgrad.runs.record import REPO
 from surgrad.runs.wandb import flatten

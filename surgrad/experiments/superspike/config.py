@@ -1,7 +1,7 @@
 """Configuration of the SuperSpike suite: online learning of spike times given as events."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -72,20 +72,9 @@ class SuperSpikeConfig(CommonConfig):
         return round(self.duration / self.dt)
 
     def rule(self) -> SuperSpikeRule:
-        return SuperSpikeRule(
-            dt=self.dt,
-            tau_mem=self.tau_mem,
-            tau_syn=self.tau_syn,
-            tau_decay=self.tau_decay,
-            tau_rise=self.tau_rise,
-            beta=self.beta,
-            rate_hidden=self.lr_h,
-            rate_output=self.lr_o,
-            gamma=self.gamma,
-            period=round(self.update_period / self.dt),
-            reset=self.reset,
-            feedback=self.feedback,
-        )
+        same = {key.name: getattr(self, key.name) for key in fields(SuperSpikeRule) if hasattr(self, key.name)}
+        period = round(self.update_period / self.dt)
+        return SuperSpikeRule(**same, rate_hidden=self.lr_h, rate_output=self.lr_o, period=period)
 
     def network(self) -> SuperSpikeNetwork:
         """Weights ~ N(0, sigma_u^2 / (n nu eps_hat)), eps_hat = tau_syn^2 / (2 (tau_syn + tau_mem)), from the seed."""

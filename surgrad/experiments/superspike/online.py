@@ -205,20 +205,11 @@ class SuperSpikeNetwork:
             require_buffer(name, getattr(self, name), self.output.u.shape)
         if self.feedback is not None:
             require_buffer("feedback", self.feedback, (len(self.hidden.u), len(self.output.u)))
-        return Rule(
-            self.hidden.describe(rule, rule.rate_hidden),
-            self.output.describe(rule, rule.rate_output),
-            None if self.feedback is None else self.feedback.data_ptr(),
-            self.error_r.data_ptr(),
-            self.error.data_ptr(),
-            rule.decay(rule.tau_rise),
-            rule.decay(rule.tau_decay),
-            rule.gamma,
-            1e-12,
-            rule.reset == "subtractive",
-            learning,
-            rule.period,
-            self.step,
-            self.threads,
-            0.0,
-        )
+        described = Rule(self.hidden.describe(rule, rule.rate_hidden), self.output.describe(rule, rule.rate_output))
+        described.feedback = None if self.feedback is None else self.feedback.data_ptr()
+        described.error_r, described.error = self.error_r.data_ptr(), self.error.data_ptr()
+        described.error_a, described.error_b = rule.decay(rule.tau_rise), rule.decay(rule.tau_decay)
+        described.gamma, described.epsilon = rule.gamma, 1e-12
+        described.subtractive, described.learning = rule.reset == "subtractive", learning
+        described.period, described.step, described.threads = rule.period, self.step, self.threads
+        return described
