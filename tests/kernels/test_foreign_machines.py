@@ -116,9 +116,8 @@ def test_the_kernels_tests_are_clean(tmp_path):
         "SURGRAD_CACHE": str(tmp_path),
     }
     here = Path(__file__).parent
-    tests = [
-        here / f"test_{name}.py" for name in ("kernel_cpu", "kernel_stream", "kernel_layerwise", "kernel_adaptive")
-    ]
+    names = ("kernel_cpu", "kernel_stream", "kernel_layerwise", "kernel_adaptive", "gradients", "conformance")
+    tests = [here / f"test_{name}.py" for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]

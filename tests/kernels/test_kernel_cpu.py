@@ -87,7 +87,7 @@ def assert_close(a, b, tolerance):
     assert (a - b).abs().max() <= tolerance * a.abs().max().clamp_min(1e-6)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     kind=st.sampled_from(["dense", "conv1d", "conv2d"]),
     reset=st.sampled_from(sorted(RESETS)),

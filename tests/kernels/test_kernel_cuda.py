@@ -154,8 +154,7 @@ def check(net, x, **kw):
     return got, got_gradients
 
 
-@pytest.mark.parametrize("diff_reset", [False, True])
-@pytest.mark.parametrize("reset", list(RESETS))
+@pytest.mark.parametrize(("reset", "diff_reset"), [*((reset, True) for reset in RESETS), ("multiplicative", False)])
 def test_resets(reset, diff_reset):
     neuron = LIF(surrogate.SuperSpike(5.0), reset=reset, diff_reset=diff_reset, unit_gain=not diff_reset)
     check(network(Dense(8, 6), neuron=neuron, recurrent=[Dense(6, 6)]), spikes_for(network(Dense(8, 6)), 11, 3))
@@ -167,8 +166,9 @@ def test_surrogates(h):
     check(net, spikes_for(net, 12, 2))
 
 
-@pytest.mark.parametrize("noise", NOISES[1:], ids=lambda noise: type(noise).__name__)
-@pytest.mark.parametrize("shape", [(7,), (8, 5), (3, 5), (4, 3, 3)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "noise"), [*((shape, NOISES[1]) for shape in [(7,), (8, 5), (3, 5), (4, 3, 3)]), ((3, 5), NOISES[2])]
+)
 def test_escape_noise_has_the_address_of_the_reference(noise, shape):
     """Channels that are a multiple of 4 share blocks of random numbers within a column, others do not."""
     connection = Dense(6, 7) if len(shape) == 1 else Conv((1, *shape[1:]), shape[0], 1)
@@ -176,14 +176,12 @@ def test_escape_noise_has_the_address_of_the_reference(noise, shape):
     check(net, spikes_for(net, 9, 3))
 
 
-@pytest.mark.parametrize("noise", NOISES, ids=lambda noise: type(noise).__name__)
 @pytest.mark.parametrize(
-    ("connection", "loop"),
+    ("noise", "connection", "loop"),
     [
-        (Dense(6, 9), Dense(9, 9)),
-        (Conv((2, 11), 4, 3, 2), Conv((4, 5), 4, 3, 1, 1)),
+        *((noise, Dense(6, 9), Dense(9, 9)) for noise in NOISES),
+        (NOISES[1], Conv((2, 11), 4, 3, 2), Conv((4, 5), 4, 3, 1, 1)),
     ],
-    ids=["dense", "conv1d"],
 )
 def test_recurrence_in_one_launch(noise, connection, loop):
     net = network(connection, neuron=LIF(escape_noise=noise), recurrent=[loop], trained="units")
@@ -209,8 +207,7 @@ def test_recurrence_that_does_not_fit_is_walked_step_by_step(monkeypatch):
     check(net, spikes_for(net, 9, 3))
 
 
-@pytest.mark.parametrize("trained", ["layer", "units"])
-@pytest.mark.parametrize("delay", [0, 1])
+@pytest.mark.parametrize(("delay", "trained"), [(0, "layer"), (1, "units")])
 def test_trained_time_constants(delay, trained):
     neuron = LIF(reset="subtractive", diff_reset=True)
     net = network(Conv((1, 9), 3, 3, 2), Dense((3, 4), 5), neuron=neuron, delay=delay, trained=trained)
@@ -304,8 +301,10 @@ def test_gradient_with_respect_to_the_input():
     assert_close(*gradients, "input")
 
 
-@pytest.mark.parametrize("recurrent", [None, "one launch", "step by step"])
-@pytest.mark.parametrize("trained", [(), "layer", "units"])
+@pytest.mark.parametrize(
+    ("recurrent", "trained"),
+    [(None, ()), (None, "layer"), ("one launch", "units"), ("one launch", "layer"), ("step by step", "units")],
+)
 def test_one_layer_driven_by_a_current(recurrent, trained, monkeypatch):
     if recurrent == "step by step":
         from surgrad.kernels.gpu import layer as triton_layer

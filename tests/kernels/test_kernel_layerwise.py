@@ -69,7 +69,7 @@ def assert_same(expected, got, tolerance=2e-4):
         assert_close(gradients[name], gradients2[name], tolerance)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     adapts=st.booleans(),
     delayed=st.tuples(st.booleans(), st.booleans(), st.booleans()),
