@@ -69,8 +69,8 @@ def only_data_set(items: Sequence[AnItem], name: str | None = None, key: str = "
     """The items on one data set: ``name``, or the one of most items.
 
     Args:
-        items: the items.
-        name: the name.
+        items: rows or runs.
+        name: of the data set.
         key: the key that holds it ("dataset.name" of runs).
 
     Raises:
@@ -123,7 +123,7 @@ def by_difference(runs: Sequence[RunRecord], *first: str) -> tuple[list[str], di
     A group's name is what a legend or table shows: "superspike", "superspike, nb_epochs=3".
 
     Args:
-        runs: the runs.
+        runs: finished runs.
         first: keys that are always named, and first, as far as the runs have them.
     """
     keys = [key for key in first if any(run.get(key) is not None for run in runs)]
@@ -226,7 +226,7 @@ def table(groups: Mapping[Any, Sequence[Any]], columns: Mapping[str, Number], he
     """A Markdown table: one row per group, mean ± half the 95 % interval of each column, number of runs.
 
     Args:
-        groups: the groups.
+        groups: rows or runs by label.
         columns: for each heading the number it shows.
         head: heading of the first column.
     """

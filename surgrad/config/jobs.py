@@ -29,10 +29,10 @@ class Job:
     """A run that a command line asks for.
 
     Args:
-        overrides: its overrides.
+        overrides: of the command line, as Hydra reads them.
         composed: the composed configuration, which may hold another seed.
         schema: dataclass of the suite.
-        seed: the seed.
+        seed: seed of the run.
     """
 
     overrides: tuple[str, ...]

@@ -97,7 +97,7 @@ class MaximumVoltage(_ReadoutHead):
     """Cross entropy of max_t V_k(t) (Wunderlich & Pehle 2021, eq. 15).
 
     Args:
-        readout: the readout.
+        readout: leaky integrators of the classes.
     """
 
     def scores(self, spikes: Spikes, duration: float) -> Tensor:
@@ -108,7 +108,7 @@ class IntegratedVoltage(_ReadoutHead):
     """Cross entropy of the mean voltage, early times weighted more: exp(-t / tau_weight) (loss shaping).
 
     Args:
-        readout: the readout.
+        readout: leaky integrators of the classes.
         tau_weight: in s, inf for equal weights.
         gain: on the mean voltage.
     """
@@ -259,7 +259,7 @@ def train_epoch(
     """One pass of gradient descent; every batch is scored with the weights it met.
 
     Args:
-        network: the network.
+        network: is trained in place.
         data: training set.
         optimizer: of the network's weights.
         batch_size: samples in a batch.

@@ -175,7 +175,7 @@ def trials(spikes: np.ndarray, neurons: Sequence[int], dt: float, *, alpha: floa
         neurons: numbers of the neurons.
         dt: in s.
         alpha: opacity of a spike.
-        title: the title.
+        title: above the panels, if any.
     """
     with style():
         figure, axes = panels(1, len(neurons), (0.6 + 1.5 * len(neurons), 1.9), sharex=True, sharey=True)

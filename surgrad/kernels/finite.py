@@ -28,7 +28,7 @@ def confirmed(
 
     Args:
         output: what the network returned.
-        network: the network.
+        network: layers and readout, for their names.
         currents: synaptic currents after the last step, of every layer and of the readout.
         x: the input, to name the culprit.
 

@@ -40,7 +40,7 @@ def run_layer(layer: SpikingLayer, below: Tensor, dt: float, delay: int = 1, ind
     """Run one layer of dense connections on the spikes below it.
 
     Args:
-        layer: the layer.
+        layer: with dense connections.
         below: spikes (T, B, inputs).
         dt: time step in s.
         delay: in steps.

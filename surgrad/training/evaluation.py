@@ -106,7 +106,7 @@ def evaluate_repeatedly(
     """Evaluate with ``nb_draws`` draws of the escape noise; a network without noise is evaluated once.
 
     Args:
-        network: the network.
+        network: whose neurons say whether noise is drawn.
         dataset: samples and labels.
         grid: how events become batches.
         objective: loss and penalties.

@@ -64,8 +64,8 @@ class Compute:
     """How a network is run, apart from what it computes: the arguments of `Network.forward` of the same names.
 
     Args:
-        kernel: the kernel.
-        memory: the memory.
+        kernel: "auto", "reference", "cpu" or "cuda".
+        memory: "full", or "recompute" to keep less for the backward pass.
         truncate: in steps, 0 for gradients through all of them.
         precision: of the products.
     """

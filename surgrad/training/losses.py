@@ -83,7 +83,7 @@ class IntegratedCrossEntropy(ReadoutCrossEntropy):
 
     Args:
         tau: in steps, inf for equal weights.
-        gain: the gain.
+        gain: factor of the mean over time.
 
     Raises:
         UserError: unless tau is positive.

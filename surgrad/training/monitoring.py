@@ -38,7 +38,7 @@ def record(
     """Spikes and readout of some batches as one `Activity` on the CPU, spikes as bytes.
 
     Args:
-        network: the network.
+        network: spiking layers and readout.
         batches: batches on its device.
         seed: of the noise.
         draw: of the noise.
@@ -75,7 +75,7 @@ class Monitor:
     """Looks at a network before, during and after training, through the same few samples each time.
 
     Args:
-        network: the network.
+        network: spiking layers and readout.
         dataset: where samples are taken from.
         grid: how events become batches.
         run: where arrays and figures go.

@@ -127,7 +127,7 @@ def parameter_groups(network: nn.Module, lr_tau: float | None) -> list[dict[str,
     """Parameters for an optimiser: weights, and, where there are any, trained time constants with their own lr.
 
     Args:
-        network: the network.
+        network: whose parameters are grouped.
         lr_tau: learning rate of log(tau), None for that of the weights.
     """
     log_taus = [constant.log_tau for constant in trained(network)]

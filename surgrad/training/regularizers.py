@@ -140,7 +140,7 @@ def penalty(regularizers: Iterable[ActivityRegularizer], counts: Sequence[Tensor
     """Sum of every penalty over every layer, a scalar.
 
     Args:
-        regularizers: the regularizers.
+        regularizers: penalties with their strengths.
         counts: one (B, *units) per spiking layer.
     """
     terms = [regularizer(layer_counts) for regularizer in regularizers for layer_counts in counts]

@@ -77,10 +77,10 @@ def image_events(
     """One spike per pixel, at the time that ``code`` gives to its brightness x / 255; infinite times are silence.
 
     Args:
-        images: the images.
+        images: pixels 0 to 255 and labels.
         code: numbers in 0..1 to times (s).
-        name: the name.
-        class_names: the class names.
+        name: of the data set.
+        class_names: one for each label.
     """
     time_of = code(np.arange(256) / 255)  # a byte has 256 values: everything else is looking up
     fires = np.isfinite(time_of)[pixels := images.pixels.reshape(len(images.pixels), -1)]

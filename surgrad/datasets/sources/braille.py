@@ -47,7 +47,7 @@ def read_braille(path: str | Path, taxels: tuple[int, ...] = MOVING) -> Braille:
     """The recordings in ``braille.npz``: taxel values 255 (no pressure) to 0, as 1 - value / 255.
 
     Args:
-        path: the path.
+        path: of ``braille.npz``.
         taxels: to keep, 0..11.
 
     Raises:
@@ -84,7 +84,7 @@ def encoded(recordings: Braille, encoding: Encoding, nb_units: int, name: str) -
     """The recordings as spikes.
 
     Args:
-        recordings: the recordings.
+        recordings: signals (N, T, C) and letters.
         encoding: maps signals (N, T, C) to events.
         nb_units: of the encoding.
         name: for messages.

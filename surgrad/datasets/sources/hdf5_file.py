@@ -31,7 +31,7 @@ def open_hdf5(path: Path, hint: str = "") -> Iterator[h5py.File]:
     """The open file; whatever HDF5 raises while it is read becomes one line.
 
     Args:
-        path: the path.
+        path: of the file.
         hint: how to get the file, for the message.
 
     Raises:

@@ -59,7 +59,7 @@ def read_idx(path: str | Path, *, sha256: str | None = None) -> np.ndarray:
     """The array in an idx file, plain or gzipped: magic number 0 0 type dims, the sizes as int32, then the numbers.
 
     Args:
-        path: the path.
+        path: of the file, plain or .gz.
         sha256: of the uncompressed content, checked if given.
 
     Raises:

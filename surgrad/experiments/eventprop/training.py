@@ -34,9 +34,9 @@ class Recipe:
     """Epochs of Adam with a learning rate that falls by a factor per epoch.
 
     Args:
-        nb_epochs: the nb epochs.
-        batch_size: the batch size.
-        lr: the lr.
+        nb_epochs: passes over the training set.
+        batch_size: samples in a batch.
+        lr: learning rate of the first epoch.
         lr_decay: per epoch.
         input_dropout: probability of losing an input spike.
         seed: of the order of the samples and of what is dropped.
@@ -66,7 +66,7 @@ class EventFit(Trainee):
     """Training of an event-based network; a killed run goes on bit for bit.
 
     Args:
-        network: the network.
+        network: is trained in place.
         recipe: how it is trained.
         run: run folder.
         train: training set.

@@ -68,7 +68,7 @@ def white_noise_rate(mean: float, std: float, tau_mem: float, threshold: float =
         mean: of the free membrane, in units of threshold.
         std: its deviation.
         tau_mem: s.
-        threshold: the threshold.
+        threshold: firing threshold, 1 unless it stands for a coarse grid (`effective_threshold`).
         refractory: dead time after a spike, s.
     """
     low, high = -mean / (math.sqrt(2) * std), (threshold - mean) / (math.sqrt(2) * std)

@@ -217,7 +217,7 @@ def measure_stack(network: Network, spikes: Tensor, labels: Tensor, transient: i
     """Run a network of equally wide dense layers on ``spikes`` and differentiate its loss (maximum over time).
 
     Args:
-        network: the network.
+        network: equally wide dense layers and a readout.
         spikes: (T, B, inputs).
         labels: (B,).
         transient: steps that averages over time leave out.
@@ -370,7 +370,7 @@ def stacks(
     Args:
         initializers: initialisers by name.
         make: what makes a network.
-        seeds: the seeds.
+        seeds: of the weights.
         spikes: (T, B, inputs).
         labels: (B,).
         transient: steps left out.

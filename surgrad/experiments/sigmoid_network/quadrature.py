@@ -156,7 +156,7 @@ def periodic_rule(f: Integrand, period: float, nb_points: int) -> Array:
 
     Args:
         f: maps (M,) to (M,) or (M, K).
-        period: the period.
+        period: of ``f``.
         nb_points: >= 1.
 
     Returns:

@@ -41,8 +41,8 @@ class Recorder:
 
     Args:
         run: an open run folder.
-        task: the task.
-        settings: the settings.
+        task: input, target and neurons.
+        settings: what is kept, and how often.
     """
 
     def __init__(self, run: Run, task: Task, settings: Settings):

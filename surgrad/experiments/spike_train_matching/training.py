@@ -66,7 +66,7 @@ class Learner:
     """Learns epoch by epoch. Noise is addressed by the epoch, so that the weights are all there is to go on from.
 
     Args:
-        task: the task.
+        task: input, target and neurons.
         weights: initial weights.
         training: how to learn.
     """

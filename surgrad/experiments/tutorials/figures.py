@@ -63,7 +63,7 @@ def charging(code: ChargingLatency, currents: Sequence[float] = (0.15, 0.25, 0.4
     """Where the latency code comes from: charging membranes, and the time of their first spike.
 
     Args:
-        code: the code.
+        code: latency code.
         currents: brightnesses whose membranes are drawn.
     """
     time, x = np.linspace(0, 100e-3, 401), np.linspace(0, 1, 1001)
@@ -91,7 +91,7 @@ def images(pixels: np.ndarray, code: ChargingLatency, names: Sequence[str], dura
 
     Args:
         pixels: (N, height, width) uint8.
-        code: the code.
+        code: latency code.
         names: of the pictures.
         duration: simulated time (s).
     """
@@ -123,7 +123,7 @@ def trade_off(spikes: Sequence[float], accuracy: Sequence[float], strength: Sequ
 
     Args:
         spikes: per sample.
-        accuracy: the accuracy.
+        accuracy: on the test set.
         strength: price, as a multiple of the published one.
     """
     with style():

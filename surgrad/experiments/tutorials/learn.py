@@ -25,8 +25,8 @@ def learn(
     """Trains the network as `surgrad.training.fit.Fit` does, keeping nothing but the weights and what it returns.
 
     Args:
-        network: the network.
-        train: the train.
+        network: is trained in place.
+        train: training set.
         test: scored after every epoch, for a look that no choice depends on.
         grid: how events become batches.
         objective: loss and penalties.

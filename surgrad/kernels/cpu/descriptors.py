@@ -149,7 +149,7 @@ class Call:
     """The C descriptors of one call; keeps alive the tensors that they point to.
 
     Args:
-        plan: the plan.
+        plan: stages, sizes and addresses of the call.
         tensors: (W, R, a, b, current) of every layer, in the kernel's layout, which may be None.
         backward: whether it goes back.
     """

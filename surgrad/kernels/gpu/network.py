@@ -78,7 +78,7 @@ def run(network: NetworkSpec, x: Tensor | Events, options: Options, chunk_bytes:
     weights and gradients inside products; state is always float32.
 
     Args:
-        network: the network.
+        network: layers and readout.
         x: spikes (T, B, *in_shape), or events.
         options: everything else about the call.
         chunk_bytes: size at which arrays over time are cut into chunks of time.
