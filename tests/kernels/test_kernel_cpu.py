@@ -1,6 +1,7 @@
 """The compiled CPU kernel computes what the reference kernel computes: same spikes, gradients to rounding."""
 
 import ctypes
+import math
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
-from surgrad.kernels import dispatch, reference
+from surgrad.kernels import dispatch, finite, reference
 from surgrad.kernels.cpu import build, descriptors
 from surgrad.kernels.philox import NoiseKey
 from surgrad.network.connections import Conv, Dense
@@ -223,6 +224,22 @@ def test_recomputed_membranes_give_identical_gradients(kind, monkeypatch):
         assert_close(cpu_full[name], cpu_less[name], 1e-5)  # blocks of other lengths sum in another order
         assert_close(reference_full[name], reference_less[name], 1e-6)
         assert_close(reference_full[name], cpu_less[name], 1e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, 3e38, -3e38, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "view",
+    [lambda x: x, lambda x: x[:, :7], lambda x: x.t(), lambda x: x[2, 5], lambda x: x.double()],
+    ids=["contiguous", "rows", "transposed", "number", "float64"],
+)
+def test_what_is_not_finite_is_found_in_any_layout(value, view):
+    x = torch.full((4, 9), 1e38)  # whose sum is not finite
+    x[2, 5] = value
+    x[:, 8] = 0.0
+    assert finite.all_finite([view(x)]) is math.isfinite(value)
+    assert finite.all_finite([view(x)[..., :0]] if view(x).dim() else [])
+    x[2, 5], x[1, 8] = 0.0, value  # beyond the rows that are looked at
+    assert finite.all_finite([x[:, :8]])
 
 
 @pytest.mark.parametrize("noise", NOISES)
