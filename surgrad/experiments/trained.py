@@ -271,7 +271,9 @@ def configuration(record: RunRecord) -> DictConfig:
     """The configuration of a run; what ships with the package is found here, if the run was made somewhere else."""
     config = copy.deepcopy(record.config)
     data = config.get("dataset")
-    for key, value in data.items() if isinstance(data, dict) else ():
+    if not isinstance(data, dict):
+        return OmegaConf.create(config)
+    for key, value in data.items():
         if isinstance(value, str) and os.path.isabs(value) and not os.path.exists(value):
             parts = Path(value).parts
             tails = (ROOT.joinpath(*parts[k:]) for k in range(1, len(parts) - 1))

@@ -8,10 +8,11 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgrad.datasets.events import EventDataset
+from surgrad.errors import UserError
 from surgrad.network.connections import Connection, Conv
 from surgrad.network.network import Network
 from surgrad.training.loop import DEFAULT_COMPUTE, BatchGrid, Compute
@@ -71,6 +72,9 @@ def workload(
         loss: its `predictions` are the decision.
         seed: of the escape noise.
         compute: how the network is run.
+
+    Raises:
+        UserError: for connections that are neither `Dense` nor `Conv`.
     """
     fan_outs = [[fan_out(connection) for connection in connections] for connections in _outgoing(network)]
     dense = [[fan_out(connection, dense=True) for connection in connections] for connections in _outgoing(network)]
@@ -82,7 +86,7 @@ def workload(
         spikes += float(sum(counts.double().sum() for counts in emitted[1:]))
         for counts, fans in zip(emitted, fan_outs, strict=True):
             operations += sum(float(counts.double() @ fan.flatten().double()) for fan in fans)
-        latency += float(decision_steps(out.readout, loss).double().sum()) * grid.dt
+        latency += float(decision_steps(out.y, loss).double().sum()) * grid.dt
     nb_neurons = sum(int(torch.Size(layer.unit_shape).numel()) for layer in network.layers)
     nb = len(dataset)
     return Workload(
@@ -124,4 +128,10 @@ def _outgoing(network: Network) -> list[list[Connection]]:
     above = [layer.feedforward for layer in network.stack]
     own = [None, *(layer.recurrent for layer in network.layers)]
     pairs = zip_longest(above, own)  # without a readout, nothing is above the last layer
-    return [[connection for connection in pair if connection is not None] for pair in pairs]
+    return [[_counted(connection) for connection in pair if connection is not None] for pair in pairs]
+
+
+def _counted(connection: nn.Module) -> Connection:
+    if not isinstance(connection, Connection):
+        raise UserError(f"operations are counted of Dense and Conv connections, not of {type(connection).__name__}")
+    return connection
