@@ -301,6 +301,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    for name in ("torch._dynamo", "matplotlib.pyplot"):  # what runs import late, and forks then need not
+        importlib.import_module(name)
     root = given.folder or Path(tempfile.mkdtemp(prefix="kill-drill-"))
     root.mkdir(parents=True, exist_ok=True)
     total = [0, 0, 0]
