@@ -81,6 +81,7 @@ def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
     initialize = FluctuationDrivenCentered(cfg.method.target_sigma_u, data.nu, data.alpha, readout=Distribution())
     initialize(network, torch.Generator().manual_seed(cfg.seed))
     network.to(device)
+    cfg.start_weights(network)
     log.info("layers of %s units", [layer.unit_shape for layer in network.layers])
 
     grid, objective, compute = cfg.grid(train.nb_units, str(device)), cfg.objective(), cfg.compute()

@@ -32,6 +32,7 @@ def main(cfg: DenseConfig, run: Run) -> float:
     log.info("%s: %d training, %d validation, %d test samples", data.name, len(train), len(valid or []), len(test))
 
     network = cfg.network(train.nb_units, train.nb_classes, torch.Generator().manual_seed(cfg.seed)).to(device)
+    cfg.start_weights(network)
     grid, objective, compute = cfg.grid(train.nb_units, str(device)), cfg.objective(), cfg.compute()
     monitor = Monitor(
         network,

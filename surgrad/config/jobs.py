@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from surgrad.config.check import check_settings
+from surgrad.config.command_line import options
 from surgrad.config.explain import CONFIG_ERRORS, explain
 from surgrad.errors import UserError
 from surgrad.runs.record import REPO
@@ -121,4 +122,4 @@ def jobs(configs: Path, schema: type, arguments: Sequence[str]) -> list[Job]:
                 found.append(Job(tuple(product), templates[other], schema, seeds[-1] if seeds else None))
             return found
     except CONFIG_ERRORS as error:
-        raise UserError(f"{' '.join(arguments)}: {explain(error)}") from error
+        raise UserError(f"{' '.join(arguments)}: {explain(error, options('.', [configs]))}") from error

@@ -15,6 +15,7 @@ counts them, so that a power cut takes whole epochs only. Write a run folder wit
 import dataclasses
 import hashlib
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ from surgrad.runs import checkpoint, environment, files, marker, states
 from surgrad.runs.fingerprint import changed, fingerprints
 from surgrad.runs.lock import NAMES, FolderLock
 from surgrad.runs.metrics import MetricsTable
-from surgrad.runs.record import NOT_IDENTITY, identity, read_config, run_id
+from surgrad.runs.record import NOT_IDENTITY, identity, read_config, run_id, shorter
 from surgrad.runs.run import Run, one_line
 from surgrad.runs.stopping import signals_as_exit
 from surgrad.runs.wandb import WandbConfig, flatten, mirror
@@ -62,8 +63,9 @@ def open_run(
     """Open a run folder for writing, new or to go on with; the status is right whatever happens inside.
 
     `config` (mapping or dataclass) decides: an unfinished run of the same configuration is resumed, unless `rerun`
-    (see `RERUN`) has it start again; what is there is then moved to `.old/` first. On SIGTERM the process ends with
-    exit code 143, status interrupted.
+    (see `RERUN`) has it start again; what is there is then moved to `.old/` first. A run with more `nb_epochs` than a
+    finished one, in the same folder or in one beside it whose name ends with its id, goes on from that one's
+    checkpoint before the last. On SIGTERM the process ends with exit code 143, status interrupted.
     Raises RunDone if the run is done already; UserError if the folder cannot be written, if another process is writing
     it, or if it holds a run of another configuration.
     """
@@ -112,15 +114,25 @@ def _prepare(folder: Path, config: dict[str, Any], rerun: str) -> Run:
     old = _marker_before(folder)
     data = fingerprints(_with_paths(config))
     begun = checkpoint.has_checkpoint(folder) or (folder / "metrics.csv").exists() or before.get("status") == "done"
+    fewer = shorter(config)
+    longer = begun and old is not None and old.run_id in fewer
     if begun:
-        require_same(folder, config)
-    if before.get("status") == "done" and _is_complete(folder, before):
+        require_same(folder, config | {"nb_epochs": fewer[old.run_id]} if longer and old is not None else config)
+    if before.get("status") == "done" and not longer and _is_complete(folder, before):
         raise RunDone(folder, before)
     resuming = checkpoint.has_checkpoint(folder)
     _clear(folder, resuming)
     sealed = old.sealed if old is not None else not (resuming and not (folder / marker.NAME).exists())
     _mark(folder, config, (old.data if old is not None and begun else {}) | data, sealed)
+    if not resuming and rerun == "missing" and (taken := _take_over(folder, fewer, data)):
+        before, resuming, longer = taken, True, True
     kept = {k: v for k, v in before.items() if k not in ("error", "ended", "metrics")} if resuming else {}
+    if longer:  # what it ended with is computed again
+        rows = (
+            before.get("metrics", {}).get("rows") if before.get("status") == "done" else before.get("rows_of_shorter")
+        )
+        kept = {k: v for k, v in kept.items() if k in ("started", "attempts", "wall_seconds", "wandb_id")}
+        kept |= {"rows_of_shorter": rows}
     summary = kept | {
         "status": "running",
         "started": kept.get("started", environment.now()),
@@ -130,9 +142,39 @@ def _prepare(folder: Path, config: dict[str, Any], rerun: str) -> Run:
         "git_commit": environment.git_commit(),
         "machine": environment.machine(),
     }
-    run = Run(folder, summary, resuming, sealed=sealed)
+    run = Run(folder, summary, resuming, sealed=sealed, shorter=fewer)
     run._write_summary()
     return run
+
+
+def _take_over(folder: Path, fewer: Mapping[str, int], data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Copy rows, arrays and checkpoints of the finished run beside this one that differs by fewer epochs only.
+
+    Returns: its summary; None if there is none on the same data.
+    """
+    beside = {path.name.rpartition("-")[2]: path for path in folder.parent.iterdir() if path != folder}
+    for name in sorted(beside.keys() & fewer.keys(), key=lambda name: -fewer[name]):
+        with suppress(files.Damaged, OSError):
+            found, summary = (
+                marker.read_marker(beside[name]),
+                files.read_json(beside[name] / "summary.json", sealed=True),
+            )
+            whole = found is not None and found.sealed and found.run_id == name and not changed(found.data, data)
+            if not whole or summary.get("status") != "done" or not _is_complete(beside[name], summary):
+                continue
+            for part in (
+                "state.h5",
+                "metrics.csv",
+                checkpoint.PREVIOUS,
+                checkpoint.CURRENT,
+            ):  # the last says that all are
+                if (beside[name] / part).exists():
+                    with files.replacing(folder / part) as temporary:
+                        shutil.copyfile(beside[name] / part, temporary)
+            if checkpoint.has_checkpoint(folder):
+                log.info("going on from %s, the same run of %d epochs", beside[name], fewer[name])
+                return summary | {"wandb_id": None, "attempts": 0, "wall_seconds": 0}
+    return None
 
 
 def _summary_before(folder: Path) -> dict[str, Any]:

@@ -35,6 +35,8 @@ NOT_IDENTITY = frozenset(
 #: computed before there was the key, given the flattened configuration. At that value a key is no part of the identity,
 #: so that ids stay as they were. Whoever adds a key to a schema enters it here.
 LATER_KEYS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "init_from": lambda flat: None,
+    "frozen": lambda flat: [],
     # the embedded digits were 18 recordings of each speaker and class, and of other data sets all were taken
     "dataset.limit": lambda flat: 18 if flat.get("dataset.name") == "spiking_digits" else None,
 }
@@ -52,6 +54,18 @@ def run_id(config: Mapping[str, Any]) -> str:
     """Eight hex digits that change with any key of `identity(config)`; a changed run gets another folder."""
     canonical = json.dumps(identity(config), sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def shorter(config: Mapping[str, Any]) -> dict[str, int]:
+    """Ids of the runs that differ from this one by fewer epochs only, with their numbers of epochs."""
+    same, nb_epochs = identity(config), config.get("nb_epochs")
+    if not isinstance(nb_epochs, int):
+        return {}
+    ids = {}
+    for fewer in range(1, nb_epochs):
+        canonical = json.dumps(same | {"nb_epochs": fewer}, sort_keys=True)
+        ids[hashlib.sha256(canonical.encode()).hexdigest()[:8]] = fewer
+    return ids
 
 
 # ---------------------------------------------------------------- runs being read

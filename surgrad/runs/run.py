@@ -3,7 +3,7 @@
 import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,19 @@ _STATE_BUFFER = 64 * 2**20  # bytes of recorded arrays held back, so that one ep
 class Run:
     """An open run folder. Obtained from `open_run`."""
 
-    def __init__(self, folder: Path, summary: dict[str, Any], resuming: bool, *, sealed: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        summary: dict[str, Any],
+        resuming: bool,
+        *,
+        sealed: bool = True,
+        shorter: Collection[str] = (),
+    ) -> None:
         self.folder = folder
         self.resuming = resuming  # an earlier attempt left a checkpoint: load_checkpoint() gives it
         self.summary = summary  # final numbers go here; written at each checkpoint and at the end
+        self._shorter = shorter  # ids of the runs of fewer epochs, whose checkpoints it goes on from
         self._sealed = sealed  # a checkpoint without a checksum of its own is refused
         self._metrics = MetricsTable(folder / "metrics.csv")
         self._pending: dict[str, tuple[np.ndarray, dict[str, Any]]] = {}
@@ -120,6 +129,9 @@ class Run:
             return None
         content, facts = found
         self._states = list(facts.get("states") or [])
+        foreign = facts and facts.get("run_id") != self.summary.get("run_id")
+        if foreign and (self.folder / "state.h5").exists():  # of fewer epochs: without what those ended with
+            self._states = states.write_states(self.folder / "state.h5", {}, keep=self._states)
         for key, value in (facts.get("summary") or {}).items():
             self.summary.setdefault(key, value)
         return content
@@ -133,7 +145,10 @@ class Run:
         """Why a checkpoint is of another run, or of rows that are not there."""
         if facts:
             if facts.get("run_id") != self.summary.get("run_id"):
-                return f"it is of the run {facts.get('run_id')}"
+                if facts.get("run_id") not in self._shorter:
+                    return f"it is of the run {facts.get('run_id')}"
+                if facts["metrics"]["rows"] == self.summary.get("rows_of_shorter"):
+                    return "it is the end of a shorter run, whose last epoch is another"
             return self._metrics.holds(facts["metrics"]) if wanted else ""
         epoch, epochs = content.get("epoch"), {row.get("epoch") for row in self._metrics.rows}  # of an earlier version
         lost = wanted and epoch is not None and bool(epochs - {None}) and str(epoch) not in epochs
@@ -175,6 +190,7 @@ class Run:
         if error is None:
             self._metrics.sync()
             self._write_states()
+            self.summary.pop("rows_of_shorter", None)
             self.summary |= {"status": "done", "metrics": self._metrics.facts(), "states": self._states}
         elif isinstance(error, KeyboardInterrupt | SystemExit):
             self.summary["status"] = "interrupted"

@@ -1,6 +1,6 @@
 """state.h5: recorded arrays, sealed."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,21 @@ from surgrad.runs import marker
 from surgrad.runs.files import Damaged, check_sealed, is_sealed, replacing, seal
 
 
-def write_states(path: Path, states: Mapping[str, tuple[np.ndarray, dict[str, Any]]]) -> list[str]:
+def write_states(
+    path: Path, states: Mapping[str, tuple[np.ndarray, dict[str, Any]]], keep: Collection[str] | None = None
+) -> list[str]:
     """Put data sets (array, attributes) into an HDF5 file, atomically; return the names of all that it holds.
 
     Everything goes into a new file that takes the old one's place: appending to an HDF5 file in place can
-    lose all of it when the process is killed meanwhile. Data sets of the same name are replaced.
+    lose all of it when the process is killed meanwhile. Data sets of the same name are replaced. With `keep` only those
+    of these names stay.
     """
     with replacing(path) as temporary:
         with h5py.File(temporary, "w") as new:
             if path.exists():
                 with _opened(path) as old:
                     for name in _dataset_names(old, path):
-                        if name not in states:
+                        if name not in states and (keep is None or name in keep):
                             old.copy(old[name], new.require_group(Path("/" + name).parent.as_posix()), Path(name).name)
             for name, (array, attributes) in states.items():
                 packed = {}

@@ -217,9 +217,22 @@ class Fit(Trainee):
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["shuffle"])
         self.best = Best(**state["best"])
+        if self.schedule is not None:
+            planned, there = _plan(self.schedule.state_dict()), _plan(state["schedule"])
+            if planned != there:
+                raise UserError(
+                    f"its {type(self.schedule).__name__} was planned for another number of epochs ({there} there, "
+                    f"{planned} here) and cannot be made longer; give another folder or rerun=all"
+                )
         for name, part in (("schedule", self.schedule), ("average", self._average)):
             if part is not None:
                 part.load_state_dict(state[name])
+
+
+def _plan(schedule: Mapping[str, Any]) -> str:
+    """The number of epochs in the state of a schedule whose course depends on it."""
+    parts = [schedule, *schedule.get("_schedulers", ())]
+    return ", ".join(f"{key}={part[key]}" for part in parts for key in ("T_max", "total_steps") if part.get(key))
 
 
 def annealed(beta: float, epoch: int, *, start: int, step: float, interval: int) -> float:

@@ -23,6 +23,7 @@ from surgrad.runs.record import load_runs
 from surgrad.training.fit import Fit
 from surgrad.training.loop import Objective
 from surgrad.training.losses import MaxOverTimeCrossEntropy
+from surgrad.training.schedules import build_schedule
 
 QUICK = [*TINY, "plot=none", "fano.evaluate=false", "test_draws=1"]
 
@@ -138,6 +139,67 @@ def test_a_run_whose_last_checkpoint_is_damaged_repeats_an_epoch_and_says_so(tmp
     for said in ("checkpoint.pt is damaged", "continuing from the previous checkpoint", "going on after epoch 2"):
         assert said in caplog.text
     require_equal(found, fit(tmp_path / "b", splits))
+
+
+def everything(folder):
+    """What a run has computed, as text: rows, weights, recorded arrays, final numbers."""
+    (record,) = load_runs(folder)
+    of_attempt = ("seconds", "started", "ended", "attempts", "peak", "git_commit", "wandb_id", "metrics")
+    return {
+        "rows": {k: repr(v.tolist()) for k, v in record.metrics.items() if k != "seconds"},
+        "weights": {k: repr(v.tolist()) for k, v in record.checkpoint()["model"].items()},
+        "states": {name: repr(record.state(name).tolist()) for name in record.states},
+        "summary": {k: repr(v) for k, v in record.summary.items() if not any(word in k for word in of_attempt)},
+    }
+
+
+@pytest.mark.parametrize("there", ["beside it", "in its folder"])
+def test_a_higher_nb_epochs_goes_on_from_the_finished_run_and_equals_one_that_had_them_from_the_start(
+    tmp_path, script, there
+):
+    script.main([*QUICK, "nb_epochs=4", f"hydra.run.dir={tmp_path}/whole"])
+    folder = f"{tmp_path}/runs/fewer-" + "${run_id:}" if there == "beside it" else f"{tmp_path}/run"
+    script.main([*QUICK, "nb_epochs=2", f"hydra.run.dir={folder}"])
+    script.main([*QUICK, "nb_epochs=4", f"hydra.run.dir={folder}"])
+    (longer,) = [r for r in load_runs(tmp_path / "runs" if there == "beside it" else folder) if r.get("nb_epochs") == 4]
+    assert "going on after epoch 1\n" in (longer.folder / "run.log").read_text()
+    found, expected = everything(longer.folder), everything(tmp_path / "whole")
+    assert found == expected
+
+
+def test_training_starts_from_the_weights_of_another_run_and_keeps_what_is_frozen(tmp_path, script, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    script.main([*QUICK, "nb_epochs=1", f"hydra.run.dir={first}"])
+    given = load_runs(first)[0].checkpoint()["best"]["weights"]
+    name = next(iter(given))
+    script.main([*QUICK, "nb_epochs=1", f"init_from={first}", f"frozen=[{name}]", f"hydra.run.dir={second}"])
+    found = load_runs(second)[0].checkpoint()["model"]
+    assert torch.equal(found[name], given[name])
+    assert not all(torch.equal(found[other], given[other]) for other in given)
+    said = error_of(capsys, script, f"init_from={first}", "dataset.nb_filters=[4,5]", f"hydra.run.dir={tmp_path}/third")
+    assert "has shape (4, " in said
+    said = error_of(capsys, script, "frozen=[nothing]", f"hydra.run.dir={tmp_path}/fourth")
+    assert f"frozen=nothing: no such weights; there are {name}, " in said
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("cosine", 2), ("one_cycle", 2), ("step", None)])
+def test_a_schedule_whose_course_depends_on_the_length_refuses_more_epochs(tmp_path, splits, name, epochs):
+    def train(nb_epochs):
+        network = make_network()
+        optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+        schedule = build_schedule(name, optimizer, nb_epochs)
+        with open_run(tmp_path, {"nb_epochs": nb_epochs}) as run:
+            objective = Objective(MaxOverTimeCrossEntropy())
+            Fit(network, optimizer, *splits[:2], GRID, objective, run, nb_epochs=nb_epochs, schedule=schedule)()
+
+    train(2)
+    if epochs is None:
+        train(3)
+        return
+    with pytest.raises(
+        UserError, match=r"was planned for another number of epochs .*; give another folder or rerun=all"
+    ):
+        train(3)
 
 
 def test_a_second_command_on_a_run_folder_is_refused_and_the_first_goes_on(tmp_path, script, capsys):

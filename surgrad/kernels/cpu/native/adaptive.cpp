@@ -131,7 +131,7 @@ struct Group {  // samples [b0, b0 + nb) of a layer
         }
         for (int64_t t = 0; t < net.T; t++)
             for (int64_t g = 0; g < nb; g++) {
-                if (interrupted(P)) return;
+                if (interrupted(y.work())) return;
                 States mine = at(x, g * P);
                 if (d.checkpoints && t % run.S == 0) {
                     float* to = checkpoint(t / run.S, g);
@@ -174,7 +174,7 @@ struct Group {  // samples [b0, b0 + nb) of a layer
             }
             for (int64_t t = t0; t < t1; t++)
                 for (int64_t g = 0; g < nb; g++) {
-                    if (interrupted(P)) return;
+                    if (interrupted(y.work())) return;
                     const int64_t k = (t - t0) * row + g * P;
                     input(t, g, I, events);
                     known_rows[d.reset](y.row, coupling, I, nullptr, at(x, g * P), bits(t, g), at(keep, k));
@@ -182,7 +182,7 @@ struct Group {  // samples [b0, b0 + nb) of a layer
                     y.pad(d.g_out + t * d.g_out_t + (b0 + g) * d.g_out_b, gs + k);
                 }
             for (int64_t t = t1 - 1; t >= t0; t--) {
-                if (interrupted(y.rec.exists ? row * 8 : row)) return;
+                if (interrupted(nb * y.work())) return;
                 const int64_t k = (t - t0) * row;
                 if (y.rec.exists) {  // s[t] enters I[t+1]
                     const float* next = dI + k + row;

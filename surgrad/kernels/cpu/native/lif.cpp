@@ -74,7 +74,7 @@ void forward_group(const Run& run, int64_t b0, int64_t nb) {
             currents.fill(l, b0, nb, t0, t1, I);
             for (int64_t t = t0; t < t1; t++)
                 for (int64_t g = 0; g < nb; g++) {
-                    if (interrupted(y.places)) return;
+                    if (interrupted(y.work())) return;
                     int64_t b = b0 + g;
                     float* In = I + ((t - t0) * G + g) * y.places;
                     float *ig = i[l] + g * y.places, *ug = u[l] + g * y.places;
@@ -230,7 +230,7 @@ struct Backward {
         }
         for (int64_t t = t1 - 1; t >= t0; t--)
             for (int64_t g = 0; g < nb; g++) {
-                if (interrupted(y.places)) return;
+                if (interrupted(y.work())) return;
                 for (int64_t n = 0; n < y.places; n += LANES) {
                     int64_t k = g * y.places + n, at = (t - t0) * row + k;
                     vf mu = load(lu[l] + k) + load(gs + at), mi = load(li[l] + k);  // y[t] = u[t+1]
@@ -255,7 +255,7 @@ struct Backward {
         currents.fill(l, b0, nb, t0, t1, I);
         for (int64_t t = t0; t < t1; t++)
             for (int64_t g = 0; g < nb; g++) {
-                if (interrupted(y.places)) return;
+                if (interrupted(y.work())) return;
                 int64_t at = (t - t0) * row + g * y.places;
                 if (y.rec.exists) currents.recur(l, b0 + g, t, I + at);
                 float* keep = states ? keep_u : h;
@@ -265,7 +265,7 @@ struct Backward {
             }
         auto adjoint = adjoint_rows[d.reset][d.diff_reset != 0][d.trained_tau != 0];
         for (int64_t t = t1 - 1; t >= t0; t--) {
-            if (interrupted(y.rec.exists ? row * 8 : row)) return;
+            if (interrupted(nb * y.work())) return;
             if (y.rec.exists) {  // s[t] enters I[t+1]
                 const float* next = t + 1 < t1 ? dI + (t + 1 - t0) * row : carry[l];
                 if (y.rec.single()) y.rec.dense_adjoint(nb, next, y.places, gs + (t - t0) * row, y.places);
@@ -285,7 +285,7 @@ struct Backward {
         const Layer& y = run.layers[l];
         for (int64_t t = t0; t < t1; t++)
             for (int64_t g = 0; g < nb; g++) {
-                if (interrupted(y.places)) return;
+                if (interrupted(y.work())) return;
                 const float* at = dI + ((t - t0) * G + g) * y.places;
                 if (y.d.g_feedforward)
                     y.ff.scatter(currents.events, decode(run.below(l, b0 + g, t - net.delay), run.below_words(l), currents.events), at,

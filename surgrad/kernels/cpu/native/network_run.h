@@ -132,6 +132,8 @@ struct Layer {
         for (int64_t k = 0; k < places; k++) c[k] = d.unit_gain ? 1.0f - d.b[k] : 1.0f;
         row = {d.a, d.b, c.data(), places};
     }
+    // About as many floats as a step of a sample takes, recurrent spikes and their adjoint included
+    int64_t work() const { return places + (rec.exists ? rec.weights() * d.positions / 16 : 0); }
     bool padded() const { return d.channels != d.stride; }
     // copy between (n) unpadded and (places) padded rows
     void pad(const float* from, float* to) const {
