@@ -23,7 +23,6 @@ from typing import Any
 import nbformat
 from latex2mathml.converter import convert
 from nbclient import NotebookClient
-from traitlets.config import Config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CACHE = REPOSITORY / ".cache" / "docs"
@@ -117,12 +116,7 @@ def executed(path: Path) -> Any:
         return nbformat.read(cached, as_version=4)
     notebook = nbformat.read(path, as_version=4)
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    client = NotebookClient(
-        notebook,
-        timeout=TIMEOUT,
-        resources={"metadata": {"path": str(path.parent)}},
-        config=Config({"KernelManager": {"transport": "ipc"}}),  # nobody else may listen, and no kernel warns of it
-    )
+    client = NotebookClient(notebook, timeout=TIMEOUT, resources={"metadata": {"path": str(path.parent)}})
     client.execute(env=environment)
     for old in CACHE.glob(f"{path.stem}-*.ipynb"):
         old.unlink()
