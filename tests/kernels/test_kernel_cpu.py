@@ -1,6 +1,7 @@
 """The compiled CPU kernel computes what the reference kernel computes: same spikes, gradients to rounding."""
 
 import ctypes
+import logging
 import math
 
 import pytest
@@ -293,7 +294,7 @@ def test_without_a_compiler_the_reference_runs_and_says_what_to_install(monkeypa
         network = small_network()
         assert dispatch.choose("auto", network.spec()).run is reference.run
         assert dispatch.choose("auto", network.spec()).run is reference.run
-        assert [r.levelname for r in caplog.records] == ["WARNING"]
+        assert [r.levelname for r in caplog.records if r.levelno >= logging.WARNING] == ["WARNING"]
         assert "install g++" in caplog.text
     finally:
         build.library.cache_clear()

@@ -56,7 +56,7 @@ def test_weights_have_the_documented_deviation_and_follow_the_seed():
 def test_the_training_loop_of_the_readme_learns(monkeypatch):
     monkeypatch.chdir(REPO)
     (code,) = [
-        c for c in re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL) if "digits" in c
+        c for c in re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL) if "optimizer" in c
     ]
     scope = {"__name__": "documentation"}
     exec(compile(code, "README.md", "exec"), scope)
