@@ -217,6 +217,7 @@ def test_jobs_that_see_the_same_gpus_take_turns(monkeypatch):
     assert taken == [0, 1, 2, 0]
 
 
+@pytest.mark.slow
 def test_joblib_shares_the_cores_and_outlives_killed_workers(folder):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     code, said = swept(folder, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "fail=null,kill,dead", "nb_epochs=3")
@@ -261,6 +262,7 @@ def under_way(folder):
     return any(run.status == "running" and (run.folder / "checkpoint.pt").exists() for run in records(folder))
 
 
+@pytest.mark.slow
 def test_submitit_runs_what_slurm_would_on_this_machine(folder):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     code, said = swept(

@@ -273,6 +273,7 @@ def test_a_run_that_outlived_its_search_is_waited_for(cfg):
     assert [row[1] for row in outcome(c)] == ["done"]
 
 
+@pytest.mark.slow
 def test_two_searches_at_once_share_the_trials(cfg):
     c = cfg(["seconds=0.05"])
     both = [subprocess.Popen(command_line(c, "workers=2"), stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -282,6 +283,7 @@ def test_two_searches_at_once_share_the_trials(cfg):
     assert starts(c) == ["0"] * 6
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(cfg):
     c = cfg(["seconds=0.2"], nb_trials=2, pruner="none")
     process = subprocess.Popen(
@@ -298,6 +300,7 @@ def test_ctrl_c_stops_the_runs_and_the_same_command_goes_on(cfg):
     assert [row[1] for row in outcome(c)] == ["done", "done"]
 
 
+@pytest.mark.slow
 def test_the_deep_convolutional_network_is_searched_by_its_own_command(tmp_path):
     folder = tmp_path / "search"
     tiny = [*TINY, "plot=none", "fano.evaluate=false"]

@@ -179,6 +179,7 @@ def test_a_killed_process_ends_the_job_which_goes_on_with_the_same_command(tmp_p
     require_same_curve(several, single)
 
 
+@pytest.mark.slow
 def test_a_mistake_that_all_meet_is_said_once(tmp_path):
     done = torchrun(SCRIPT, *OPTIONS, "regularizer.dims=[3]", f"hydra.run.dir={tmp_path}")
     assert done.returncode != 0
