@@ -73,8 +73,14 @@ def _made(folder: Path) -> str | None:
 
 
 def folders() -> list[Path]:
-    """Where compiled kernels may lie, in the order in which they are looked up: those that exist and can be trusted."""
-    return [folder for folder in (_named_folder(), _temporary_folder()) if folder and obstacle(folder) is None]
+    """Where compiled kernels may lie, in the order in which they are looked up: those that exist and can be trusted.
+
+    Where $SURGRAD_CACHE names a folder, only that one, unless it cannot be built in.
+    """
+    named, temporary = _named_folder(), _temporary_folder()
+    if os.environ.get("SURGRAD_CACHE") and named is not None and _made(named) is None:
+        return [named]
+    return [folder for folder in (named, temporary) if folder and obstacle(folder) is None]
 
 
 def folder_to_build_in() -> Path:

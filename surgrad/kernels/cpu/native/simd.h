@@ -53,10 +53,15 @@ using element = std::remove_reference_t<decltype(std::declval<Quad&>()[0])>;
     LANE_BY_LANE(op) \
     template <class Q, class Y> static inline Pair<Q>& operator op##=(Pair<Q>& x, Y y) { return x = x op y; }
 LANE_BY_LANE_AND_ASSIGN(+) LANE_BY_LANE_AND_ASSIGN(-) LANE_BY_LANE_AND_ASSIGN(*) LANE_BY_LANE_AND_ASSIGN(&)
-LANE_BY_LANE(/) LANE_BY_LANE(|) LANE_BY_LANE(^) LANE_BY_LANE(<<) LANE_BY_LANE(>>) LANE_BY_LANE(<) LANE_BY_LANE(>) LANE_BY_LANE(!=)
+LANE_BY_LANE(/) LANE_BY_LANE(|) LANE_BY_LANE(^) LANE_BY_LANE(<<) LANE_BY_LANE(>>)
 
 typedef float quad __attribute__((vector_size(16)));
 typedef int32_t quad_i __attribute__((vector_size(16)));
+// masks are of the compiler's own integers of 32 bits, which is another type where long has 32 bits (Windows)
+#define COMPARED(op) \
+    template <class Q> static inline Pair<quad_i> operator op(Pair<Q> x, Pair<Q> y) { return {(quad_i)(x.low op y.low), (quad_i)(x.high op y.high)}; } \
+    template <class Q> static inline Pair<quad_i> operator op(Pair<Q> x, element<Q> y) { return {(quad_i)(x.low op y), (quad_i)(x.high op y)}; }
+COMPARED(<) COMPARED(>) COMPARED(!=)
 typedef uint32_t quad_u __attribute__((vector_size(16)));
 typedef uint64_t quad_l __attribute__((vector_size(16)));
 typedef Pair<quad> vf;
