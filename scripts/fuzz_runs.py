@@ -209,7 +209,8 @@ def _write_target(path: Path) -> None:
 
 def _shd(path: Path) -> list[np.ndarray]:
     found = read_shd(path)
-    return [found.times, found.units, found.offsets, found.labels, found.speakers, np.array(found.nb_units)]
+    speakers = np.zeros(0) if found.speakers is None else found.speakers
+    return [found.times, found.units, found.offsets, found.labels, speakers, np.array(found.nb_units)]
 
 
 #: Name of a file, what writes and what reads it, and how often it is damaged in which way.
@@ -298,7 +299,8 @@ def cut_power(place: Path, cuts: int, rng: random.Random) -> int:
         subprocess.run(["mount", "-o", "loop", image, mounted], check=True)
         try:
             record = RunRecord(folder)
-            kept.append(record.checkpoint()["epoch"] if (folder / "checkpoint.pt").exists() else 0)
+            checkpoint = record.checkpoint() if (folder / "checkpoint.pt").exists() else None
+            kept.append(checkpoint["epoch"] if checkpoint else 0)
             with suppress(RunDone):
                 train(folder)
             ends["equal" if _states(folder) == expected else "other"] += 1

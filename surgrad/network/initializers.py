@@ -171,7 +171,7 @@ class Kaiming(Initializer):
 class LayerByLayer(Initializer):
     """Base of the rules that choose the weights of a layer by its time constants and the rate of its inputs.
 
-    Args:
+    Attributes:
         nu: rate of every presynaptic neuron in Hz.
         alpha: share of the variance that feed-forward inputs bring in layers with recurrence.
         time_step: s; None takes that of the network.

@@ -103,7 +103,7 @@ def one_per_layer(tau: float, nb_units: int) -> TimeConstant:
 class HiddenParts(NamedTuple):
     """What the hidden layers of `dense_snn` are made of.
 
-    Args:
+    Attributes:
         connection: makes the feed-forward connection from (in_shape, nb_units).
         time_constants: makes the time constants of a layer from (tau in s, nb_units).
     """

@@ -27,7 +27,7 @@ DECISIONS = 50
 class Workload(NamedTuple):
     """Means over the samples of a data set.
 
-    Args:
+    Attributes:
         spikes: of all hidden neurons, in one sample.
         synaptic_operations: effective accumulates in one sample.
         dense_operations: multiply-accumulates in one sample if no zero were skipped.
