@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import stat
+import sys
 import tempfile
 from pathlib import Path
 
@@ -179,6 +180,21 @@ def test_without_a_compiler_what_was_compiled_before_is_used(source, tmp_path, m
     assert loaded_from(source) == home(tmp_path)
     source.write_text(source.read_text() + "\n")
     assert build._load(source) is None
+
+
+def test_with_ziglang_alone_what_another_compiler_made_is_used(source, tmp_path, monkeypatch):
+    loaded_from(source)
+    monkeypatch.setattr(build, "_compiler", lambda: (sys.executable, "-m", "ziglang", "c++"))
+    monkeypatch.setattr(build, "_compile", None)
+    assert loaded_from(source) == home(tmp_path)
+
+
+def test_a_named_cache_is_the_only_one_looked_in(source, tmp_path, monkeypatch):
+    with monkeypatch.context() as elsewhere:
+        no_home(elsewhere, tmp_path)
+        assert loaded_from(source) == private(tmp_path)
+    monkeypatch.setenv("SURGRAD_CACHE", str(tmp_path / "named"))
+    assert loaded_from(source) == tmp_path / "named"
 
 
 def test_without_a_compiler_what_the_package_brings_is_used(source, tmp_path, monkeypatch):

@@ -150,7 +150,9 @@ def _load(source: Path) -> ctypes.CDLL | None:
     Raises: UserError for a wrong SURGRAD_ISA, CXX or SURGRAD_CACHE. OSError, CalledProcessError if a build fails.
     """
     isa, compiler = instruction_set.chosen(), _compiler()
-    for path, expected in _compiled_before(source, isa, compiler):
+    # ziglang is the last resort: what another compiler has made is as good, and there already
+    same = None if compiler is None or _is_zig(compiler) else compiler
+    for path, expected in _compiled_before(source, isa, same):
         if cache.is_whole(path):
             try:
                 return _open(path, expected)
