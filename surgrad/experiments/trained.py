@@ -274,9 +274,9 @@ def configuration(record: RunRecord) -> DictConfig:
     if not isinstance(data, dict):
         return OmegaConf.create(config)
     for key, value in data.items():
-        if isinstance(value, str) and os.path.isabs(value) and not os.path.exists(value):
+        if isinstance(value, str) and not os.path.exists(value):
             parts = Path(value).parts
-            tails = (ROOT.joinpath(*parts[k:]) for k in range(1, len(parts) - 1))
+            tails = (ROOT.joinpath(*parts[k:]) for k in range(os.path.isabs(value), len(parts) - 1))
             data[key] = str(next((tail for tail in tails if tail.exists()), value))
     return OmegaConf.create(config)
 
