@@ -27,7 +27,6 @@ from surgrad.training.evaluation import evaluate_repeatedly, final_scores
 from surgrad.training.fit import Fit
 from surgrad.training.loop import BatchGrid, Compute
 from surgrad.training.monitoring import Monitor
-from surgrad.training.optimizers import build_optimizer
 from surgrad.training.workload import workload
 
 log = logging.getLogger(__name__)
@@ -95,9 +94,10 @@ def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
             return monitor("before" if epoch == 0 else "after")
         return monitor(f"epoch_{epoch}") if cfg.monitor_chunks and epoch % cfg.epoch_chunk == 0 else {}
 
+    optimizer = cfg.build_optimizer(network)
     fit = Fit(
         network,
-        optimizer=build_optimizer(cfg.optimizer, network.parameters(), cfg.method.lr),
+        optimizer=optimizer,
         train=train,
         valid=valid,
         grid=grid,
@@ -113,6 +113,7 @@ def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
         monitor_spikes=cfg.monitor_spikes,
         logging_freq=cfg.logging_freq,
         lr_key="method.lr",
+        **cfg.fit_options(optimizer),
     )
     best = fit()
 

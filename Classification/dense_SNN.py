@@ -55,9 +55,10 @@ def main(cfg: DenseConfig, run: Run) -> float:
             columns["test_acc"] = scores.acc
         return columns
 
+    optimizer = cfg.build_optimizer(network)
     best = Fit(
         network,
-        optimizer=cfg.build_optimizer(network),
+        optimizer=optimizer,
         train=train,
         valid=valid,
         grid=grid,
@@ -69,6 +70,7 @@ def main(cfg: DenseConfig, run: Run) -> float:
         compute=compute,
         after_epoch=look,
         logging_freq=cfg.logging_freq,
+        **cfg.fit_options(optimizer),
     )()
 
     score = partial(evaluate_repeatedly, nb_draws=cfg.test_draws, seed=cfg.seed, compute=compute)

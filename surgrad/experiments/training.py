@@ -3,17 +3,21 @@
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from surgrad.config.common import CommonConfig
 from surgrad.config.validate import not_negative, one_of, positive
 from surgrad.errors import UserError
+from surgrad.experiments.datasets import DatasetConfig
 from surgrad.kernels.dispatch import KERNELS
 from surgrad.runs.find import find_one
 from surgrad.training.loop import Compute
-from surgrad.training.losses import LOSSES
+from surgrad.training.losses import LOSSES, ReadoutCrossEntropy, build_loss
 from surgrad.training.optimizers import OPTIMIZERS
+from surgrad.training.schedules import SCHEDULES, build_schedule
 
 
 @dataclass
@@ -26,10 +30,16 @@ class TrainingConfig(CommonConfig):
     tau_syn: float = 10e-3  # synaptic time constant (s)
     tau_readout: float = 0.7  # membrane time constant of the readout (s)
 
-    loss_type: str = "mot_ce"  # mot_ce | sum_ce | last_ce | sum_of_softmax_ce
+    loss_type: str = "mot_ce"  # mot_ce | sum_ce | mean_ce | last_ce | sum_of_softmax_ce
+    loss_start: float = 0.0  # the readout before this time neither trains nor decides (s)
+    label_smoothing: float = 0.0  # share of every label that is spread over all classes
     optimizer: str = "smorms3"  # smorms3 | adam | adamax | adamw | sgd | rmsprop
     nb_epochs: int = 60
     batch_size: int = 32  # samples per update
+    lr_schedule: dict[str, Any] = field(default_factory=dict)  # name, warmup (epochs), its own options; {}: constant
+    weight_decay: float | None = None  # of connections alone; null: the optimiser's own, of all parameters
+    grad_clip: float | None = None  # largest norm of the gradient; null: any
+    ema: float = 0.0  # decay per update of an average of the weights, which validates and tests; 0: none
     logging_freq: int = 10  # epochs between two lines of the log
     test_draws: int = 5  # draws of the noise in a stochastic test
 
@@ -49,7 +59,13 @@ class TrainingConfig(CommonConfig):
         one_of("memory", self.memory, ("full", "recompute"))
         one_of("precision", self.precision, ("float32", "bf16"))
         positive(self, "", "tau_mem", "tau_syn", "tau_readout", "batch_size", "logging_freq", "test_draws")
-        not_negative(self, "", "nb_epochs", "truncate")
+        positive(self, "", "grad_clip")
+        not_negative(self, "", "nb_epochs", "truncate", "weight_decay", "loss_start")
+        for name in ("ema", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: must be from 0 to below 1")
+        if self.lr_schedule:
+            one_of("lr_schedule.name", self.lr_schedule.get("name"), SCHEDULES)
 
     def start_weights(self, network: nn.Module) -> None:
         """Give a network the weights of `init_from`, and keep those that are frozen from training.
@@ -73,6 +89,24 @@ class TrainingConfig(CommonConfig):
         for name, weight in network.named_parameters():
             if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.frozen):
                 weight.requires_grad_(False)
+
+    def loss(self, data: DatasetConfig) -> ReadoutCrossEntropy:
+        """The loss on the readout. Raises: UserError for a loss_start that leaves no step of a sample."""
+        first = round(self.loss_start / data.time_step)
+        if first >= data.nb_steps:
+            raise UserError(f"loss_start={self.loss_start} s leaves no step of dataset.duration={data.duration} s")
+        return build_loss(self.loss_type, first_step=first, label_smoothing=self.label_smoothing)
+
+    def decay_options(self) -> dict[str, Any]:
+        """The option of the optimiser that `weight_decay` is."""
+        return {} if self.weight_decay is None else {"weight_decay": self.weight_decay}
+
+    def fit_options(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Arguments of `surgrad.training.fit.Fit` beside the optimiser. Raises: UserError for a schedule's options."""
+        schedule = None
+        if self.lr_schedule:
+            schedule = build_schedule(optimizer=optimizer, nb_epochs=self.nb_epochs, **self.lr_schedule)
+        return {"schedule": schedule, "grad_clip": self.grad_clip, "ema": self.ema}
 
     def compute(self) -> Compute:
         """How the network is run."""

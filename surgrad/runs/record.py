@@ -37,6 +37,14 @@ NOT_IDENTITY = frozenset(
 LATER_KEYS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "init_from": lambda flat: None,
     "frozen": lambda flat: [],
+    "lr_schedule": lambda flat: {},
+    "weight_decay": lambda flat: None,
+    "grad_clip": lambda flat: None,
+    "ema": lambda flat: 0.0,
+    "loss_start": lambda flat: 0.0,
+    "label_smoothing": lambda flat: 0.0,
+    "lr_delay": lambda flat: None,
+    "lr_adaptation": lambda flat: None,
     # the embedded digits were 18 recordings of each speaker and class, and of other data sets all were taken
     "dataset.limit": lambda flat: 18 if flat.get("dataset.name") == "spiking_digits" else None,
 }

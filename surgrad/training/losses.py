@@ -5,7 +5,7 @@ class scores that it trains.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,11 +16,34 @@ from surgrad.errors import UserError
 
 @dataclass(frozen=True)
 class ReadoutCrossEntropy:
-    """L = -mean_b log softmax(z_b)[label_b], where ``scores`` reduces the readout over time to z (B, C)."""
+    """L = -mean_b log softmax(z_b)[label_b], where ``scores`` reduces the readout over time to z (B, C).
+
+    Args:
+        first_step: steps at the beginning that are no part of it, of the readout as it settles (Baronig et al. 2024);
+            of a readout that ends before, the last step counts.
+        label_smoothing: e; the label has the probability 1 - e + e / C, every other class e / C (Szegedy et al. 2016).
+
+    Raises:
+        UserError: for a negative first_step, or a label_smoothing outside 0 to below 1.
+    """
+
+    first_step: int = field(default=0, kw_only=True)
+    label_smoothing: float = field(default=0.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.first_step < 0 or not 0 <= self.label_smoothing < 1:
+            raise UserError(
+                f"first_step={self.first_step}, label_smoothing={self.label_smoothing}: allowed are 0 or more steps, "
+                "and 0 to below 1"
+            )
 
     def scores(self, readout: Tensor) -> Tensor:
-        """Class scores z: (T, B, C) -> (B, C)."""
+        """Class scores z of the steps that count: (T, B, C) -> (B, C)."""
         raise NotImplementedError
+
+    def _scores(self, readout: Tensor) -> Tensor:
+        """z of a whole readout."""
+        return self.scores(readout[min(self.first_step, len(readout) - 1) :] if self.first_step else readout)
 
     def __call__(self, readout: Tensor, labels: Tensor) -> Tensor:
         """Mean loss over the batch, a scalar.
@@ -33,11 +56,11 @@ class ReadoutCrossEntropy:
             ValueError: if shapes or labels do not fit.
         """
         _check_labels(readout, labels)
-        return F.cross_entropy(self.scores(readout), labels)
+        return F.cross_entropy(self._scores(readout), labels, label_smoothing=self.label_smoothing)
 
     def predictions(self, readout: Tensor) -> Tensor:
         """argmax_c z: (T, B, C) -> (B,) int64."""
-        return self.scores(readout).argmax(-1)
+        return self._scores(readout).argmax(-1)
 
     def accuracy(self, readout: Tensor, labels: Tensor) -> Tensor:
         """Share of the batch that is predicted right, a scalar."""
@@ -93,6 +116,7 @@ class IntegratedCrossEntropy(ReadoutCrossEntropy):
     gain: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.tau > 0:
             raise UserError(f"tau={self.tau} steps must be positive")
 
@@ -125,16 +149,17 @@ class SumOfSoftmaxCrossEntropy(ReadoutCrossEntropy):
 LOSSES: dict[str, type[ReadoutCrossEntropy]] = {
     "mot_ce": MaxOverTimeCrossEntropy,
     "sum_ce": SumOverTimeCrossEntropy,
+    "mean_ce": IntegratedCrossEntropy,
     "last_ce": LastStepCrossEntropy,
     "sum_of_softmax_ce": SumOfSoftmaxCrossEntropy,
 }
 
 
-def build_loss(loss_type: str) -> ReadoutCrossEntropy:
-    """The loss that a config calls ``loss_type``. Raises: UserError for an unknown one."""
+def build_loss(loss_type: str, **options: float) -> ReadoutCrossEntropy:
+    """The loss that a config calls ``loss_type``; ``options`` are those of its class. Raises: UserError if unknown."""
     if loss_type not in LOSSES:
         raise UserError(f"loss_type={loss_type!r} is unknown; allowed: {', '.join(LOSSES)}")
-    return LOSSES[loss_type]()
+    return LOSSES[loss_type](**options)  # type: ignore[arg-type]  # first_step is an int
 
 
 def double_exponential_kernel(

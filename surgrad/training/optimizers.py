@@ -1,6 +1,7 @@
 """SMORMS3, the optimiser of the published networks, beside those of PyTorch."""
 
-from collections.abc import Callable, Iterable
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -123,17 +124,37 @@ def trained(network: nn.Module) -> list[TimeConstant]:
     return [constant for constant in constants if constant.log_tau.requires_grad]
 
 
-def parameter_groups(network: nn.Module, lr_tau: float | None) -> list[dict[str, Any]]:
-    """Parameters for an optimiser: weights, and, where there are any, trained time constants with their own lr.
+#: Parameters that are no weights of connections, by the configuration's key for their learning rate.
+KINDS = {"lr_tau": "*.log_tau", "lr_delay": "*.delay.logit", "lr_adaptation": "*.adaptation.*", "lr_norm": "*.norm.*"}
+
+
+def parameter_groups(
+    network: nn.Module, rates: Mapping[str, float | None] | None = None, *, weights_decay: bool = False
+) -> list[dict[str, Any]]:
+    """Parameters for an optimiser: weights, and, where there are any, constants with a learning rate of their own.
 
     Args:
         network: whose parameters are grouped.
-        lr_tau: learning rate of log(tau), None for that of the weights.
+        rates: learning rates by the keys of `KINDS`: of log(tau), of the logits of delays and of adaptation, of the
+            gain and shift of normalised currents; None for that of the weights.
+        weights_decay: whether the optimiser has a weight decay, which is then for weights alone.
     """
-    log_taus = [constant.log_tau for constant in trained(network)]
-    others = [weight for weight in network.parameters() if all(weight is not log_tau for log_tau in log_taus)]
-    own = {} if lr_tau is None else {"lr": lr_tau}
-    return [{"params": others}, *([{"params": log_taus, **own}] if log_taus else [])]
+    rates = rates or {}
+    of_kind: dict[str, list[Tensor]] = {key: [] for key in KINDS}
+    weights = []
+    for name, parameter in network.named_parameters():
+        key = next((key for key, pattern in KINDS.items() if fnmatch.fnmatchcase(name, pattern)), None)
+        own = key is not None and parameter.requires_grad
+        if own and key is not None and (weights_decay or key == "lr_tau" or rates.get(key) is not None):
+            of_kind[key].append(parameter)
+        else:
+            weights.append(parameter)
+    groups: list[dict[str, Any]] = [{"params": weights}]
+    for key, constants in of_kind.items():
+        if constants:
+            rate, decay = rates.get(key), {"weight_decay": 0.0} if weights_decay else {}
+            groups.append({"params": constants, **({} if rate is None else {"lr": rate}), **decay})
+    return groups
 
 
 def keep_within_bounds(optimizer: torch.optim.Optimizer, network: nn.Module) -> None:

@@ -23,7 +23,7 @@ from surgrad.runs.record import REPO, load_runs
 
 FOLDER = REPO / "configs" / "dense"
 PRIMARY = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-GROUPS = ("connection", "dataset", "initializer", "neuron", "surrogate", "time_constants", "wandb")
+GROUPS = ("connection", "dataset", "initializer", "lr_schedule", "neuron", "surrogate", "time_constants", "wandb")
 OPTIONS = [(group, option) for group in GROUPS for option in options(group, [CONFIGS / "shared"]) if option != "hdf5"]
 
 
@@ -107,6 +107,28 @@ def test_adaptive_neurons_and_delays_fit_shd_unchanged(main, name):
     assert network(x).readout.shape == (350, 2, 20)
 
 
+def test_what_changes_training_is_configured(main, tmp_path):
+    """Schedule, decay, clipping, average, smoothed labels and a late readout, in one run."""
+    own = [
+        "lr_schedule=cosine",
+        "lr_schedule.warmup=1",
+        "optimizer=adamw",
+        "weight_decay=0.1",
+        "grad_clip=1",
+        "ema=0.9",
+    ]
+    own += ["label_smoothing=0.1", "loss_start=0.01", "lr=1e-2", "nb_epochs=3"]
+    main([*TINY, *own, f"hydra.run.dir={tmp_path}/run"])
+    (record,) = load_runs(tmp_path / "run")
+    np.testing.assert_allclose(record.metrics["lr"][1:], [1e-3, 1e-2, 5e-3], rtol=1e-6)
+    cfg = composed("config", *(o for o in [*TINY, *own] if "wandb" not in o))
+    loss = cfg.objective().loss
+    assert (loss.first_step, loss.label_smoothing) == (5, 0.1)
+    options = cfg.fit_options(optimizer := cfg.build_optimizer(network_of(cfg)))
+    assert (options["grad_clip"], options["ema"]) == (1, 0.9)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1]
+
+
 @pytest.mark.parametrize("name", ["adaptive", "delays"])
 def test_adaptive_neurons_and_delays_train(main, tmp_path, name):
     """Their own parameters move, and each stays in its range."""
@@ -135,12 +157,19 @@ def test_adaptive_neurons_and_delays_train(main, tmp_path, name):
         ("+regularizers.mine.strength=1", "regularizers.mine"),
         ("delay=2", "delay=2"),
         ("+optimizer_options.momentums=1", "momentums"),
+        ("weight_decay=1e-3", "weight_decay"),  # smorms3 has none
+        ("+lr_schedule.nam=cosine", "lr_schedule.name=None"),
+        ("+lr_schedule={name:step,gama:1}", "gama"),
+        ("label_smoothing=1", "label_smoothing=1"),
+        ("ema=-0.1", "ema=-0.1"),
+        ("grad_clip=0", "grad_clip=0"),
+        ("loss_start=2", "loss_start=2.0 s leaves no step of dataset.duration"),
     ],
 )
 def test_mistakes_are_named(main, override, says):
     def built():
         cfg = composed("config", override)
-        return cfg.objective(), cfg.build_optimizer(network_of(cfg))
+        return cfg.objective(), cfg.fit_options(cfg.build_optimizer(network_of(cfg)))
 
     with pytest.raises(UserError, match=re.escape(says)):
         built()

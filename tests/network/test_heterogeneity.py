@@ -69,7 +69,7 @@ def trainable_network(bounds=(15e-3, 25e-3)):
 
 
 def stepped(network, lr, lr_tau, nb_steps=3):
-    groups = parameter_groups(network, lr_tau)
+    groups = parameter_groups(network, {"lr_tau": lr_tau})
     optimizer = build_optimizer("adam", groups, lr)
     keep_within_bounds(optimizer, network)
     x = (torch.rand(30, 8, 6, generator=generator(1)) < 0.2).float()
@@ -103,7 +103,7 @@ def test_time_constants_take_their_own_learning_rate():
 
 def test_without_trained_time_constants_there_is_one_group_of_all_parameters():
     network = dense_snn([6, 10, 3], neuron=LIF(), dt=2e-3, tau_mem=20e-3, tau_syn=20e-3, tau_readout=0.1)
-    (group,) = parameter_groups(network, 0.1)
+    (group,) = parameter_groups(network, {"lr_tau": 0.1})
     assert len(group["params"]) == len(list(network.parameters()))
     assert "lr" not in group
 

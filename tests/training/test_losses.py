@@ -35,6 +35,8 @@ def reduced(name, y):
         return [max(values) for values in column]
     if name == "sum_ce":
         return [math.fsum(values) for values in column]
+    if name == "mean_ce":
+        return [math.fsum(values) / len(values) for values in column]
     if name == "last_ce":
         return [values[-1] for values in column]
     z = [0.0] * y.shape[1]
@@ -54,6 +56,33 @@ def test_cross_entropy_is_its_definition(name, readout, labels):
         right += z.index(max(z)) == labels[b]
     assert float(loss(readout, labels)) == pytest.approx(expected / B, rel=1e-12)
     assert float(loss.accuracy(readout, labels)) == pytest.approx(right / B)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("first_step", [0, 4, 10, 50])
+def test_the_first_steps_neither_train_nor_decide(name, first_step, readout, labels):
+    """A readout that ends before counts with its last step."""
+    loss, kept = build_loss(name, first_step=first_step), readout[min(first_step, T - 1) :]
+    torch.testing.assert_close(loss(readout, labels), build_loss(name)(kept, labels))
+    assert torch.equal(loss.predictions(readout), build_loss(name).predictions(kept))
+    readout.requires_grad_()
+    loss(readout, labels).backward()
+    assert not readout.grad[: min(first_step, T - 1)].any()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_smoothed_labels_are_a_mixture_with_all_classes(name, readout, labels):
+    """-sum_c p_c log q_c with p = 1 - e + e / C for the label and e / C for the others."""
+    e, plain = 0.3, build_loss(name)
+    each = [plain(readout, torch.full_like(labels, c)) for c in range(C)]
+    expected = (1 - e) * plain(readout, labels) + e / C * sum(each)
+    torch.testing.assert_close(build_loss(name, label_smoothing=e)(readout, labels), expected)
+
+
+@pytest.mark.parametrize("options", [{"first_step": -1}, {"label_smoothing": 1.0}, {"label_smoothing": -0.1}])
+def test_wrong_options_of_a_loss_are_named(options):
+    with pytest.raises(UserError, match="0 or more steps, and 0 to below 1"):
+        build_loss("mean_ce", **options)
 
 
 @pytest.mark.parametrize("name", LOSSES)

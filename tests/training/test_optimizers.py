@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from surgrad.errors import UserError
-from surgrad.training.optimizers import OPTIMIZERS, SMORMS3, build_optimizer
+from surgrad.network.connections import DelayedDense, Dense
+from surgrad.network.layers import Readout, SpikingLayer
+from surgrad.network.network import Network
+from surgrad.network.parameters import TimeConstant
+from surgrad.neurons.lif import AdaptiveLIF
+from surgrad.training.optimizers import OPTIMIZERS, SMORMS3, build_optimizer, parameter_groups
 
 
 def scalar_smorms3(w, gradients, lr, eps=1e-16):
@@ -96,12 +101,50 @@ def test_parameter_groups_have_their_own_lr():
     assert float(1 - b.detach()) == pytest.approx(100 * float(1 - a.detach()), rel=0.05)
 
 
+def constants_of_all_kinds():
+    tau = TimeConstant(20e-3, trainable=True)
+    layer = SpikingLayer(DelayedDense(4, 3, 8e-3), AdaptiveLIF(), tau, 10e-3, Dense(3, 3))
+    return Network([layer], Readout(Dense(3, 2), 0.1, 10e-3), dt=1e-3)
+
+
+WEIGHTS = ["layers.0.feedforward.weight", "layers.0.recurrent.weight", "readout.feedforward.weight"]
+TAU, DELAY = ["layers.0.tau_mem.log_tau"], ["layers.0.feedforward.delay.logit"]
+ADAPTATION = [f"layers.0.adaptation.{name}.logit" for name in ("a", "b", "tau_w")]
+
+
+@pytest.mark.parametrize(
+    ("rates", "weights_decay", "expected"),
+    [
+        ({}, False, [(DELAY + WEIGHTS + ADAPTATION, None, None), (TAU, None, None)]),
+        ({"lr_tau": 0.1}, False, [(DELAY + WEIGHTS + ADAPTATION, None, None), (TAU, 0.1, None)]),
+        ({"lr_delay": 0.2}, False, [(WEIGHTS + ADAPTATION, None, None), (TAU, None, None), (DELAY, 0.2, None)]),
+        (
+            {"lr_delay": 0.2, "lr_adaptation": 0.3},
+            True,
+            [(WEIGHTS, None, None), (TAU, None, 0.0), (DELAY, 0.2, 0.0), (ADAPTATION, 0.3, 0.0)],
+        ),
+    ],
+    ids=["plain", "tau", "delay", "decay"],
+)
+def test_constants_are_grouped_by_their_names(rates, weights_decay, expected):
+    """Every trained parameter is in one group; those that do not decay are no weights."""
+    network = constants_of_all_kinds()
+    trained = {p: name for name, p in network.named_parameters() if p.requires_grad}
+    groups = parameter_groups(network, rates, weights_decay=weights_decay)
+    found = [
+        (sorted(trained[p] for p in g["params"] if p in trained), g.get("lr"), g.get("weight_decay")) for g in groups
+    ]
+    assert found == [(sorted(names), lr, decay) for names, lr, decay in expected]
+    assert sum(len(g["params"]) for g in groups) == len(list(network.parameters()))
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("smorms9", {}, "optimizer='smorms9' is unknown; allowed: smorms3, adam"),
         ("smorms3", {"lr": -1.0}, "lr=-1.0"),
         ("sgd", {"betas": (0.9, 0.9)}, "betas"),
+        ("smorms3", {"weight_decay": 0.1}, "weight_decay"),
         ("adam", {"betas": (0.9, 1.5)}, "beta"),
     ],
 )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from omegaconf import MISSING
 
 from surgrad.config import validate
@@ -17,7 +18,7 @@ from surgrad.network.network import Network
 from surgrad.neurons.lif import LIF
 from surgrad.training.fit import annealed
 from surgrad.training.loop import BatchGrid, Objective
-from surgrad.training.losses import build_loss
+from surgrad.training.optimizers import build_optimizer, parameter_groups
 from surgrad.training.regularizers import ActivityRegularizer, build_regularizer
 
 
@@ -218,9 +219,9 @@ class ClassificationConfig(TrainingConfig):
     def preflight(self) -> None:
         """Files, penalties and the shapes of layers. Raises: UserError naming the first mistake."""
         self.dataset.preflight()
-        self.regularizer.build()
+        self.objective()
         if self.dataset.nb_inputs is not None and self.dataset.nb_classes is not None:
-            self.network(self.dataset.nb_inputs, self.dataset.nb_classes)
+            self.fit_options(self.build_optimizer(self.network(self.dataset.nb_inputs, self.dataset.nb_classes)))
 
     @property
     def fano_window(self) -> int:
@@ -244,7 +245,12 @@ class ClassificationConfig(TrainingConfig):
 
     def objective(self) -> Objective:
         """Loss and penalties."""
-        return Objective(build_loss(self.loss_type), self.regularizer.build())
+        return Objective(self.loss(self.dataset), self.regularizer.build())
+
+    def build_optimizer(self, network: Network) -> torch.optim.Optimizer:
+        """The optimiser of the weights."""
+        groups, decay = parameter_groups(network, weights_decay=self.weight_decay is not None), self.decay_options()
+        return build_optimizer(self.optimizer, groups, self.method.lr, **decay)
 
     def network(self, nb_inputs: int, nb_classes: int) -> Network:
         """The network as it is before the first epoch."""

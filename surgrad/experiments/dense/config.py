@@ -20,8 +20,9 @@ from surgrad.network.initializers import Initializer
 from surgrad.network.models import HiddenParts, dense_snn
 from surgrad.network.network import Network
 from surgrad.training.loop import BatchGrid, Objective
-from surgrad.training.losses import ReadoutCrossEntropy, build_loss
 from surgrad.training.optimizers import build_optimizer, keep_within_bounds, parameter_groups
+
+RATES = ("lr_tau", "lr_delay", "lr_adaptation")
 
 
 @dataclass
@@ -46,6 +47,8 @@ class DenseConfig(TrainingConfig):
 
     lr: float = 5e-3  # learning rate
     lr_tau: float | None = None  # of trained time constants, relative changes; null: lr
+    lr_delay: float | None = None  # of learned delays, steps of the logit of delay / max_delay; null: lr
+    lr_adaptation: float | None = None  # of a, b and tau_w of adaptive neurons, steps of their logits; null: lr
     optimizer_options: dict[str, Any] = field(default_factory=dict)  # such as betas
 
     monitor_samples: int = 5  # samples whose spikes are kept and drawn, before and after training
@@ -56,7 +59,7 @@ class DenseConfig(TrainingConfig):
         self.dataset = dataset_config(self.dataset, DatasetConfig)  # first: other keys follow from it
         super().__post_init__()
         not_empty(self, "", "hidden")
-        positive(self, "", "hidden", "lr", "lr_tau", "monitor_samples")
+        positive(self, "", "hidden", "lr", *RATES, "monitor_samples")
         validate.one_of("delay", self.delay, (0, 1))
         if not 0 <= self.inhibitory < 1:
             raise UserError(f"inhibitory={self.inhibitory}: must be from 0 to below 1")
@@ -74,7 +77,7 @@ class DenseConfig(TrainingConfig):
         self.objective()
         few = [10] * (len(self.hidden) + 2)
         network = self._network(few, torch.Generator().manual_seed(0))
-        self.build_optimizer(network)
+        self.fit_options(self.build_optimizer(network))
 
     def network(self, nb_inputs: int, nb_classes: int, generator: torch.Generator) -> Network:
         """The network with its initial weights; the generator draws time constants, then weights."""
@@ -111,13 +114,13 @@ class DenseConfig(TrainingConfig):
 
     def objective(self) -> Objective:
         """Loss and penalties."""
-        loss: ReadoutCrossEntropy = build_loss(self.loss_type)
         penalties = build(self.regularizers, at="regularizers").values()
-        return Objective(loss, [penalty for penalty in penalties if penalty is not None])
+        return Objective(self.loss(self.dataset), [penalty for penalty in penalties if penalty is not None])
 
     def build_optimizer(self, network: Network) -> torch.optim.Optimizer:
         """The optimiser of weights and trained time constants, which it keeps within their bounds."""
-        groups = parameter_groups(network, self.lr_tau)
-        optimizer = build_optimizer(self.optimizer, groups, self.lr, **self.optimizer_options)
+        rates, decay = {key: getattr(self, key) for key in RATES}, self.decay_options()
+        groups = parameter_groups(network, rates, weights_decay=bool(decay))
+        optimizer = build_optimizer(self.optimizer, groups, self.lr, **self.optimizer_options | decay)
         keep_within_bounds(optimizer, network)
         return optimizer
