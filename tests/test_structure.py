@@ -58,7 +58,8 @@ OPEN_CALLS: set[str] = {
 }
 
 LIBRARY = ("surgrad",)
-CODE = (*LIBRARY, "hydra_plugins", "scripts", "Classification", "Sigmoid_network", "Spike_train_matching", "benchmarks")
+CODE = (*LIBRARY, "hydra_plugins", "scripts", "examples", "Classification")
+CODE += ("Sigmoid_network", "Spike_train_matching", "benchmarks")
 
 
 @cache

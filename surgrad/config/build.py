@@ -3,14 +3,19 @@
 import functools
 import importlib
 import inspect
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from surgrad.config.explain import unknown_key
 from surgrad.config.trust import require_module, require_target
 from surgrad.errors import UserError
 
-ALLOWED = ("surgrad.", "torch.optim.")
+#: What targets of the library begin with; any other is of the user's own modules, or of other packages.
+LIBRARY = ("surgrad.", "torch.optim.")
 
 #: Short names of modules, stable in configurations and run folders, and where they are; the first that has the name.
 MODULES = {
@@ -33,12 +38,18 @@ MODULES = {
 }
 
 
+def is_own(name: str) -> bool:
+    """Whether a name, of a target or in the place of a name that the library knows, is that of one's own code."""
+    return "." in name and not name.startswith(LIBRARY)
+
+
 def build(node: Any, /, *, at: str = "", **more: Any) -> Any:
     """The object that a node {_target_: surgrad.surrogate.SuperSpike, beta: 10} describes, nested nodes first.
 
     `more` are further keyword arguments and win over those of the node; `_partial_: true` gives a function that
     waits for the rest; a node without `_target_` is returned as it is. `at` is the node's key, for messages.
-    Raises UserError for a target outside surgrad and torch.optim, for arguments it does not take, and within
+    A target of one's own is imported from the working directory or from Python's path.
+    Raises UserError for a target that is not there, for arguments it does not take, and within
     `surgrad.config.trust.read_back` for a target outside its registry.
     """
     if isinstance(node, list):
@@ -64,25 +75,41 @@ def build(node: Any, /, *, at: str = "", **more: Any) -> Any:
 
 
 def _locate(path: str, where: str) -> Any:
-    if not path.startswith(ALLOWED):
-        require_module(path, where, path)
-        raise UserError(f"{where}._target_={path}: only targets in surgrad and torch.optim are built")
     short, _, name = path.rpartition(".")
+    if not short:
+        raise UserError(f"{where}._target_={path}: give its module, too, as in my_module.{path}")
     public: list[str] = []
     for module_name in MODULES.get(short, (short,)):
         require_module(module_name, where, path)
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not module_name.startswith(error.name):
-                raise  # the module is there and lacks something itself: not the user's mistake
-            raise UserError(f"{where}._target_={path}: there is no module {error.name}") from error
+        module = _imported(module_name, f"{where}._target_={path}")
         found = getattr(module, name, None)
         if callable(found) and not name.startswith("_"):
             require_target(found, where, path)
             return found
         public += [n for n, value in vars(module).items() if callable(value) and _belongs(value, module_name)]
     raise UserError(f"{where}._target_: {unknown_key(name, sorted(public)).replace('key', 'name', 1)}")
+
+
+def _imported(name: str, where: str) -> ModuleType:
+    try:
+        with _working_directory():
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # the module is there and lacks something itself
+        place = "" if name.startswith(LIBRARY) else f" in {Path.cwd()} or on Python's path (PYTHONPATH)"
+        raise UserError(f"{where}: there is no module {error.name}{place}") from error
+
+
+@contextmanager
+def _working_directory() -> Iterator[None]:
+    """Let modules be found in the working directory, after all other places."""
+    path = str(Path.cwd())
+    sys.path.append(path)
+    try:
+        yield
+    finally:
+        sys.path.remove(path)
 
 
 def _belongs(value: Any, module_name: str) -> bool:

@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
+
+from surgrad.config.build import is_own
 from surgrad.config.explain import unknown_option
 from surgrad.config.published import Published
 from surgrad.errors import UserError
@@ -20,6 +23,7 @@ _PLAIN = re.compile(r"[^\[\]{}()'\"$\\]*")  # neither quoted nor nested: values,
 _NUMBER = re.compile(
     r"[-+]?(?:(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:e[-+]?\d+)?|inf|nan)|true|false", re.IGNORECASE | re.ASCII
 )
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
 
@@ -68,6 +72,7 @@ def translated(arguments: Sequence[str], schema: type, folders: Sequence[Path]) 
         hint = _hint(schema, key)
         value = _each(value, lambda word, words=words: words.get(word, word))
         _refuse_no_option(key, value, folders)
+        _store_own_options(key, value, folders)
         if hint is str:
             value = _each(value, _quoted)
         elif hint == list[str] and value.startswith("[") and value.endswith("]"):
@@ -79,6 +84,28 @@ def translated(arguments: Sequence[str], schema: type, folders: Sequence[Path]) 
 def options(group: str, folders: Sequence[Path]) -> list[str]:
     """Names of the files of a group, in all folders."""
     return sorted({path.stem for folder in folders for path in folder.glob(f"{group}/*.yaml")})
+
+
+def _store_own_options(key: str, value: str, folders: Sequence[Path]) -> None:
+    """Make `surrogate=my_module.MySurrogate` a choice of its group, as if there were a file of this name in it.
+
+    In a group of nodes the file would hold the `_target_`, in one of names the name; in a group with a file own.yaml it
+    would be that file with the `_target_` of its `source`.
+    """
+    group = key.split("@")[0]
+    texts = {
+        path.stem: path.read_text(encoding="utf-8") for folder in folders for path in folder.glob(f"{group}/*.yaml")
+    }
+    for word in value.split(",") if _PLAIN.fullmatch(value) else ():
+        name = word.strip()
+        if not texts or not _DOTTED.fullmatch(name) or not is_own(name) or name in texts:
+            continue
+        node: dict[str, Any] = {"_target_": name}
+        if "own" in texts:
+            node = {"defaults": ["own", "_self_"], "name": name.rpartition(".")[2], "source": node}
+        elif not any(text.startswith("_target_:") or "\n_target_:" in text for text in texts.values()):
+            node = {"name": name}
+        ConfigStore.instance().store(group=group, name=name, node=node, provider="command line")
 
 
 def _refuse_no_option(key: str, value: str, folders: Sequence[Path]) -> None:

@@ -1,5 +1,6 @@
 """Configuration of the data sets that classification trains on: typed, with units; one schema per kind of data."""
 
+import logging
 from dataclasses import asdict, dataclass, field, make_dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from surgrad.config import validate
 from surgrad.config.build import build
 from surgrad.config.check import check
 from surgrad.config.validate import one_of, positive
-from surgrad.datasets.augment import published_noise
+from surgrad.datasets.augment import Compose, published_noise
 from surgrad.datasets.encoding.latency import image_events
 from surgrad.datasets.events import Augmentation, EventDataset
 from surgrad.datasets.sources import idx
@@ -22,6 +23,9 @@ from surgrad.datasets.sources.randman import Randman
 from surgrad.datasets.sources.random_task import RandomTask
 from surgrad.datasets.splits import VALIDATIONS, check_window, first_of_each, validation_split
 from surgrad.errors import UserError, known
+from surgrad.experiments import parts
+
+log = logging.getLogger(__name__)
 
 Splits = tuple[EventDataset, EventDataset | None, EventDataset]
 
@@ -52,6 +56,7 @@ class DatasetConfig:
     duration: float = 0.7  # simulated time of a sample; later spikes are dropped (s)
     time_step: float = 2e-3  # s
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    augmentations: dict[str, Any] = field(default_factory=dict)  # nodes, under names of your choice, after augment
 
     def __post_init__(self) -> None:
         positive(self, "dataset.", "batch_size", "nu", "duration", "time_step", "nb_inputs", "nb_classes")
@@ -76,12 +81,19 @@ class DatasetConfig:
     def augmentation(self) -> Augmentation | None:
         """What is done to training batches, or None."""
         try:
-            return published_noise(dt=self.time_step, nb_steps=self.nb_steps, **asdict(self.augment))
+            published = published_noise(dt=self.time_step, nb_steps=self.nb_steps, **asdict(self.augment))
         except ValueError as error:
             raise UserError(f"dataset.augment: {error}") from error
+        own = [
+            parts.part("augmentation", node, f"dataset.augmentations.{name}")
+            for name, node in self.augmentations.items()
+            if node is not None
+        ]
+        return Compose([*([published] if published else []), *own]) if own else published
 
     def preflight(self) -> None:
         """Raises UserError for a file that is missing, or for a part that cannot be built, before it is needed."""
+        self.augmentation()
 
     def splits(self) -> Splits:
         """Training, validation and test set."""
@@ -143,6 +155,7 @@ class HDF5Config(HeldOutConfig):
 
     def preflight(self) -> None:
         """Raises UserError naming the key of a file that is missing, and how to get it."""
+        super().preflight()
         for key in ("train_path", "test_path", *(["valid_path"] if self.validation == "file" else [])):
             path = getattr(self, key)
             if not Path(path).is_file():
@@ -190,6 +203,7 @@ class ImageLatencyConfig(HeldOutConfig):
 
     def preflight(self) -> None:
         """Raises UserError naming the file, and the command that fetches it, if one is missing."""
+        super().preflight()
         idx.find_images(self.folder, self.name, subset=self.subset)
         self._code()
 
@@ -225,6 +239,7 @@ class BrailleConfig(HeldOutConfig):
 
     def preflight(self) -> None:
         """Raises UserError if the file is missing, or for an encoding that cannot be built."""
+        super().preflight()
         if not Path(self.path).is_file():
             raise UserError(f"dataset.path={self.path}: no such file; it is part of the repository, in data/braille")
         self._encoding()
@@ -245,6 +260,45 @@ class BrailleConfig(HeldOutConfig):
         spikes = encoded(recordings, encoding, encoding.nb_units(len(self.taxels)), self.name)
         self.require_sizes(spikes)
         return *self.hold_out(spikes.subset(~tests)), spikes.subset(tests)
+
+
+@dataclass
+class OwnConfig(HeldOutConfig):
+    """A data set of one's own class, whose ``splits()`` gives (training, test) or (training, validation, test)."""
+
+    source: dict[str, Any] = field(default_factory=dict)  # node
+
+    def preflight(self) -> None:
+        """Raises UserError for a class that is not there or has no splits."""
+        super().preflight()
+        self._source()
+
+    def _source(self) -> Any:
+        validate.node("dataset.source", self.source, "my_module.MyData")
+        return parts.part("data set", self.source, "dataset.source")
+
+    def splits(self) -> Splits:
+        """What the class gives; of two parts the first is divided by ``validation``. Raises: UserError."""
+        given = tuple(self._source().splits())
+        if len(given) not in (2, 3) or not all(isinstance(part, EventDataset) for part in given if part is not None):
+            named = ", ".join(type(part).__name__ for part in given)
+            raise UserError(
+                f"dataset.source={self.source['_target_']}: splits() gives ({named}), not (training, test) or "
+                "(training, validation, test), each a surgrad.EventDataset"
+            )
+        train, *middle, test = given
+        for part in given:
+            if part is not None:
+                check_window(part, self.duration, f"dataset.source={self.source['_target_']}")
+        self.require_sizes(train)
+        held = (train, middle[0]) if middle else self.hold_out(train)
+        log.info("input units fire at %.3g Hz (dataset.nu=%g is assumed)", _rate(held[0], self.duration), self.nu)
+        return *held, test
+
+
+def _rate(dataset: EventDataset, duration: float) -> float:
+    """Mean rate of the input units within the window, Hz."""
+    return int((dataset.times < duration).sum()) / (max(1, len(dataset)) * dataset.nb_units * duration)
 
 
 @dataclass
@@ -318,7 +372,7 @@ class RandmanConfig(DatasetConfig):
             raise UserError(f"dataset: {error}") from error
 
 
-#: The schema of each data set by name; a data set of another name is one in files.
+#: The schema of each data set by name; one of another name has a ``source`` of one's own, or is in files.
 DATASETS: dict[str, type[DatasetConfig]] = {
     "spiking_digits": SpikingDigitsConfig,
     "randman": RandmanConfig,
@@ -360,13 +414,13 @@ def dataset_config(content: Any, kind: type[D] = DatasetConfig) -> D:  # type: i
     if not content:
         raise UserError("dataset: is empty; choose one, e.g. dataset=spiking_digits")
     name = content.get("name")
-    checked: D = check(OmegaConf.create({"dataset": dict(content)}), _wrapper(kind, str(name))).dataset  # type: ignore[arg-type]  # a class is hashable
+    own = OwnConfig if "source" in content else DATASETS.get(str(name), HDF5Config)
+    checked: D = check(OmegaConf.create({"dataset": dict(content)}), _wrapper(kind, own)).dataset  # type: ignore[arg-type]  # a class is hashable
     return checked
 
 
 @cache
-def _wrapper(kind: type[DatasetConfig], name: str) -> type:
+def _wrapper(kind: type[DatasetConfig], own: type[DatasetConfig]) -> type:
     """A dataclass with the data set as its only field, so that messages name whole keys."""
-    own = DATASETS.get(name, HDF5Config)
     schema = own if issubclass(own, kind) else make_dataclass(own.__name__, [], bases=(kind, own))
     return make_dataclass("Wrapper", [("dataset", schema, field(default_factory=schema))])

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from surgrad.config.common import CommonConfig
 from surgrad.config.validate import not_negative, one_of, positive
 from surgrad.errors import UserError
+from surgrad.experiments import parts
 from surgrad.experiments.datasets import DatasetConfig
+from surgrad.experiments.parts import one_of_or_own
 from surgrad.kernels.dispatch import KERNELS
 from surgrad.runs.find import find_one
 from surgrad.training.loop import Compute
-from surgrad.training.losses import LOSSES, ReadoutCrossEntropy, build_loss
+from surgrad.training.losses import LOSSES, ReadoutCrossEntropy
 from surgrad.training.optimizers import OPTIMIZERS
-from surgrad.training.schedules import SCHEDULES, build_schedule
+from surgrad.training.schedules import SCHEDULES
 
 
 @dataclass
@@ -30,10 +32,10 @@ class TrainingConfig(CommonConfig):
     tau_syn: float = 10e-3  # synaptic time constant (s)
     tau_readout: float = 0.7  # membrane time constant of the readout (s)
 
-    loss_type: str = "mot_ce"  # mot_ce | sum_ce | mean_ce | last_ce | sum_of_softmax_ce
+    loss_type: str = "mot_ce"  # mot_ce | sum_ce | mean_ce | last_ce | sum_of_softmax_ce | my_module.MyLoss
     loss_start: float = 0.0  # the readout before this time neither trains nor decides (s)
     label_smoothing: float = 0.0  # share of every label that is spread over all classes
-    optimizer: str = "smorms3"  # smorms3 | adam | adamax | adamw | sgd | rmsprop
+    optimizer: str = "smorms3"  # smorms3 | adam | adamax | adamw | sgd | rmsprop | my_module.MyOptimizer
     nb_epochs: int = 60
     batch_size: int = 32  # samples per update
     lr_schedule: dict[str, Any] = field(default_factory=dict)  # name, warmup (epochs), its own options; {}: constant
@@ -53,8 +55,8 @@ class TrainingConfig(CommonConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("loss_type", self.loss_type, LOSSES)
-        one_of("optimizer", self.optimizer, OPTIMIZERS)
+        one_of_or_own("loss_type", self.loss_type, LOSSES)
+        one_of_or_own("optimizer", self.optimizer, OPTIMIZERS)
         one_of("kernel", self.kernel, ("auto", *KERNELS))
         one_of("memory", self.memory, ("full", "recompute"))
         one_of("precision", self.precision, ("float32", "bf16"))
@@ -65,7 +67,7 @@ class TrainingConfig(CommonConfig):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be from 0 to below 1")
         if self.lr_schedule:
-            one_of("lr_schedule.name", self.lr_schedule.get("name"), SCHEDULES)
+            one_of_or_own("lr_schedule.name", str(self.lr_schedule.get("name")), SCHEDULES)
 
     def start_weights(self, network: nn.Module) -> None:
         """Give a network the weights of `init_from`, and keep those that are frozen from training.
@@ -95,7 +97,7 @@ class TrainingConfig(CommonConfig):
         first = round(self.loss_start / data.time_step)
         if first >= data.nb_steps:
             raise UserError(f"loss_start={self.loss_start} s leaves no step of dataset.duration={data.duration} s")
-        return build_loss(self.loss_type, first_step=first, label_smoothing=self.label_smoothing)
+        return parts.loss(self.loss_type, first_step=first, label_smoothing=self.label_smoothing)
 
     def decay_options(self) -> dict[str, Any]:
         """The option of the optimiser that `weight_decay` is."""
@@ -105,7 +107,7 @@ class TrainingConfig(CommonConfig):
         """Arguments of `surgrad.training.fit.Fit` beside the optimiser. Raises: UserError for a schedule's options."""
         schedule = None
         if self.lr_schedule:
-            schedule = build_schedule(optimizer=optimizer, nb_epochs=self.nb_epochs, **self.lr_schedule)
+            schedule = parts.schedule(optimizer=optimizer, nb_epochs=self.nb_epochs, **self.lr_schedule)
         return {"schedule": schedule, "grad_clip": self.grad_clip, "ema": self.ema}
 
     def compute(self) -> Compute:

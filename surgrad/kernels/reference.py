@@ -25,7 +25,6 @@ from surgrad.neurons.lif import (
     AdaptiveState,
     LIFState,
     adaptive_step,
-    lif_step,
     readout_step,
     spike,
 )
@@ -70,7 +69,7 @@ def lif(
         state = LIFState(*(torch.zeros_like(current[0]) for _ in range(2)))
 
     def step(state: LIFState, drive: Tensor, s: Tensor) -> LIFState:
-        return lif_step(state, drive, s, a, b, neuron)
+        return neuron.step(state, drive, s, a, b)
 
     return _scan(current, step, neuron, recurrence, state, previous, noise, ids, first_step, memory)
 

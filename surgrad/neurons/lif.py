@@ -109,6 +109,21 @@ class LIF:
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name}={getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}")
 
+    def step(self, state: LIFState, current: Tensor, s: Tensor, a: Tensor, b: Tensor) -> LIFState:
+        """One step of the reference kernel; a neuron of one's own inherits from `LIF` and has another.
+
+        Args:
+            state: i[t] and u[t], (B, *units) each.
+            current: I[t], (B, *units).
+            s: spikes emitted from u[t], (B, *units).
+            a: decay of the synapse per step, broadcastable to the units.
+            b: decay of the membrane per step, broadcastable to the units.
+
+        Returns:
+            i[t+1] and u[t+1].
+        """
+        return lif_step(state, current, s, a, b, self)
+
 
 @dataclass(frozen=True)
 class AdaptiveLIF(LIF):

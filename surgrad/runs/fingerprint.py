@@ -1,8 +1,14 @@
-"""The data that a run was computed on: size and SHA-256 of the files that its configuration names."""
+"""The data that a run was computed on: size and SHA-256 of the files that its configuration names.
+
+The files of one's own code are among them: a value such as `my_module.MySurrogate` names the file of a module that the
+run has imported.
+"""
 
 import hashlib
 import json
 import os
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -38,10 +44,20 @@ def _files(flat: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
             continue
         path = Path(value).expanduser()
         with suppress(OSError):
-            if path.is_file():
+            if code := _module_file(value):
+                yield key, code
+            elif path.is_file():
                 yield key, path
             elif key.rpartition(".")[2] in FOLDERS and path.is_dir():
                 yield from ((f"{key}/{entry.name}", entry) for entry in sorted(path.iterdir()) if entry.is_file())
+
+
+def _module_file(value: str) -> Path | None:
+    """The file of the imported module that a value names something of; None for the library's, PyTorch's and others."""
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", value) or value.startswith(("surgrad.", "torch.")):
+        return None
+    file = getattr(sys.modules.get(value.rpartition(".")[0]), "__file__", None)
+    return Path(file) if isinstance(file, str) and file.endswith(".py") else None
 
 
 def _digest(path: Path, known: dict[str, Any]) -> str:

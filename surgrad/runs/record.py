@@ -45,6 +45,9 @@ LATER_KEYS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "label_smoothing": lambda flat: 0.0,
     "lr_delay": lambda flat: None,
     "lr_adaptation": lambda flat: None,
+    "surrogate": lambda flat: {},  # of deep_convSNN.py, where it is a node
+    "escape_noise": lambda flat: {},
+    "dataset.augmentations": lambda flat: {},
     # the embedded digits were 18 recordings of each speaker and class, and of other data sets all were taken
     "dataset.limit": lambda flat: 18 if flat.get("dataset.name") == "spiking_digits" else None,
 }

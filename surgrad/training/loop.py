@@ -96,8 +96,8 @@ class Objective:
 
         What acts on averages over the batch sees those of the whole batch.
         """
-        of_batch = [r for r in self.regularizers if r.dims == "batch"]
-        of_samples = [r for r in self.regularizers if r.dims != "batch"]
+        of_batch = [r for r in self.regularizers if getattr(r, "dims", None) == "batch"]
+        of_samples = [r for r in self.regularizers if getattr(r, "dims", None) != "batch"]
         averaged = [processes.with_common_mean(c, weight) for c in counts] if of_batch else []
         return penalty(of_samples, counts) + penalty(of_batch, averaged)
 

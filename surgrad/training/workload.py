@@ -4,6 +4,7 @@ Definitions are NeuroBench's (Yik et al. 2025, Nature Communications 16:1545): a
 that a spike causes through a weight that is not zero; the dense count is that of a processor that skips nothing.
 """
 
+import math
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgrad.datasets.events import EventDataset
-from surgrad.errors import UserError
 from surgrad.network.connections import Connection, Conv
 from surgrad.network.network import Network
 from surgrad.training.loop import DEFAULT_COMPUTE, BatchGrid, Compute
@@ -46,11 +46,11 @@ class Workload(NamedTuple):
     latency: float
 
     def columns(self) -> dict[str, float]:
-        """Entries of a run's summary, for its test set."""
+        """Entries of a run's summary, for its test set; without what is not known."""
         units = {"spikes": "spikes_per_sample", "energy": "energy_joule", "latency": "latency_seconds"}
         costs = {f"test_{units.get(name, name)}": value for name, value in self._asdict().items()}
         costs["footprint_bytes"] = costs.pop("test_footprint")
-        return costs
+        return {name: cost for name, cost in costs.items() if not math.isnan(cost)}
 
 
 @torch.no_grad()
@@ -73,11 +73,14 @@ def workload(
         seed: of the escape noise.
         compute: how the network is run.
 
-    Raises:
-        UserError: for connections that are neither `Dense` nor `Conv`.
+    Returns:
+        the cost; operations and energy are nan if a connection is neither `Dense` nor `Conv`.
     """
-    fan_outs = [[fan_out(connection) for connection in connections] for connections in _outgoing(network)]
-    dense = [[fan_out(connection, dense=True) for connection in connections] for connections in _outgoing(network)]
+    outgoing = _outgoing(network)
+    known = [[part for part in connections if isinstance(part, Connection)] for connections in outgoing]
+    unknown = 0.0 if known == outgoing else math.nan
+    fan_outs = [[fan_out(connection) for connection in connections] for connections in known]
+    dense = [[fan_out(connection, dense=True) for connection in connections] for connections in known]
     spikes = operations = latency = 0.0
     for batch in grid(dataset):
         out = compute(network, batch, seed=seed)
@@ -89,10 +92,11 @@ def workload(
         latency += float(decision_steps(out.y, loss).double().sum()) * grid.dt
     nb_neurons = sum(int(torch.Size(layer.unit_shape).numel()) for layer in network.layers)
     nb = len(dataset)
+    operations += unknown
     return Workload(
         spikes=spikes / nb,
         synaptic_operations=operations / nb,
-        dense_operations=float(grid.nb_steps * sum(fan.sum() for fans in dense for fan in fans)),
+        dense_operations=unknown + float(grid.nb_steps * sum(fan.sum() for fans in dense for fan in fans)),
         activation_sparsity=1 - spikes / (nb * nb_neurons * grid.nb_steps),
         footprint=sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers())),
         energy=operations / nb * JOULE_PER_ADDITION,
@@ -123,15 +127,9 @@ def fan_out(connection: Connection, *, dense: bool = False) -> Tensor:
     return torch.autograd.grad(reached, shown)[0][0]
 
 
-def _outgoing(network: Network) -> list[list[Connection]]:
+def _outgoing(network: Network) -> list[list[nn.Module]]:
     """Connections that lead away from the input and from every spiking layer."""
     above = [layer.feedforward for layer in network.stack]
     own = [None, *(layer.recurrent for layer in network.layers)]
     pairs = zip_longest(above, own)  # without a readout, nothing is above the last layer
-    return [[_counted(connection) for connection in pair if connection is not None] for pair in pairs]
-
-
-def _counted(connection: nn.Module) -> Connection:
-    if not isinstance(connection, Connection):
-        raise UserError(f"operations are counted of Dense and Conv connections, not of {type(connection).__name__}")
-    return connection
+    return [[connection for connection in pair if connection is not None] for pair in pairs]

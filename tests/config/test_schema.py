@@ -258,8 +258,8 @@ def test_build_makes_what_a_node_says():
 @pytest.mark.parametrize(
     ("node", "expected"),
     [
-        ({"_target_": "os.system", "command": "true"}, r"_target_=os.system: only targets in surgrad and torch.optim"),
-        ({"_target_": "torch.optimx.Adam"}, r"only targets in surgrad"),
+        ({"_target_": "Adam"}, r"_target_=Adam: give its module, too, as in my_module.Adam"),
+        ({"_target_": "torch.optimx.Adam"}, r"there is no module torch.optimx in /.* or on Python's path"),
         ({"_target_": "torch.optim.Adan"}, r"unknown name Adan \(did you mean Adam"),
         ({"_target_": "surgrad.nothing.Adam"}, r"there is no module surgrad.nothing"),
         ({"_target_": "torch.optim.Adam", "lrr": 1}, r"unknown key optimizer.lrr \(did you mean optimizer.lr\?\)"),

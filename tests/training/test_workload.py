@@ -83,6 +83,14 @@ def test_every_spike_counts_the_weights_it_reaches(kind):
     assert found.footprint == sum(4 * weights.numel() for weights in network.parameters())
 
 
+def test_operations_of_connections_of_another_kind_are_not_known():
+    network = Network([layer(torch.nn.Linear(12, 5))], Readout(Dense(5, 3), 20e-3, 10e-3), DT)
+    grid = BatchGrid(5, DT, NB_STEPS, (12,))
+    found = workload(network, data(), grid, losses.MaxOverTimeCrossEntropy()).columns()
+    assert "test_spikes_per_sample" in found
+    assert not {"test_synaptic_operations", "test_dense_operations", "test_energy_joule"} & found.keys()
+
+
 def test_zero_weights_cost_nothing_and_are_stored_all_the_same():
     connection = Dense(4, 3)
     torch.nn.init.zeros_(connection.weight)

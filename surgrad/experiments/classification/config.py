@@ -1,15 +1,17 @@
 """Configuration of the Classification suite: the keys of the published suite, typed, with units."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from omegaconf import MISSING
+from torch import nn
 
 from surgrad.config import validate
 from surgrad.config.published import Published
 from surgrad.config.validate import at_least, not_negative, one_of, positive, probability
 from surgrad.errors import UserError
+from surgrad.experiments import parts
 from surgrad.experiments.datasets import DatasetConfig, dataset_config, no_dataset
 from surgrad.experiments.training import TrainingConfig
 from surgrad.network.methods import METHODS, SpikeParameters, method_neuron
@@ -18,7 +20,7 @@ from surgrad.network.network import Network
 from surgrad.neurons.lif import LIF
 from surgrad.training.fit import annealed
 from surgrad.training.loop import BatchGrid, Objective
-from surgrad.training.optimizers import build_optimizer, parameter_groups
+from surgrad.training.optimizers import parameter_groups
 from surgrad.training.regularizers import ActivityRegularizer, build_regularizer
 
 
@@ -166,6 +168,8 @@ class ClassificationConfig(TrainingConfig):
 
     dataset: DatasetNode = field(default_factory=no_dataset)  # one of the group
     method: MethodConfig = field(default_factory=MethodConfig)
+    surrogate: dict[str, Any] = field(default_factory=dict)  # node, in the place of the method's; {}: the method's
+    escape_noise: dict[str, Any] = field(default_factory=dict)  # node, in the place of the method's; {}: the method's
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
     plotting: PlottingConfig = field(default_factory=PlottingConfig)
     fano: FanoConfig = field(default_factory=FanoConfig)
@@ -206,6 +210,11 @@ class ClassificationConfig(TrainingConfig):
         positive(self, "", "beta", "delta_uh", "epoch_chunk", "anneal_interval")
         not_negative(self, "", "monitor_fano", "anneal_start")
         probability(self, "", "p0")
+        for name in ("surrogate", "escape_noise"):
+            if getattr(self, name):
+                validate.node(name, getattr(self, name), "my_module.MyClass")
+        if self.surrogate and self.anneal:
+            raise UserError("anneal=true raises the slope of the method's surrogate; it has no part in surrogate=…")
         validate.at_default(self, "", "eps_0", "theta", "k0", "delta_uo")
         if self.fano.evaluate and self.fano_window > self.dataset.nb_steps:
             key = f"fano.bin_dt={self.fano.bin_dt}" if self.binned else f"monitor_fano={self.monitor_fano}"
@@ -217,11 +226,14 @@ class ClassificationConfig(TrainingConfig):
             self.wandb.mode = "disabled"
 
     def preflight(self) -> None:
-        """Files, penalties and the shapes of layers. Raises: UserError naming the first mistake."""
+        """Files, parts and the shapes of layers. Raises: UserError naming the first mistake."""
         self.dataset.preflight()
         self.objective()
+        self.neuron(self.method.name, 1)
+        weight, decay = nn.Parameter(torch.zeros(1)), self.decay_options()
+        self.fit_options(parts.optimizer(self.optimizer, [weight], self.method.lr, **decay))
         if self.dataset.nb_inputs is not None and self.dataset.nb_classes is not None:
-            self.fit_options(self.build_optimizer(self.network(self.dataset.nb_inputs, self.dataset.nb_classes)))
+            self.network(self.dataset.nb_inputs, self.dataset.nb_classes)
 
     @property
     def fano_window(self) -> int:
@@ -236,7 +248,12 @@ class ClassificationConfig(TrainingConfig):
         if self.anneal:
             start, step, interval = self.anneal_start, self.anneal_step, self.anneal_interval
             beta = annealed(beta, epoch, start=start, step=step, interval=interval)
-        return method_neuron(method, SpikeParameters(beta, self.p0, self.delta_uh, self.sigm, self.diff_reset))
+        made = method_neuron(method, SpikeParameters(beta, self.p0, self.delta_uh, self.sigm, self.diff_reset))
+        if self.surrogate:
+            made = replace(made, surrogate=parts.part("surrogate", self.surrogate, "surrogate"))
+        if self.escape_noise and method == self.method.name:
+            made = replace(made, escape_noise=parts.part("escape noise", self.escape_noise, "escape_noise"))
+        return made
 
     def grid(self, nb_inputs: int, device: str = "cpu", batch_size: int | None = None) -> BatchGrid:
         """How events become batches: of this size, by default as in training."""
@@ -250,7 +267,7 @@ class ClassificationConfig(TrainingConfig):
     def build_optimizer(self, network: Network) -> torch.optim.Optimizer:
         """The optimiser of the weights."""
         groups, decay = parameter_groups(network, weights_decay=self.weight_decay is not None), self.decay_options()
-        return build_optimizer(self.optimizer, groups, self.method.lr, **decay)
+        return parts.optimizer(self.optimizer, groups, self.method.lr, **decay)
 
     def network(self, nb_inputs: int, nb_classes: int) -> Network:
         """The network as it is before the first epoch."""

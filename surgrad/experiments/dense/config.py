@@ -1,7 +1,7 @@
 """Configuration of `Classification/dense_SNN.py`: stacks of dense spiking layers, recurrent or not.
 
-What neurons, surrogates, initialisers and the like are is said by nodes with a `_target_`, so that one of your own
-needs no new key. Nodes: neuron, surrogate, connection, time_constants, initializer, regularizers.*.
+What neurons, surrogates, initialisers and the like are is said by nodes with a `_target_`, of the library or of one's
+own (`surgrad.experiments.parts`). Nodes: neuron, surrogate, connection, time_constants, initializer, regularizers.*.
 """
 
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from surgrad.config import validate
 from surgrad.config.build import build
 from surgrad.config.validate import not_empty, positive
 from surgrad.errors import UserError
+from surgrad.experiments import parts
 from surgrad.experiments.datasets import DatasetConfig, DatasetNode, dataset_config, no_dataset
 from surgrad.experiments.training import TrainingConfig
 from surgrad.network.dale import impose
@@ -20,7 +21,7 @@ from surgrad.network.initializers import Initializer
 from surgrad.network.models import HiddenParts, dense_snn
 from surgrad.network.network import Network
 from surgrad.training.loop import BatchGrid, Objective
-from surgrad.training.optimizers import build_optimizer, keep_within_bounds, parameter_groups
+from surgrad.training.optimizers import keep_within_bounds, parameter_groups
 
 RATES = ("lr_tau", "lr_delay", "lr_adaptation")
 
@@ -84,14 +85,14 @@ class DenseConfig(TrainingConfig):
         return self._network([nb_inputs, *self.hidden, nb_classes], generator)
 
     def _network(self, sizes: list[int], generator: torch.Generator) -> Network:
-        surrogate = build(self.surrogate, at="surrogate")
-        hidden = HiddenParts(build(self.connection, at="connection"))
+        surrogate = parts.part("surrogate", self.surrogate, "surrogate")
+        hidden = HiddenParts(parts.factory("connection", self.connection, "connection"))
         if self.time_constants:
             draw = build(self.time_constants, at="time_constants")
             hidden = hidden._replace(time_constants=lambda tau, nb_units: draw(tau, nb_units, generator))
         network = dense_snn(
             sizes,
-            neuron=build(self.neuron, at="neuron", surrogate=surrogate),
+            neuron=parts.neuron(self.neuron, "neuron", surrogate=surrogate),
             recurrent=self.recurrent,
             hidden=hidden,
             dt=self.dataset.time_step,
@@ -103,7 +104,7 @@ class DenseConfig(TrainingConfig):
         )
         if self.inhibitory:
             impose(network, self.inhibitory)
-        initialize: Initializer = build(self.initializer, at="initializer")
+        initialize: Initializer = parts.part("initializer", self.initializer, "initializer")
         initialize(network, generator)
         return network
 
@@ -114,13 +115,12 @@ class DenseConfig(TrainingConfig):
 
     def objective(self) -> Objective:
         """Loss and penalties."""
-        penalties = build(self.regularizers, at="regularizers").values()
-        return Objective(self.loss(self.dataset), [penalty for penalty in penalties if penalty is not None])
+        return Objective(self.loss(self.dataset), parts.regularizers(self.regularizers))
 
     def build_optimizer(self, network: Network) -> torch.optim.Optimizer:
         """The optimiser of weights and trained time constants, which it keeps within their bounds."""
         rates, decay = {key: getattr(self, key) for key in RATES}, self.decay_options()
         groups = parameter_groups(network, rates, weights_decay=bool(decay))
-        optimizer = build_optimizer(self.optimizer, groups, self.lr, **self.optimizer_options | decay)
+        optimizer = parts.optimizer(self.optimizer, groups, self.lr, **self.optimizer_options | decay)
         keep_within_bounds(optimizer, network)
         return optimizer
