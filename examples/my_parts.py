@@ -120,7 +120,7 @@ class SignSGD(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
@@ -134,7 +134,7 @@ class Halving(torch.optim.lr_scheduler.LRScheduler):
         self.every = every
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         return [lr * 0.5 ** (self.last_epoch // self.every) for lr in self.base_lrs]
 
 

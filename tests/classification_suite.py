@@ -52,7 +52,7 @@ def make_network(method="stochasticsuperspike", seed=0):
     """A recurrent layer of four channels on twelve inputs."""
     neuron = method_neuron(method, SpikeParameters())
     network = conv_snn(
-        STACK, nb_inputs=12, nb_classes=3, neuron=neuron, dt=2e-3, tau_mem=2e-2, tau_syn=1e-2, tau_readout=0.1
+        STACK, in_shape=(1, 12), nb_classes=3, neuron=neuron, dt=2e-3, tau_mem=2e-2, tau_syn=1e-2, tau_readout=0.1
     )
     FluctuationDrivenCentered(1.3, nu=12.0)(network, torch.Generator().manual_seed(seed))
     return network

@@ -112,7 +112,7 @@ def convsnn_step(problem: ConvSNNStep) -> Callable[[], object]:
     torch.set_num_threads(problem.threads)
     network = conv_snn(
         ConvStack(),
-        nb_inputs=problem.inputs_,
+        in_shape=(1, problem.inputs_),
         nb_classes=problem.classes,
         neuron=method_neuron("stochasticsuperspike" if problem.stochastic else "superspike", SpikeParameters()),
         dt=DT,

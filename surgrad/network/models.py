@@ -17,7 +17,9 @@ from surgrad.neurons.lif import LIF
 
 @dataclass(frozen=True)
 class ConvStack:
-    """Shapes of a stack of 1-D convolutional layers, bottom to top; one entry per layer, or more than are used.
+    """Shapes of a stack of convolutional layers, bottom to top; one entry per layer, or more than are used.
+
+    On inputs of two spatial axes every number holds for both.
 
     Args:
         nb_filters: of the feed-forward convolutions.
@@ -58,7 +60,7 @@ class ConvStack:
 def conv_snn(
     stack: ConvStack,
     *,
-    nb_inputs: int,
+    in_shape: Sequence[int],
     nb_classes: int,
     neuron: LIF,
     dt: float,
@@ -66,11 +68,11 @@ def conv_snn(
     tau_syn: float,
     tau_readout: float,
 ) -> Network:
-    """A stack of (recurrent) 1-D convolutional LIF layers under a leaky readout, weights as new connections have them.
+    """A stack of (recurrent) convolutional LIF layers under a leaky readout, weights as new connections have them.
 
     Args:
         stack: shapes of the layers.
-        nb_inputs: number of input units.
+        in_shape: of the input units, (channels, length) or (channels, height, width).
         nb_classes: number of readout units.
         neuron: the spiking neuron.
         dt: time step, s.
@@ -82,7 +84,7 @@ def conv_snn(
         UserError: where a kernel is larger than its input.
     """
     layers: list[SpikingLayer] = []
-    shape: tuple[int, ...] = (1, nb_inputs)
+    shape = tuple(in_shape)
     for k in range(stack.nb_hidden_layers):
         try:
             feedforward = Conv(shape, stack.nb_filters[k], stack.kernel_size[k], stack.stride[k], stack.padding[k])

@@ -79,6 +79,7 @@ def test_every_primary_config_composes(name):
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_of_a_group_composes(group, option):
     needed = {"hdf5": ["dataset.train_path=a.h5", "dataset.test_path=b.h5"], "own": ["dataset.source._target_=a.B"]}
+    needed["camera"] = ["dataset.folder=a", "dataset.height=34", "dataset.width=34"]
     cfg = check(composed("config", f"{group}={option}", *needed.get(option, ())), ClassificationConfig)
     if group in ("dataset", "method"):
         assert option.startswith(getattr(cfg, group).name)

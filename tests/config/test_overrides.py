@@ -105,6 +105,9 @@ FILES = "dataset.train_path=TRAIN,dataset.test_path=TEST"
 DATASETS = {name: f"dataset={name}" for name in options("dataset", [CONFIGS / "shared"])}
 DATASETS |= {name: f"dataset={name},{FILES}" for name in ("shd", "hdf5")}
 DATASETS |= {name: f"dataset={name},dataset.subset=true" for name in ("mnist", "fashion_mnist")}
+DATASETS["own"] = "dataset=own,dataset.source._target_=examples.my_parts.Tones"
+DATASETS["camera"] = "dataset=camera,dataset.folder=.,dataset.height=34,dataset.width=34"
+DATASETS |= {name: f"dataset={name},dataset.folder=." for name in ("nmnist", "dvs_gesture")}
 DATASETS["ssc"] = f"dataset=ssc,{FILES},dataset.valid_path=TEST"
 PAIRS = [
     (suite, command)
@@ -195,7 +198,8 @@ def test_published_commands_are_understood_and_every_data_set_fits(
 ):
     monkeypatch.chdir(tmp_path)
     arguments = command.replace("TRAIN", "train.h5").replace("TEST", "test.h5")
-    for name in ("train.h5", "test.h5"):
+    for name in ("train.h5", "test.h5", "Train/0/a.bin", "Test/0/a.bin", "trials_to_train.txt", "trials_to_test.txt"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
     listed = re.split(r",(?=[\w.]+=)", arguments)
     if arguments.startswith("--"):

@@ -279,6 +279,6 @@ def test_unknown_methods_and_short_lists_are_refused():
     with pytest.raises(UserError, match="hidden layer 1: kernel_size=9 is larger than its input of length 4"):
         conv_snn(
             ConvStack(2, [4, 4], [3, 9], [3, 1], [0, 0]),
-            **{"nb_inputs": 12, "nb_classes": 3, "neuron": method_neuron("superspike", SpikeParameters())},
+            **{"in_shape": (1, 12), "nb_classes": 3, "neuron": method_neuron("superspike", SpikeParameters())},
             **{"dt": 1e-3, "tau_mem": 2e-2, "tau_syn": 1e-2, "tau_readout": 0.1},
         )

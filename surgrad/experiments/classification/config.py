@@ -258,7 +258,9 @@ class ClassificationConfig(TrainingConfig):
     def grid(self, nb_inputs: int, device: str = "cpu", batch_size: int | None = None) -> BatchGrid:
         """How events become batches: of this size, by default as in training."""
         data = self.dataset
-        return BatchGrid(batch_size or self.batch_size, data.time_step, data.nb_steps, (1, nb_inputs), device)
+        return BatchGrid(
+            batch_size or self.batch_size, data.time_step, data.nb_steps, data.unit_shape(nb_inputs), device
+        )
 
     def objective(self) -> Objective:
         """Loss and penalties."""
@@ -273,7 +275,7 @@ class ClassificationConfig(TrainingConfig):
         """The network as it is before the first epoch."""
         return conv_snn(
             self.dataset.stack(),
-            nb_inputs=nb_inputs,
+            in_shape=self.dataset.unit_shape(nb_inputs),
             nb_classes=nb_classes,
             neuron=self.neuron(self.method.name, 1),
             dt=self.dataset.time_step,
