@@ -90,7 +90,7 @@ def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
         """Monitor before training, every epoch_chunk epochs, and after; one process does."""
         if not processes.first:
             return {}
-        if epoch in (0, cfg.nb_epochs):
+        if epoch == 0 or fit.is_last(epoch):
             return monitor("before" if epoch == 0 else "after")
         return monitor(f"epoch_{epoch}") if cfg.monitor_chunks and epoch % cfg.epoch_chunk == 0 else {}
 
@@ -121,7 +121,7 @@ def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
     found = final_scores(
         network,
         best,
-        cfg.nb_epochs,
+        fit.done,
         {"valid": valid, "test": test},
         lambda data: score(network, data, grid, objective)._asdict(),
         variants={
@@ -132,10 +132,10 @@ def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
     sizes = {"nb_classes": train.nb_classes, "nb_weights": sum(weight.numel() for weight in network.parameters())}
     run.summary.update(found | sizes)
     if processes.first:
-        set_neuron(network, cfg.neuron(cfg.method.name, cfg.nb_epochs))
+        set_neuron(network, cfg.neuron(cfg.method.name, fit.done))
         run.summary.update(workload(network, test, grid, objective.loss, seed=cfg.seed, compute=compute).columns())
 
-    set_neuron(network, cfg.neuron(cfg.method.other, cfg.nb_epochs))
+    set_neuron(network, cfg.neuron(cfg.method.other, fit.done))
     fano = monitor("after_other") if processes.first else {}
     run.summary.update({name.replace("fano", "fano_other"): value for name, value in fano.items()})
     if cfg.plot == "plot" and processes.first:

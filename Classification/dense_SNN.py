@@ -49,14 +49,14 @@ def main(cfg: DenseConfig, run: Run) -> float:
 
     def look(epoch: int) -> dict[str, float]:
         """Monitor before and after training; the test accuracy of this epoch, where it is to be watched."""
-        columns = monitor("before" if epoch == 0 else "after") if epoch in (0, cfg.nb_epochs) else {}
+        columns = monitor("before" if epoch == 0 else "after") if epoch == 0 or fit.is_last(epoch) else {}
         if cfg.watch_test:
             scores = evaluate(network, test, grid, objective, seed=cfg.seed, draw=epoch, compute=compute)
             columns["test_acc"] = scores.acc
         return columns
 
     optimizer = cfg.build_optimizer(network)
-    best = Fit(
+    fit = Fit(
         network,
         optimizer=optimizer,
         train=train,
@@ -71,13 +71,14 @@ def main(cfg: DenseConfig, run: Run) -> float:
         after_epoch=look,
         logging_freq=cfg.logging_freq,
         **cfg.fit_options(optimizer),
-    )()
+    )
+    best = fit()
 
     score = partial(evaluate_repeatedly, nb_draws=cfg.test_draws, seed=cfg.seed, compute=compute)
     found = final_scores(
         network,
         best,
-        cfg.nb_epochs,
+        fit.done,
         {"valid": valid, "test": test},
         lambda split: score(network, split, grid, objective)._asdict(),
     )

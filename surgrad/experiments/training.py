@@ -40,6 +40,7 @@ class TrainingConfig(CommonConfig):
     batch_size: int = 32  # samples per update
     lr_schedule: dict[str, Any] = field(default_factory=dict)  # name, warmup (epochs), its own options; {}: constant
     weight_decay: float | None = None  # of connections alone; null: the optimiser's own, of all parameters
+    early_stopping: int = 0  # training ends when validation was not better for this many epochs; 0: never
     grad_clip: float | None = None  # largest norm of the gradient; null: any
     ema: float = 0.0  # decay per update of an average of the weights, which validates and tests; 0: none
     logging_freq: int = 10  # epochs between two lines of the log
@@ -62,7 +63,11 @@ class TrainingConfig(CommonConfig):
         one_of("precision", self.precision, ("float32", "bf16"))
         positive(self, "", "tau_mem", "tau_syn", "tau_readout", "batch_size", "logging_freq", "test_draws")
         positive(self, "", "grad_clip")
-        not_negative(self, "", "nb_epochs", "truncate", "weight_decay", "loss_start")
+        not_negative(self, "", "early_stopping", "nb_epochs", "truncate", "weight_decay", "loss_start")
+        if self.early_stopping and getattr(getattr(self, "dataset", None), "validation", "") == "none":
+            raise UserError(
+                f"early_stopping={self.early_stopping}: needs a validation set, not dataset.validation=none"
+            )
         for name in ("ema", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be from 0 to below 1")
@@ -108,7 +113,8 @@ class TrainingConfig(CommonConfig):
         schedule = None
         if self.lr_schedule:
             schedule = parts.schedule(optimizer=optimizer, nb_epochs=self.nb_epochs, **self.lr_schedule)
-        return {"schedule": schedule, "grad_clip": self.grad_clip, "ema": self.ema}
+        given = {"grad_clip": self.grad_clip, "ema": self.ema, "patience": self.early_stopping}
+        return {"schedule": schedule, **given}
 
     def compute(self) -> Compute:
         """How the network is run."""

@@ -40,6 +40,7 @@ LATER_KEYS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "lr_schedule": lambda flat: {},
     "weight_decay": lambda flat: None,
     "grad_clip": lambda flat: None,
+    "early_stopping": lambda flat: 0,
     "ema": lambda flat: 0.0,
     "loss_start": lambda flat: 0.0,
     "label_smoothing": lambda flat: 0.0,

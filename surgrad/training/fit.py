@@ -80,6 +80,7 @@ class Fit(Trainee):
     patience: int = 0
     ema: float = 0.0
     best: Best | None = field(default=None, init=False)
+    done: int = field(default=0, init=False)  # epochs
     generator: torch.Generator = field(default_factory=torch.Generator, init=False)
     _shown: Mapping[str, str] = field(default_factory=dict, init=False)  # of the epoch before, beside the progress bar
 
@@ -153,6 +154,7 @@ class Fit(Trainee):
             on_batch=advance,
         )
         self._require_finite_weights()
+        self.done = number
         row = {"train_loss": scores.loss, "train_acc": scores.acc}
         row |= self._validate(number, scores.loss, scores) | {"reg_loss": scores.penalty}
         if self.schedule is not None:
@@ -171,6 +173,10 @@ class Fit(Trainee):
     def finished(self, number: int) -> bool:
         """Whether validation has not become better for ``patience`` epochs."""
         return bool(self.patience) and number - known("the best epoch", self.best).epoch >= self.patience
+
+    def is_last(self, number: int) -> bool:
+        """Whether an epoch that is validated is the last one."""
+        return number == self.nb_epochs or self.finished(number)
 
     def _validate(self, epoch: int, train_loss: float, trained: Scores | None = None) -> dict[str, float]:
         """Columns of the validation set after ``epoch``; keeps the best weights."""
@@ -216,7 +222,7 @@ class Fit(Trainee):
         self.network.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["shuffle"])
-        self.best = Best(**state["best"])
+        self.best, self.done = Best(**state["best"]), int(state["epoch"])
         if self.schedule is not None:
             planned, there = _plan(self.schedule.state_dict()), _plan(state["schedule"])
             if planned != there:

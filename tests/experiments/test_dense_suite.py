@@ -24,7 +24,9 @@ from surgrad.runs.record import REPO, load_runs
 FOLDER = REPO / "configs" / "dense"
 PRIMARY = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 GROUPS = ("connection", "dataset", "initializer", "lr_schedule", "neuron", "surrogate", "time_constants", "wandb")
-OPTIONS = [(group, option) for group in GROUPS for option in options(group, [CONFIGS / "shared"]) if option != "hdf5"]
+UNNAMED = ("camera", "hdf5", "own")  # data sets that are named on the command line
+OPTIONS = [(group, option) for group in GROUPS for option in options(group, [CONFIGS / "shared"])]
+OPTIONS = [(group, option) for group, option in OPTIONS if option not in UNNAMED]
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +175,12 @@ def test_mistakes_are_named(main, override, says):
 
     with pytest.raises(UserError, match=re.escape(says)):
         built()
+
+
+def test_training_that_ends_early_is_watched_at_its_end(main, tmp_path):
+    main([*TINY, "nb_epochs=30", "early_stopping=2", "lr=1e-9", f"hydra.run.dir={tmp_path}"])
+    (record,) = load_runs(tmp_path)
+    assert record.metrics["epoch"][-1] == record.summary["best_epoch"] + 2 < 30
+    assert any(name.startswith("after") for name in record.states)
+    with pytest.raises(UserError, match=r"early_stopping=2: needs a validation set, not dataset.validation=none"):
+        composed("config", "early_stopping=2", "dataset.validation=none")
