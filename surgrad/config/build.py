@@ -22,7 +22,12 @@ MODULES = {
     "surgrad.surrogate": ("surgrad.neurons.surrogate",),
     "surgrad.escape_noise": ("surgrad.neurons.escape_noise",),
     "surgrad.neurons": ("surgrad.neurons.lif",),
-    "surgrad.layers": ("surgrad.network.layers", "surgrad.network.connections", "surgrad.network.parameters"),
+    "surgrad.layers": (
+        "surgrad.network.layers",
+        "surgrad.network.connections",
+        "surgrad.network.parameters",
+        "surgrad.network.normalization",
+    ),
     "surgrad.network": ("surgrad.network.network",),
     "surgrad.initializers": ("surgrad.network.initializers",),
     "surgrad.rate_propagation": ("surgrad.network.rate_propagation",),

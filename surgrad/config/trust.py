@@ -22,6 +22,7 @@ REGISTRY: dict[str, frozenset[str]] = {
     "surgrad.network.connections": frozenset(),
     "surgrad.network.layers": frozenset(),
     "surgrad.network.parameters": frozenset(),
+    "surgrad.network.normalization": frozenset(),
     "surgrad.network.initializers": frozenset(),
     "surgrad.network.rate_propagation": frozenset(),
     "surgrad.network.time_constants": frozenset({"homogeneous", "gamma", "normal", "uniform"}),

@@ -1,7 +1,7 @@
 """Augmentation of spike events: each takes a data set and a generator and returns a data set.
 
-`published_noise` chains them as the published loader does. All samples are changed at once; events that
-leave the units are removed, events that leave the time window are dropped when they are binned.
+`augmentations` chains them, `published_noise` as the published loader does. All samples are changed at once; events
+that leave the units are removed, events that leave the time window are dropped when they are binned.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from surgrad.datasets.binning import gather
 from surgrad.datasets.events import Augmentation, EventDataset
 
 
@@ -136,6 +137,113 @@ class TimeStretch:
         return dataset.with_events(dataset.times * factor[dataset.samples()], dataset.units, dataset.offsets)
 
 
+@dataclass(frozen=True)
+class TimeMask:
+    """One window of every sample is silent: its width ~ U(0, share duration), its place anywhere in the sample.
+
+    Args:
+        share: largest width in units of the duration.
+        duration: of a sample (s).
+
+    Source: Park et al. 2019 (SpecAugment, section 2), whose images these spikes are.
+    """
+
+    share: float
+    duration: float
+
+    def __post_init__(self) -> None:
+        _require_share("time_mask", self.share)
+
+    def __call__(self, dataset: EventDataset, generator: torch.Generator) -> EventDataset:
+        """Returns the data set without the spikes in each sample's window."""
+        start, end = (self.duration * x[dataset.samples()] for x in _windows(len(dataset), self.share, generator))
+        return _keep(dataset, dataset.times, dataset.units, (dataset.times < start) | (dataset.times >= end))
+
+
+@dataclass(frozen=True)
+class UnitMask:
+    """One band of neighbouring units is silent in every sample: its width ~ U(0, share nb_units), anywhere.
+
+    Args:
+        share: largest width in units of the number of units.
+
+    Source: Park et al. 2019 (SpecAugment, section 2).
+    """
+
+    share: float
+
+    def __post_init__(self) -> None:
+        _require_share("unit_mask", self.share)
+
+    def __call__(self, dataset: EventDataset, generator: torch.Generator) -> EventDataset:
+        """Returns the data set without the spikes in each sample's band."""
+        windows = _windows(len(dataset), self.share, generator)
+        start, end = (np.round(dataset.nb_units * x)[dataset.samples()] for x in windows)
+        return _keep(dataset, dataset.times, dataset.units, (dataset.units < start) | (dataset.units >= end))
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """With probability p a window of a sample holds the spikes of another one of its class in the batch instead.
+
+    So a word begins in one voice and ends in another, under the same label: the mixing of Yun et al. 2019 without its
+    mixed labels. The window lies anywhere and has a width ~ U(0, duration). Every sample gives to one sample and takes
+    from one; a sample that is alone in its class stays as it is.
+
+    Args:
+        p: probability.
+        duration: of a sample (s).
+    """
+
+    p: float
+    duration: float
+
+    def __post_init__(self) -> None:
+        _require_share("p_cutmix", self.p)
+
+    def __call__(self, dataset: EventDataset, generator: torch.Generator) -> EventDataset:
+        """Returns the data set with mixed samples, each one's own spikes first."""
+        partner = _partners(dataset.labels, generator)
+        start, end = (self.duration * x for x in _windows(len(dataset), 1.0, generator))
+        alone = partner == np.arange(len(dataset))
+        end[alone | (torch.rand(len(dataset), generator=generator).numpy() >= self.p)] = 0  # nothing lies before that
+        positions, offsets = gather(dataset.offsets, np.concatenate([np.arange(len(dataset)), partner]))
+        times = dataset.times[positions]
+        sample = np.tile(np.arange(len(dataset)), 2).repeat(np.diff(offsets))
+        taken = (times >= start[sample]) & (times < end[sample])
+        taken[: dataset.nb_events] ^= True
+        chosen = np.flatnonzero(taken)
+        chosen = chosen[np.argsort(sample[chosen], kind="stable")]
+        counts = np.bincount(sample[chosen], minlength=len(dataset))
+        return dataset.with_events(
+            times[chosen], dataset.units[positions[chosen]], np.concatenate([[0], np.cumsum(counts)])
+        )
+
+
+def augmentations(
+    *, dt: float, nb_steps: int, p_cutmix: float = 0.0, time_mask: float = 0.0, unit_mask: float = 0.0, **noise: float
+) -> Compose | None:
+    """`CutMix`, then the chain of `published_noise`, then masks; None if all amounts are 0.
+
+    Args:
+        dt: time step (s).
+        nb_steps: steps in the window.
+        p_cutmix: probability of `CutMix`.
+        time_mask: largest silent window, as a share of the sample.
+        unit_mask: largest silent band, as a share of the units.
+        noise: amounts of `published_noise`.
+    """
+    chain: list[tuple[float, Augmentation]] = [
+        (p_cutmix, CutMix(p_cutmix, nb_steps * dt)),
+        (time_mask, TimeMask(time_mask, nb_steps * dt)),
+        (unit_mask, UnitMask(unit_mask)),
+    ]
+    published = published_noise(dt=dt, nb_steps=nb_steps, **noise)
+    first, *masks = ([augmentation] if amount else [] for amount, augmentation in chain)
+    chosen = [*first, *(published.augmentations if published is not None else []), *masks[0], *masks[1]]
+    return Compose(chosen) if chosen else None
+
+
 def published_noise(
     *,
     dt: float,
@@ -169,6 +277,29 @@ def published_noise(
     ]
     chosen = [augmentation for amount, augmentation in chain if amount]
     return Compose(chosen) if chosen else None
+
+
+def _require_share(name: str, share: float) -> None:
+    if not 0 <= share <= 1:
+        raise ValueError(f"{name} = {share}: a share lies in [0, 1]")
+
+
+def _windows(nb_samples: int, share: float, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Start and end of a window in (0, 1) per sample: its width ~ U(0, share), anywhere."""
+    width, place = torch.rand(2, nb_samples, generator=generator, dtype=torch.float64).numpy()
+    start = place * (1 - share * width)
+    return start, start + share * width
+
+
+def _partners(labels: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    """(N,): for every sample another one of its label, all of them different; itself where there is no other."""
+    order = np.lexsort((torch.rand(len(labels), generator=generator).numpy(), labels))
+    ordered = labels[order]
+    first = np.searchsorted(ordered, ordered)  # of each class, in the order
+    last = np.append(ordered[1:] != ordered[:-1], True)[: len(ordered)]
+    partner = np.empty(len(labels), np.int64)
+    partner[order] = order[np.where(last, first, np.arange(len(ordered)) + 1)]
+    return partner
 
 
 def _move_units(dataset: EventDataset, shift: np.ndarray) -> EventDataset:

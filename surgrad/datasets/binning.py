@@ -26,22 +26,26 @@ class BinnedEvents:
         units: (E,) uint16 or int32.
         offsets: (N+1,) int64.
         dropped: number of events outside the window.
+        counts: (E,) int32, how many were collapsed to each; None where they are not counted.
     """
 
     steps: np.ndarray
     units: np.ndarray
     offsets: np.ndarray
     dropped: int
+    counts: np.ndarray | None = None
 
-    def of(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Steps, units and offsets of the samples ``indices`` (M,), in their order."""
+    def of(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Steps, units, offsets and counts of the samples ``indices`` (M,), in their order."""
         positions, offsets = gather(self.offsets, indices)
-        return self.steps[positions], self.units[positions], offsets
+        counts = None if self.counts is None else self.counts[positions]
+        return self.steps[positions], self.units[positions], offsets, counts
 
     def to(self, device: torch.device | str) -> DeviceEvents:
         """The same events on a device, to stay there."""
-        arrays = (self.steps.astype(np.int32), self.units.astype(np.int32), self.offsets)
-        return DeviceEvents(*(torch.from_numpy(array).to(device) for array in arrays))
+        arrays = (self.steps.astype(np.int32), self.units.astype(np.int32), self.offsets, self.counts)
+        tensors = (None if array is None else torch.from_numpy(array).to(device) for array in arrays)
+        return DeviceEvents(*tensors)  # type: ignore[arg-type]  # counts alone may be None
 
 
 def gather(offsets: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +83,14 @@ def time_to_step(times: np.ndarray, dt: float) -> np.ndarray:
 
 
 def bin_events(
-    times: np.ndarray, units: np.ndarray, offsets: np.ndarray, *, dt: float, nb_steps: int, nb_units: int
+    times: np.ndarray,
+    units: np.ndarray,
+    offsets: np.ndarray,
+    *,
+    dt: float,
+    nb_steps: int,
+    nb_units: int,
+    counted: bool = False,
 ) -> BinnedEvents:
     """Puts events on a grid of ``nb_steps`` steps of ``dt`` seconds; the order of events does not matter.
 
@@ -90,6 +101,7 @@ def bin_events(
         dt: time step (s).
         nb_steps: number of steps; events outside [0, nb_steps dt) are dropped and counted.
         nb_units: number of units.
+        counted: whether events of one unit in one step are counted, not only seen.
     """
     if not dt > 0:
         raise ValueError(f"dt = {dt} s: the time step must be positive")
@@ -97,7 +109,7 @@ def bin_events(
         raise ValueError(f"nb_steps = {nb_steps}: at least one step is needed")
     nb_samples = len(offsets) - 1
     step_type = index_type(nb_steps)
-    steps_out, units_out, counts_out = [], [], []
+    steps_out, units_out, counts_out, repeats = [], [], [], []
     for first, last in chunks(offsets):
         event = slice(offsets[first], offsets[last])
         step = time_to_step(times[event], dt)
@@ -106,7 +118,10 @@ def bin_events(
         key = (sample * nb_steps + step[inside].astype(np.int64)) * nb_units + units[event][inside]
         key.sort()
         if len(key):
-            key = key[np.concatenate([[True], key[1:] != key[:-1]])]
+            first_of_cell = np.concatenate([[True], key[1:] != key[:-1]])
+            if counted:
+                repeats.append(np.diff(np.flatnonzero(first_of_cell), append=len(key)).astype(np.int32))
+            key = key[first_of_cell]
         key, unit = np.divmod(key, nb_units)
         sample, step = np.divmod(key, nb_steps)
         steps_out.append(step.astype(step_type))
@@ -118,6 +133,7 @@ def bin_events(
         units=np.concatenate(units_out) if units_out else units[:0],
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         dropped=int(sum(d for _, d in counts_out)),
+        counts=np.concatenate([np.zeros(0, np.int32), *repeats]) if counted else None,
     )
 
 
@@ -137,14 +153,15 @@ def index_type(size: int) -> type[np.integer]:
 
 @dataclass(frozen=True, eq=False)
 class DeviceEvents:
-    """`BinnedEvents` on a device: steps (E,) int32, units (E,) int32, offsets (N+1,) int64."""
+    """`BinnedEvents` on a device: steps, units (E,) int32, offsets (N+1,) int64, counts (E,) int32 or None."""
 
     steps: Tensor
     units: Tensor
     offsets: Tensor
+    counts: Tensor | None = None
 
-    def of(self, indices: Tensor, nb_events: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Steps, units and offsets of the samples ``indices`` (M,), in their order.
+    def of(self, indices: Tensor, nb_events: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Steps, units, offsets and counts of the samples ``indices`` (M,), in their order.
 
         Args:
             indices: (M,) on the device.
@@ -155,11 +172,19 @@ class DeviceEvents:
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         positions = torch.repeat_interleave(starts - offsets[:-1], lengths, output_size=nb_events)
         positions += torch.arange(len(positions), device=positions.device)
-        return self.steps[positions], self.units[positions], offsets
+        counts = None if self.counts is None else self.counts[positions]
+        return self.steps[positions], self.units[positions], offsets, counts
 
 
 def bin_on_device(
-    times: Tensor, units: Tensor, offsets: Tensor, *, dt: float, nb_steps: int, nb_units: int
+    times: Tensor,
+    units: Tensor,
+    offsets: Tensor,
+    *,
+    dt: float,
+    nb_steps: int,
+    nb_units: int,
+    counted: bool = False,
 ) -> tuple[DeviceEvents, Tensor]:
     """`bin_events` where the events are.
 
@@ -170,6 +195,7 @@ def bin_on_device(
         dt: time step, s.
         nb_steps: number of steps.
         nb_units: number of units.
+        counted: as in `bin_events`.
 
     Returns:
         the events, and the number of those outside the window as a 0-d tensor.
@@ -177,8 +203,15 @@ def bin_on_device(
     step = torch.floor(times.double() / dt * (1.0 + EDGE_TOLERANCE))
     inside = (step >= 0) & (step < nb_steps)
     sample = torch.repeat_interleave(offsets.diff(), output_size=len(times))
-    key = ((sample * nb_steps + step.long()) * nb_units + units.long())[inside].unique()
+    key = ((sample * nb_steps + step.long()) * nb_units + units.long())[inside]
+    repeats = None
+    if counted:
+        key, repeats = key.unique(return_counts=True)
+    else:
+        key = key.unique()
     step, sample = key // nb_units % nb_steps, key // (nb_units * nb_steps)
     counts = torch.bincount(sample, minlength=len(offsets) - 1)
     binned = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return DeviceEvents(step.int(), (key % nb_units).int(), binned), (~inside).sum()
+    counts_of = None if repeats is None else repeats.int()
+    events = DeviceEvents(step.int(), (key % nb_units).int(), binned, counts_of)
+    return events, (~inside).sum()

@@ -5,84 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from surgrad.datasets.batch import EventBatch
 from surgrad.datasets.binning import BinnedEvents, DeviceEvents, bin_events, bin_on_device, chunks, gather, index_type
 
 _IN_ORDER = np.empty(0, np.int64)  # stands for the ids 0..N-1 of a data set that was given none
-
-
-@dataclass(frozen=True)
-class EventBatch:
-    """Spikes of B samples on a grid of T steps; sample b owns events ``offsets[b]:offsets[b+1]``.
-
-    Args:
-        steps: (E,) int32, nondecreasing within a sample; at most one event per (sample, step, unit).
-        units: (E,) int32, flat index into ``unit_shape``.
-        offsets: (B+1,) int64.
-        labels: (B,) int64, -1 where there is none.
-        ids: (B,) int64, index of the sample in the whole data set (addresses counter-based noise).
-        nb_steps: T.
-        unit_shape: shape of the input units of one step.
-    """
-
-    steps: Tensor
-    units: Tensor
-    offsets: Tensor
-    labels: Tensor
-    ids: Tensor
-    nb_steps: int
-    unit_shape: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def nb_units(self) -> int:
-        return prod(self.unit_shape)
-
-    @property
-    def samples(self) -> Tensor:
-        """(E,) int64: the sample that owns each event."""
-        lengths = self.offsets.diff()
-        index = torch.arange(len(lengths), device=lengths.device)
-        return torch.repeat_interleave(index, lengths, output_size=len(self.steps))
-
-    def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The spikes as a (T, B, *unit_shape) tensor of 0 and 1."""
-        x = torch.zeros(self.nb_steps, len(self), self.nb_units, dtype=dtype, device=self.steps.device)
-        flat = (self.steps.long() * len(self) + self.samples) * self.nb_units + self.units
-        x.view(-1)[flat] = 1
-        return x.view(self.nb_steps, len(self), *self.unit_shape)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> EventBatch:
-        """The same batch on another device."""
-        names = ("steps", "units", "offsets", "labels", "ids")
-        return replace(self, **{n: getattr(self, n).to(device, non_blocking=non_blocking) for n in names})
-
-    @classmethod
-    def from_dense(cls, x: Tensor, labels: Tensor | None = None, ids: Tensor | None = None) -> EventBatch:
-        """The events of a (T, B, *units) tensor of 0 and 1; labels default to -1, ids to 0..B-1.
-
-        Raises:
-            ValueError: an entry is neither 0 nor 1.
-        """
-        nb_steps, nb_samples, *unit_shape = x.shape
-        fired = x != 0
-        if not torch.equal(fired.to(x.dtype), x):
-            raise ValueError("dense spikes must be 0 or 1")
-        sample, step, unit = fired.transpose(0, 1).flatten(2).nonzero().unbind(1)
-        counts = torch.bincount(sample, minlength=nb_samples)
-        if labels is None:
-            labels = torch.full((nb_samples,), -1, dtype=torch.int64, device=x.device)
-        if ids is None:
-            ids = torch.arange(nb_samples, device=x.device)
-        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return cls(step.int(), unit.int(), offsets, labels.long(), ids.long(), nb_steps, tuple(unit_shape) or (1,))
 
 
 @dataclass(eq=False)
@@ -116,8 +48,8 @@ class EventDataset:
     name: str = "events"
     class_names: tuple[str, ...] | None = None
     dropped: int = field(default=0, init=False)  # events outside the window of the latest binning
-    _cache: tuple[tuple[float, int], BinnedEvents] | None = field(default=None, init=False, repr=False)
-    _on_device: tuple[tuple[torch.device, float, int], _DeviceSamples] | None = field(
+    _cache: tuple[tuple[float, int, bool], BinnedEvents] | None = field(default=None, init=False, repr=False)
+    _on_device: tuple[tuple[torch.device, float, int, bool], _DeviceSamples] | None = field(
         default=None, init=False, repr=False
     )
 
@@ -216,22 +148,29 @@ class EventDataset:
             counts[first:last] = flat.reshape(last - first, self.nb_units)
         return counts
 
-    def binned(self, dt: float, nb_steps: int) -> BinnedEvents:
+    def grouped(self, width: int) -> EventDataset:
+        """The same events with ``width`` neighbouring units in one; the last may hold fewer."""
+        if width < 1:
+            raise ValueError(f"{self.name}: groups of {width} units, at least one is needed")
+        return self if width == 1 else replace(self, units=self.units // width, nb_units=-(-self.nb_units // width))
+
+    def binned(self, dt: float, nb_steps: int, counted: bool = False) -> BinnedEvents:
         """Events on the grid of ``nb_steps`` steps of ``dt`` seconds; the latest grid is kept in memory."""
-        key = (float(dt), int(nb_steps))
+        key = (float(dt), int(nb_steps), counted)
         if self._cache is None or self._cache[0] != key:
             self._cache = None
-            binned = bin_events(self.times, self.units, self.offsets, dt=dt, nb_steps=nb_steps, nb_units=self.nb_units)
+            grid = {"dt": dt, "nb_steps": nb_steps, "nb_units": self.nb_units, "counted": counted}
+            binned = bin_events(self.times, self.units, self.offsets, **grid)  # type: ignore[arg-type]
             self._cache = (key, binned)
             self.dropped = binned.dropped
         return self._cache[1]
 
-    def _binned_on(self, device: torch.device, dt: float, nb_steps: int) -> _DeviceSamples:
+    def _binned_on(self, device: torch.device, dt: float, nb_steps: int, counted: bool) -> _DeviceSamples:
         """The whole data set on the grid, on a device; the latest is kept there."""
-        key = (device, float(dt), int(nb_steps))
+        key = (device, float(dt), int(nb_steps), counted)
         if self._on_device is None or self._on_device[0] != key:
             self._on_device = None
-            events = self.binned(dt, nb_steps).to(device)
+            events = self.binned(dt, nb_steps, counted).to(device)
             self._on_device = (key, _DeviceSamples(events, *self._labels_and_ids(slice(None), device)))
         return self._on_device[1]
 
@@ -250,6 +189,7 @@ class EventDataset:
         unit_shape: tuple[int, ...] | None = None,
         drop_last: bool = False,
         device: torch.device | str = "cpu",
+        counted: bool = False,
     ) -> Batches:
         """One pass over the data set in batches; shuffled if a generator is given.
 
@@ -267,6 +207,7 @@ class EventDataset:
             drop_last: leave out a last batch that is not full.
             device: where the batches are. On a GPU the binned data set is sent there once and each batch is gathered
                 there; augmented batches are binned there.
+            counted: whether spikes of one unit in one step are counted (`EventBatch.counts`), not only seen.
 
         Returns:
             an iterator of EventBatch, whose ``len`` is the number of batches.
@@ -285,7 +226,7 @@ class EventDataset:
         nb_full = len(order) // batch_size * batch_size
         cuts = range(0, nb_full if drop_last else len(order), batch_size)
         groups = [order[k : k + batch_size] for k in cuts]
-        return Batches(self, groups, dt, nb_steps, unit_shape, augment, seed, torch.device(device))
+        return Batches(self, groups, dt, nb_steps, unit_shape, augment, seed, torch.device(device), counted)
 
 
 _HOST = torch.device("cpu")
@@ -293,9 +234,8 @@ _HOST = torch.device("cpu")
 Augmentation = Callable[[EventDataset, torch.Generator], EventDataset]
 
 
-_Place = tuple[torch.device, float, int]  # device and grid: time step (s), number of steps
-#: steps, units, offsets, labels and ids of a batch
-_BatchTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+#: steps, units, offsets, counts, labels and ids of a batch
+_BatchTensors = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor]
 
 
 class _DeviceSamples(NamedTuple):
@@ -319,8 +259,9 @@ class Batches(Iterator[EventBatch]):
         augment: Augmentation | None,
         seed: int | None,
         device: torch.device = _HOST,
+        counted: bool = False,
     ) -> None:
-        self.device = device
+        self.device, self.counted = device, counted
         self.dataset, self.groups, self.dt, self.nb_steps = dataset, groups, dt, nb_steps
         self.unit_shape, self.augment, self.seed = unit_shape, augment, seed
         self.position = 0
@@ -336,8 +277,8 @@ class Batches(Iterator[EventBatch]):
         indices = self.groups[self.position]
         self.position += 1
         take = self._from_host if self.device.type == "cpu" else self._on_device
-        steps, units, offsets, labels, ids = take(indices)
-        return EventBatch(steps, units, offsets, labels, ids, self.nb_steps, self.unit_shape)
+        steps, units, offsets, counts, labels, ids = take(indices)
+        return EventBatch(steps, units, offsets, labels, ids, self.nb_steps, self.unit_shape, counts)
 
     @property
     def dropped(self) -> int:
@@ -346,31 +287,35 @@ class Batches(Iterator[EventBatch]):
 
     def _from_host(self, indices: np.ndarray) -> _BatchTensors:
         if self.augment is None:
-            steps, units, offsets = self.dataset.binned(self.dt, self.nb_steps).of(indices)
+            steps, units, offsets, counts = self.dataset.binned(self.dt, self.nb_steps, self.counted).of(indices)
         else:
             part = self._augmented(indices)
-            grid = {"nb_steps": self.nb_steps, "nb_units": part.nb_units}
-            binned = bin_events(part.times, part.units, part.offsets, dt=self.dt, **grid)
+            binned = bin_events(part.times, part.units, part.offsets, **self._grid(part))
             self._dropped += binned.dropped
-            steps, units, offsets = binned.steps, binned.units, binned.offsets
+            steps, units, offsets, counts = binned.steps, binned.units, binned.offsets, binned.counts
         arrays = steps.astype(np.int32), units.astype(np.int32), offsets
         step, unit, offset = map(torch.from_numpy, arrays)
-        return step, unit, offset, *self.dataset._labels_and_ids(indices, self.device)
+        repeats = None if counts is None else torch.from_numpy(counts)
+        return step, unit, offset, repeats, *self.dataset._labels_and_ids(indices, self.device)
+
+    def _grid(self, part: EventDataset) -> dict[str, Any]:
+        """What binning needs beside events."""
+        return {"dt": self.dt, "nb_steps": self.nb_steps, "nb_units": part.nb_units, "counted": self.counted}
 
     def _on_device(self, indices: np.ndarray) -> _BatchTensors:
         if self.augment is None:
-            whole = self.dataset._binned_on(self.device, self.dt, self.nb_steps)
+            whole = self.dataset._binned_on(self.device, self.dt, self.nb_steps, self.counted)
             index = torch.from_numpy(indices).to(self.device, non_blocking=True)
-            bounds = self.dataset.binned(self.dt, self.nb_steps).offsets
+            bounds = self.dataset.binned(self.dt, self.nb_steps, self.counted).offsets
             nb_events = int((bounds[indices + 1] - bounds[indices]).sum())
             return *whole.events.of(index, nb_events), whole.labels[index], whole.ids[index]
         part = self._augmented(indices)
         arrays = (part.times, part.units.astype(np.int32), part.offsets)
         times, units, offsets = (torch.from_numpy(x).to(self.device) for x in arrays)
-        grid = {"nb_steps": self.nb_steps, "nb_units": part.nb_units}
-        events, dropped = bin_on_device(times, units, offsets, dt=self.dt, **grid)
+        events, dropped = bin_on_device(times, units, offsets, **self._grid(part))
         self._dropped = self._dropped + dropped
-        return events.steps, events.units, events.offsets, *self.dataset._labels_and_ids(indices, self.device)
+        own = events.steps, events.units, events.offsets, events.counts
+        return *own, *self.dataset._labels_and_ids(indices, self.device)
 
     def _augmented(self, indices: np.ndarray) -> EventDataset:
         # One generator per batch: a batch does not depend on how the batches before it drew.

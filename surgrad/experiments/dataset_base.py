@@ -7,7 +7,7 @@ from omegaconf import MISSING
 
 from surgrad.config import validate
 from surgrad.config.validate import one_of, positive
-from surgrad.datasets.augment import Compose, published_noise
+from surgrad.datasets.augment import Compose, augmentations
 from surgrad.datasets.events import Augmentation, EventDataset
 from surgrad.datasets.splits import validation_split
 from surgrad.errors import UserError
@@ -20,7 +20,7 @@ MOST_STEPS = 10**7  # of a sample: a number that can only be a mistake of units
 
 @dataclass
 class AugmentConfig:
-    """Changes to the events of every training batch; all 0: none (`surgrad.datasets.augment.published_noise`)."""
+    """Changes to the events of every training batch; all 0: none (`surgrad.datasets.augment.augmentations`)."""
 
     p_drop: float = 0.0  # probability of losing a spike
     p_insert: float = 0.0  # probability of a spurious spike per unit and step
@@ -28,6 +28,9 @@ class AugmentConfig:
     sigma_u: float = 0.0  # full width of the unit jitter (units)
     sigma_u_uniform: float = 0.0  # standard deviation of a shift of the whole sample (units)
     time_stretch: float = 0.0  # f: stretch each sample by a factor from U(1 - f, 1 + f)
+    time_mask: float = 0.0  # longest silent window, as a share of the sample
+    unit_mask: float = 0.0  # widest silent band, as a share of the units
+    p_cutmix: float = 0.0  # probability that a window is another sample's of the same class
 
 
 @dataclass
@@ -41,13 +44,14 @@ class DatasetConfig:
     nu: float = 15.8  # mean rate of the input units, assumed by the initialisation (Hz)
     duration: float = 0.7  # simulated time of a sample; later spikes are dropped (s)
     time_step: float = 2e-3  # s
+    counted: bool = False  # spikes of one unit in one step are counted; false: there is a spike or none
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     augmentations: dict[str, Any] = field(default_factory=dict)  # nodes, under names of your choice, after augment
 
     def __post_init__(self) -> None:
         positive(self, "dataset.", "batch_size", "nu", "duration", "time_step", "nb_inputs", "nb_classes")
         noise = self.augment
-        validate.probability(noise, "dataset.augment.", "p_drop", "p_insert")
+        validate.probability(noise, "dataset.augment.", "p_drop", "p_insert", "time_mask", "unit_mask", "p_cutmix")
         validate.not_negative(noise, "dataset.augment.", "sigma_t", "sigma_u", "sigma_u_uniform")
         if not 0 <= noise.time_stretch < 1:
             raise UserError(f"dataset.augment.time_stretch={noise.time_stretch}: must be from 0 to below 1")
@@ -64,6 +68,11 @@ class DatasetConfig:
         """T; a duration that is a whole number of steps up to rounding counts as that number."""
         return int(self.duration / self.time_step * (1 + 1e-9))
 
+    @property
+    def network_inputs(self) -> int | None:
+        """Input units of a network, where the configuration says them."""
+        return self.nb_inputs
+
     def unit_shape(self, nb_inputs: int) -> tuple[int, ...]:
         """Shape of the input units of a convolution: (channels, length) or (channels, height, width)."""
         return 1, nb_inputs
@@ -71,7 +80,7 @@ class DatasetConfig:
     def augmentation(self) -> Augmentation | None:
         """What is done to training batches, or None."""
         try:
-            published = published_noise(dt=self.time_step, nb_steps=self.nb_steps, **asdict(self.augment))
+            published = augmentations(dt=self.time_step, nb_steps=self.nb_steps, **asdict(self.augment))
         except ValueError as error:
             raise UserError(f"dataset.augment: {error}") from error
         own = [

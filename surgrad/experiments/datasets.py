@@ -41,12 +41,13 @@ class HDF5Config(HeldOutConfig):
     valid_path: str | None = None  # for validation=file
     validation_speakers: list[int] | None = None  # speaker: who is held out; null: the last one
     limit: int | None = None  # recordings of each speaker and class, the first of every file; null: all
+    units_per_channel: int = 1  # neighbouring units of the files that are one input of the network
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.validation == "file" and not self.valid_path:
             raise UserError("dataset.validation=file: give dataset.valid_path=…")
-        positive(self, "dataset.", "limit")
+        positive(self, "dataset.", "limit", "units_per_channel")
 
     def preflight(self) -> None:
         """Raises UserError naming the key of a file that is missing, and how to get it."""
@@ -64,7 +65,8 @@ class HDF5Config(HeldOutConfig):
         train, valid = self.hold_out(everything)
         if valid is not None and self.validation == "file" and self.valid_path:
             valid = self._used(valid, self.valid_path)
-        return train, valid, self._read(self.test_path, **sizes)
+        test, width = self._read(self.test_path, **sizes), self.units_per_channel
+        return train.grouped(width), None if valid is None else valid.grouped(width), test.grouped(width)
 
     def _read(self, path: str, **sizes: int | None) -> EventDataset:
         return self._used(read_shd(path, **sizes), path)
@@ -72,6 +74,11 @@ class HDF5Config(HeldOutConfig):
     def _used(self, dataset: EventDataset, path: str) -> EventDataset:
         check_window(dataset, self.duration, path)
         return dataset if self.limit is None else first_of_each(dataset, self.limit)
+
+    @property
+    def network_inputs(self) -> int | None:
+        """Channels."""
+        return None if self.nb_inputs is None else -(-self.nb_inputs // self.units_per_channel)
 
     def _options(self) -> dict[str, Any]:
         own: dict[str, dict[str, Any]] = {

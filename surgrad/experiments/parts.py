@@ -214,6 +214,14 @@ def _connection(make: Any) -> str:
     return "" if tuple(y.shape) == (4, 2, 3) else f"forward maps (4, 2, 5) to {tuple(y.shape)}, not to (4, 2, 3)"
 
 
+def _normalization(make: Any) -> str:
+    made = make((3,))
+    if not isinstance(made, nn.Module):
+        return f"called with ((3,)) it gives {type(made).__name__}, not a torch.nn.Module"
+    x = torch.linspace(-1.0, 1.0, 24).view(4, 2, 3)
+    return _unlike("forward", made(x), x)
+
+
 def _loss(found: Any) -> str:
     readout, labels = torch.linspace(-1.0, 1.0, 24).view(4, 2, 3), torch.tensor([0, 2])
     value, predicted = found(readout, labels), found.predictions(readout)
@@ -263,6 +271,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "escape noise": Protocol(("stochastic", "probability(x)", "threshold(r)"), _escape_noise),
     "neuron": Protocol((), _neuron),
     "connection": Protocol(("(in_shape, nb_units)",), _connection),
+    "normalization": Protocol(("(unit_shape)",), _normalization),
     "initializer": Protocol(("(network, generator)",), _nothing),
     "loss": Protocol(("(readout, labels)", "predictions(readout)"), _loss),
     "regularizer": Protocol(("(counts)",), _regularizer),

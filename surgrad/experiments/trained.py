@@ -260,7 +260,7 @@ def trained_network(record: RunRecord, weights: str = "best", *, trust: bool = F
     with read_back(trust):
         require_resolved(record.config)
         try:
-            return SCRIPTS[script](configuration(record), content, weights)
+            return SCRIPTS[script](configuration(record), content, weights).eval()
         except UserError:
             raise
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -297,8 +297,8 @@ def _chosen(content: dict[str, Any], weights: str) -> tuple[dict[str, torch.Tens
 def _units(cfg: ClassificationConfig | DenseConfig) -> tuple[int, int]:
     """Input units and classes; of the training data, where the configuration leaves them to these."""
     data = cfg.dataset
-    if data.nb_inputs is not None and data.nb_classes is not None:
-        return data.nb_inputs, data.nb_classes
+    if data.network_inputs is not None and data.nb_classes is not None:
+        return data.network_inputs, data.nb_classes
     train = data.splits()[0]
     return train.nb_units, train.nb_classes
 

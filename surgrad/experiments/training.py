@@ -1,4 +1,4 @@
-"""Keys that the suites of deep networks on a time grid share: time constants, training, how it is computed."""
+"""Keys that the suites of networks on a time grid share: how they are fitted, time constants, how it is computed."""
 
 import fnmatch
 from collections.abc import Mapping
@@ -23,14 +23,10 @@ from surgrad.training.schedules import SCHEDULES
 
 
 @dataclass
-class TrainingConfig(CommonConfig):
-    """Keys of a suite that trains a network of layers in steps of `dataset.time_step`; inherit from it."""
+class FitConfig(CommonConfig):
+    """Keys of a suite that fits a network to the classes of a data set; inherit from it."""
 
     seed: int = 1
-
-    tau_mem: float = 20e-3  # membrane time constant (s)
-    tau_syn: float = 10e-3  # synaptic time constant (s)
-    tau_readout: float = 0.7  # membrane time constant of the readout (s)
 
     loss_type: str = "mot_ce"  # mot_ce | sum_ce | mean_ce | last_ce | sum_of_softmax_ce | my_module.MyLoss
     loss_start: float = 0.0  # the readout before this time neither trains nor decides (s)
@@ -44,12 +40,6 @@ class TrainingConfig(CommonConfig):
     grad_clip: float | None = None  # largest norm of the gradient; null: any
     ema: float = 0.0  # decay per update of an average of the weights, which validates and tests; 0: none
     logging_freq: int = 10  # epochs between two lines of the log
-    test_draws: int = 5  # draws of the noise in a stochastic test
-
-    kernel: str = "auto"  # auto | reference | cpu | cuda
-    memory: str = "full"  # full | recompute: keep less for the backward pass, same gradients
-    truncate: int = 0  # cut gradients at every multiple of this many steps; 0: never
-    precision: str = "float32"  # float32 | bf16: of products, on a GPU
 
     init_from: str | None = None  # a run, by folder, name or id, whose weights of the best epoch training starts from
     frozen: list[str] = field(default_factory=list)  # weights that stay as they are, by name or pattern: [layers.0.*]
@@ -58,12 +48,8 @@ class TrainingConfig(CommonConfig):
         super().__post_init__()
         one_of_or_own("loss_type", self.loss_type, LOSSES)
         one_of_or_own("optimizer", self.optimizer, OPTIMIZERS)
-        one_of("kernel", self.kernel, ("auto", *KERNELS))
-        one_of("memory", self.memory, ("full", "recompute"))
-        one_of("precision", self.precision, ("float32", "bf16"))
-        positive(self, "", "tau_mem", "tau_syn", "tau_readout", "batch_size", "logging_freq", "test_draws")
-        positive(self, "", "grad_clip")
-        not_negative(self, "", "early_stopping", "nb_epochs", "truncate", "weight_decay", "loss_start")
+        positive(self, "", "batch_size", "logging_freq", "grad_clip")
+        not_negative(self, "", "early_stopping", "nb_epochs", "weight_decay", "loss_start")
         if self.early_stopping and getattr(getattr(self, "dataset", None), "validation", "") == "none":
             raise UserError(
                 f"early_stopping={self.early_stopping}: needs a validation set, not dataset.validation=none"
@@ -115,6 +101,30 @@ class TrainingConfig(CommonConfig):
             schedule = parts.schedule(optimizer=optimizer, nb_epochs=self.nb_epochs, **self.lr_schedule)
         given = {"grad_clip": self.grad_clip, "ema": self.ema, "patience": self.early_stopping}
         return {"schedule": schedule, **given}
+
+
+@dataclass
+class TrainingConfig(FitConfig):
+    """Keys of a suite that trains a network of spiking layers in steps of `dataset.time_step`; inherit from it."""
+
+    tau_mem: float = 20e-3  # membrane time constant (s)
+    tau_syn: float = 10e-3  # synaptic time constant (s)
+    tau_readout: float = 0.7  # membrane time constant of the readout (s)
+
+    test_draws: int = 5  # draws of the noise in a stochastic test
+
+    kernel: str = "auto"  # auto | reference | cpu | cuda
+    memory: str = "full"  # full | recompute: keep less for the backward pass, same gradients
+    truncate: int = 0  # cut gradients at every multiple of this many steps; 0: never
+    precision: str = "float32"  # float32 | bf16: of products, on a GPU
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("kernel", self.kernel, ("auto", *KERNELS))
+        one_of("memory", self.memory, ("full", "recompute"))
+        one_of("precision", self.precision, ("float32", "bf16"))
+        positive(self, "", "tau_mem", "tau_syn", "tau_readout", "test_draws")
+        not_negative(self, "", "truncate")
 
     def compute(self) -> Compute:
         """How the network is run."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from surgrad.errors import UserError, known
 from surgrad.kernels import finite
 from surgrad.kernels.checks import require_alike, require_shape
+from surgrad.kernels.inputs import InputSpec
 from surgrad.neurons.lif import LIF, AdaptationValues
 
 
@@ -124,6 +125,7 @@ class LayerSpec:
         b: decays of synapse and membrane over a step, broadcastable to the units.
         feedforward: None where the layer is driven by a current. ``recurrent``: from the layer to itself, or None.
         adaptation: constants of adaptive neurons, else None.
+        input: what happens to spikes and currents on their way to the neurons, or None.
     """
 
     name: str
@@ -135,6 +137,7 @@ class LayerSpec:
     recurrent: ConnectionSpec | None = None
     adaptation: AdaptationValues | None = None
     index: int = 0
+    input: InputSpec | None = None
 
     def __post_init__(self) -> None:
         for name, x in self.constants:
@@ -156,7 +159,8 @@ class LayerSpec:
     def tensors(self) -> tuple[tuple[str, Tensor], ...]:
         """Every parameter with its name."""
         connections = (self.feedforward, self.recurrent)
-        return self.constants + tuple(named for c in connections if c is not None for named in c.tensors)
+        parts = (*connections, self.input)
+        return self.constants + tuple(named for part in parts if part is not None for named in part.tensors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +174,7 @@ class ReadoutSpec:
     feedforward: ConnectionSpec | None = None
     u0: float = 0.0
     unit_gain: bool = True
+    input: InputSpec | None = None
 
     def __post_init__(self) -> None:
         for name, x in self.constants:
@@ -190,7 +195,8 @@ class ReadoutSpec:
     @cached_property
     def tensors(self) -> tuple[tuple[str, Tensor], ...]:
         """Every parameter with its name."""
-        return self.constants + (() if self.feedforward is None else self.feedforward.tensors)
+        parts = (self.feedforward, self.input)
+        return self.constants + tuple(named for part in parts if part is not None for named in part.tensors)
 
 
 def _decays(layer: LayerSpec | ReadoutSpec) -> tuple[tuple[str, Tensor], ...]:
@@ -245,6 +251,12 @@ class NetworkSpec:
     def tensors(self) -> tuple[tuple[str, Tensor], ...]:
         """Every parameter with its name."""
         return tuple(named for layer in self.stack for named in layer.tensors)
+
+    @property
+    def changed_input(self) -> str | None:
+        """The first population whose input is changed on its way, and how; None without one."""
+        parts = ((layer.name, layer.input) for layer in self.stack)
+        return next((f"{name} ({part.what})" for name, part in parts if part is not None), None)
 
     @cached_property
     def dtype(self) -> torch.dtype:

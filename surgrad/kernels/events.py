@@ -19,6 +19,7 @@ class Events:
         units: (E,) int32: time step and flat index into ``unit_shape`` of every event.
         offsets: (B+1,) int64.
         nb_steps: T. ``unit_shape``: of the input units.
+        counts: (E,) integers, spikes that each event stands for; None: one, however often an event is there.
 
     Raises:
         UserError: for arrays that do not fit together, and for events outside the window or of no unit.
@@ -29,9 +30,10 @@ class Events:
     offsets: Tensor
     nb_steps: int
     unit_shape: tuple[int, ...]
+    counts: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "units", "offsets"):
+        for name in ("steps", "units", "offsets", *(() if self.counts is None else ("counts",))):
             x = getattr(self, name)
             if not isinstance(x, Tensor) or x.dtype not in INTEGERS or x.dim() != 1:
                 found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
@@ -44,6 +46,8 @@ class Events:
                 f"events have {len(self.steps)} steps, {len(self.units)} units and {len(self.offsets)} offsets; steps "
                 "and units must be as many, and there is one offset more than samples"
             )
+        if self.counts is not None and len(self.counts) != len(self.steps):
+            raise UserError(f"counts of the events are {len(self.counts)}, but there are {len(self.steps)} events")
         object.__setattr__(self, "offsets", self.offsets.long().contiguous())
         self._require_ranges()
         for name in ("steps", "units"):
@@ -86,9 +90,13 @@ class Events:
         return torch.repeat_interleave(index, self.offsets.diff(), output_size=len(self.steps))
 
     def dense(self, dtype: torch.dtype) -> Tensor:
-        """The spikes as a (T, B, *unit_shape) tensor of 0 and 1."""
+        """The spikes as a (T, B, *unit_shape) tensor of 0 and 1, or of their counts."""
         x = torch.zeros(self.nb_steps, len(self), self.nb_units, dtype=dtype, device=self.steps.device)
-        x.view(-1)[(self.steps.long() * len(self) + self.samples) * self.nb_units + self.units] = 1
+        cells = (self.steps.long() * len(self) + self.samples) * self.nb_units + self.units
+        if self.counts is None:
+            x.view(-1)[cells] = 1
+        else:
+            x.view(-1).index_add_(0, cells, self.counts.to(dtype))
         return x.view(self.nb_steps, len(self), *self.unit_shape)
 
     @classmethod
@@ -100,8 +108,17 @@ class Events:
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         return cls(step, unit, offsets, nb_steps, tuple(unit_shape))
 
+    def where(self, kept: Tensor) -> "Events":
+        """The events of the units that are ``kept`` in their sample, (B, nb_units) of bools."""
+        chosen = kept[self.samples, self.units.long()]
+        offsets = torch.cat([chosen.new_zeros(1, dtype=torch.int64), chosen.cumsum(0)])[self.offsets]
+        counts = None if self.counts is None else self.counts[chosen]
+        return Events(self.steps[chosen], self.units[chosen], offsets, self.nb_steps, self.unit_shape, counts)
+
     def without_repeats(self) -> "Events":
-        """Sorted by sample, step and unit, each at most once."""
+        """Sorted by sample, step and unit, each at most once; those that are counted as they are."""
+        if self.counts is not None:
+            return self
         key = self.steps.long() * self.nb_units + self.units
         rises = key.diff() > 0
         starts = self.offsets[1:-1]

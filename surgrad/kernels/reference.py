@@ -314,22 +314,25 @@ def run(network: NetworkSpec, x: Tensor | Events, options: Options, parts: Parts
     before = state.last_input if state is not None else None
     on_the_way: list[Tensor | None] = []
 
-    def next_current(connection: ConnectionSpec) -> Tensor:
-        current, rest = parts.drive(connection, below, network.delay, before, next(pending, None))
+    def next_current(layer: LayerSpec | ReadoutSpec) -> Tensor:
+        part, spikes, earlier = layer.input, below, before
+        if part is not None:
+            spikes, earlier = part.spikes(below, before, address.noise, address.ids, len(on_the_way))
+        current, rest = parts.drive(layer.incoming, spikes, network.delay, earlier, next(pending, None))
         on_the_way.append(rest)
-        return current
+        return current if part is None else part.current(current)
 
     counts, all_spikes, layer_states = [], [], []
     for index, layer in enumerate(network.layers):
         old = state.layers[index] if state is not None else None
-        spikes, _, new = parts.scan(layer, next_current(layer.incoming), old, address, options.memory)
+        spikes, _, new = parts.scan(layer, next_current(layer), old, address, options.memory)
         counts.append(spikes.sum(0))
         all_spikes.append(spikes)
         layer_states.append(new)
         below, before = spikes, old.s if old is not None else None
     y = readout_state = None
     if network.readout is not None:
-        current = next_current(network.readout.incoming)
+        current = next_current(network.readout)
         y, readout_state = parts.integrate(network.readout, current, state.readout if state is not None else None)
     end = None
     if options.return_state and isinstance(x, Tensor):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from surgrad.errors import UserError
 from surgrad.kernels.contract import LayerSpec, ReadoutSpec, connection_spec
 from surgrad.network.connections import DelayedDense
+from surgrad.network.normalization import input_spec
 from surgrad.network.parameters import Adaptation, TimeConstant
 from surgrad.neurons.lif import LIF, AdaptiveLIF
 
@@ -20,6 +21,12 @@ def _shape_of(connection: nn.Module | None, end: str, otherwise: Sequence[int] |
         found = "no connection" if connection is None else f"a {type(connection).__name__}, which has no {end}"
         raise UserError(f"unit_shape is needed: the layer has {found}")
     return tuple(shape)
+
+
+def _dropout(p: float) -> float:
+    if not 0 <= p < 1:
+        raise UserError(f"dropout={p}: must be a probability from 0 to below 1")
+    return p
 
 
 def _time_constant(tau: "float | TimeConstant") -> TimeConstant:
@@ -37,6 +44,10 @@ class SpikingLayer(nn.Module):
         tau_syn: seconds, or a `TimeConstant`.
         recurrent: connection from the layer to itself.
         unit_shape: (N,) or (channels, *spatial); needed only where the connection does not say its ``out_shape``.
+        normalization: maps the feed-forward current (T, B, *units), as
+            `surgrad.network.normalization.TemporalBatchNorm`; None: as it is.
+        dropout: probability that a unit of the layer below is silent for a whole sample, while training; what is left
+            counts 1 / (1 - dropout).
     """
 
     def __init__(
@@ -47,9 +58,12 @@ class SpikingLayer(nn.Module):
         tau_syn: float | TimeConstant,
         recurrent: nn.Module | None = None,
         unit_shape: Sequence[int] | None = None,
+        normalization: nn.Module | None = None,
+        dropout: float = 0.0,
     ):
         super().__init__()
         self.feedforward, self.recurrent, self.neuron = feedforward, recurrent, neuron
+        self.normalization, self.dropout = normalization, _dropout(dropout)
         self.tau_mem, self.tau_syn = _time_constant(tau_mem), _time_constant(tau_syn)
         self.unit_shape = _shape_of(feedforward, "out_shape", unit_shape)
         self.adaptation = Adaptation(neuron, self.unit_shape) if isinstance(neuron, AdaptiveLIF) else None
@@ -77,6 +91,7 @@ class SpikingLayer(nn.Module):
             recurrent=connection_spec(self.recurrent, f"{name}.recurrent", dt, self.unit_shape),
             adaptation=None if self.adaptation is None else self.adaptation.values(dt),
             index=index,
+            input=input_spec(self.normalization, self.dropout, name, self.training),
         )
 
     def extra_repr(self) -> str:
@@ -93,6 +108,8 @@ class Readout(nn.Module):
         u0: membrane potential at the first step.
         unit_gain: whether the current is scaled by 1 - b.
         decay: see `surgrad.neurons.lif.LIF`.
+        normalization: as in `SpikingLayer`.
+        dropout: as in `SpikingLayer`.
     """
 
     def __init__(
@@ -103,10 +120,13 @@ class Readout(nn.Module):
         u0: float = -1e-3,
         unit_gain: bool = True,
         decay: str = "exponential",
+        normalization: nn.Module | None = None,
+        dropout: float = 0.0,
     ):
         super().__init__()
         self.feedforward, self.u0, self.unit_gain, self.decay = feedforward, u0, unit_gain, decay
         self.tau_mem, self.tau_syn = _time_constant(tau_mem), _time_constant(tau_syn)
+        self.normalization, self.dropout = normalization, _dropout(dropout)
         self.unit_shape = _shape_of(feedforward, "out_shape")
 
     def decays(self, dt: float) -> tuple[Tensor, Tensor]:
@@ -116,7 +136,8 @@ class Readout(nn.Module):
     def spec(self, name: str, dt: float) -> ReadoutSpec:
         """What kernels are given of this readout: ``name`` for messages, dt in s."""
         connection = connection_spec(self.feedforward, f"{name}.feedforward", dt, self.unit_shape)
-        return ReadoutSpec(name, self.unit_shape, *self.decays(dt), connection, self.u0, self.unit_gain)
+        changed = input_spec(self.normalization, self.dropout, name, self.training)
+        return ReadoutSpec(name, self.unit_shape, *self.decays(dt), connection, self.u0, self.unit_gain, changed)
 
     def extra_repr(self) -> str:
         return f"{self.unit_shape}, u0={self.u0:g}"

@@ -103,15 +103,21 @@ def one_per_layer(tau: float, nb_units: int) -> TimeConstant:
 
 
 class HiddenParts(NamedTuple):
-    """What the hidden layers of `dense_snn` are made of.
+    """What the layers of `dense_snn` are made of.
 
     Attributes:
-        connection: makes the feed-forward connection from (in_shape, nb_units).
-        time_constants: makes the time constants of a layer from (tau in s, nb_units).
+        connection: makes the feed-forward connection of a hidden layer from (in_shape, nb_units).
+        time_constants: makes the time constants of a hidden layer from (tau in s, nb_units).
+        normalization: makes the map of a hidden layer's feed-forward current from its unit_shape; None: none.
+        dropout: of the spikes between layers, not of the input: probability.
+        readout: makes the connection of the readout from (in_shape, nb_units).
     """
 
     connection: Callable[[Sequence[int], int], nn.Module] = Dense
     time_constants: Callable[[float, int], TimeConstant] = one_per_layer
+    normalization: Callable[[Sequence[int]], nn.Module] | None = None
+    dropout: float = 0.0
+    readout: Callable[[Sequence[int], int], nn.Module] = Dense
 
 
 def dense_snn(
@@ -137,7 +143,7 @@ def dense_snn(
         tau_syn: synaptic time constant, s.
         tau_readout: membrane time constant of the readout, s.
         recurrent: whether every hidden layer drives itself.
-        hidden: connections and time constants of the hidden layers, where they are not the usual ones.
+        hidden: connections, time constants and the like, where they are not the usual ones.
         readout_unit_gain: see `surgrad.network.layers.Readout`.
         delay: see `surgrad.network.network.Network`.
     """
@@ -149,8 +155,11 @@ def dense_snn(
             parts.time_constants(tau_mem, units),
             parts.time_constants(tau_syn, units),
             Dense(units, units) if recurrent else None,
+            normalization=None if parts.normalization is None else parts.normalization((units,)),
+            dropout=parts.dropout if k else 0.0,
         )
-        for below, units in pairwise(sizes[:-1])
+        for k, (below, units) in enumerate(pairwise(sizes[:-1]))
     ]
-    readout = Readout(Dense(sizes[-2], sizes[-1]), tau_readout, tau_syn, unit_gain=readout_unit_gain)
+    above = parts.readout((sizes[-2],), sizes[-1])
+    readout = Readout(above, tau_readout, tau_syn, unit_gain=readout_unit_gain, dropout=parts.dropout)
     return Network(layers, readout, dt, delay)

@@ -1,6 +1,7 @@
 """A stack of spiking layers and a readout, run over time by one of the kernels."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Unpack
 
@@ -16,6 +17,17 @@ from surgrad.kernels.events import Events
 from surgrad.kernels.state import NetworkOutput, NetworkState
 from surgrad.network.connections import DelayedDense
 from surgrad.network.layers import Readout, SpikingLayer
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Within it, normalisation takes its running averages, nothing is dropped, delays are as they are evaluated."""
+    before = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(before)
 
 
 class SpikingLayers(nn.ModuleList):
@@ -88,7 +100,7 @@ class Network(nn.Module):
         """
         if isinstance(x, EventBatch):
             ids = x.ids if ids is None else ids
-            events = Events(x.steps, x.units, x.offsets, x.nb_steps, x.unit_shape)
+            events = Events(x.steps, x.units, x.offsets, x.nb_steps, x.unit_shape, x.counts)
         spikes = events if isinstance(x, EventBatch) else x
         if state is None and not options.get("return_state") and isinstance(spikes, Events | Tensor):
             nb_steps = spikes.nb_steps if isinstance(spikes, Events) else len(spikes)
@@ -131,6 +143,8 @@ class Network(nn.Module):
 def _row(name: str, layer: SpikingLayer | Readout) -> tuple[str, ...]:
     connections = [c for c in (layer.feedforward, getattr(layer, "recurrent", None)) if c is not None]
     kinds = " + ".join(type(c).__name__ for c in connections)
+    if layer.normalization is not None:
+        kinds += f", {type(layer.normalization).__name__}"
     weights = sum(p.numel() for c in connections for p in c.parameters())
     taus = [layer.tau_mem.extra_repr().split(",")[0], layer.tau_syn.extra_repr().split(",")[0]]
     neuron = getattr(layer, "neuron", None)

@@ -113,6 +113,8 @@ def _require_expressible(network: Network) -> None:
         if layer.feedforward is None:
             raise UserError(f"layer {k} has no feed-forward connection: NIR needs one from its input")
     for part in network.stack:
+        if part.normalization is not None:
+            raise UserError(f"{type(part.normalization).__name__}: a constant current per step has no equal in NIR")
         for connection in (part.feedforward, getattr(part, "recurrent", None)):
             if isinstance(connection, DelayedDense):
                 raise UserError("a delay per synapse: NIR's Delay is one per neuron")

@@ -130,6 +130,7 @@ def samples(batch: EventBatch, first: int, last: int) -> EventBatch:
         steps=batch.steps[start:end],
         units=batch.units[start:end],
         offsets=batch.offsets[first : last + 1] - start,
+        counts=None if batch.counts is None else batch.counts[start:end],
         labels=batch.labels[first:last],
         ids=batch.ids[first:last],
     )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from surgrad.datasets.events import EventDataset
 from surgrad.errors import UserError
-from surgrad.network.network import Network
+from surgrad.network.network import Network, evaluating
 from surgrad.training.distributed import ALONE, Processes
 from surgrad.training.loop import DEFAULT_COMPUTE, TEST_DRAW, BatchGrid, Compute, Objective, Scores, _Tally
 
@@ -84,7 +84,8 @@ def evaluate(
     tally = _Tally(grid.duration, processes)
     for batch in grid(dataset):
         batch, weight = processes.share(batch)
-        out = compute(network, batch, seed=seed, draw=draw)
+        with evaluating(network):
+            out = compute(network, batch, seed=seed, draw=draw)
         loss = objective.loss(out.y, batch.labels)
         correct = (objective.loss.predictions(out.y) == batch.labels).sum()
         extra = objective.penalty(out.counts, processes, weight)

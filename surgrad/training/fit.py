@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -113,8 +113,7 @@ class Fit(Trainee):
         """The network that validates: the trained one, or one of the same neurons with its average weights."""
         if self._average is None:
             return self.network
-        average = self._average.module
-        assert isinstance(average, Network)
+        average = cast(Network, self._average.module)
         for layer, trained in zip(average.layers, self.network.layers, strict=True):
             layer.neuron = trained.neuron
         return average

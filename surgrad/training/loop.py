@@ -29,6 +29,7 @@ class BatchGrid:
         nb_steps: number of steps.
         unit_shape: shape of the input units.
         device: of the network.
+        counted: whether spikes of one unit in one step are counted, not only seen.
     """
 
     batch_size: int
@@ -36,6 +37,7 @@ class BatchGrid:
     nb_steps: int
     unit_shape: tuple[int, ...] | None = None
     device: str = "cpu"
+    counted: bool = False
 
     @property
     def duration(self) -> float:
@@ -56,6 +58,7 @@ class BatchGrid:
             augment=augment,
             unit_shape=self.unit_shape,
             device=self.device,
+            counted=self.counted,
         )
 
 
@@ -175,6 +178,7 @@ def train_epoch(
         UserError: if the loss is not finite.
     """
     tally = _Tally(batches.nb_steps * batches.dt, processes)
+    network.train()
     for batch in batches:
         batch, weight = processes.share(batch)
         out = compute(network, batch, seed=seed, draw=draw)

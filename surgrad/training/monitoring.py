@@ -11,7 +11,7 @@ from torch import Tensor
 from surgrad.datasets.events import EventBatch, EventDataset
 from surgrad.errors import UserError
 from surgrad.figures import plots as figures
-from surgrad.network.network import Network
+from surgrad.network.network import Network, evaluating
 from surgrad.runs.folder import Run
 from surgrad.training.distributed import Follower
 from surgrad.training.loop import DEFAULT_COMPUTE, MONITOR_DRAW, BatchGrid, Compute
@@ -46,7 +46,8 @@ def record(
     """
     spikes, readouts = [], []
     for batch in batches:
-        out = compute(network, batch, seed=seed, draw=draw, record=True)
+        with evaluating(network):
+            out = compute(network, batch, seed=seed, draw=draw, record=True)
         spikes.append([layer.to(torch.uint8).cpu() for layer in out.recorded])
         readouts.append(out.y.cpu())
     return Activity([torch.cat(layer, 1) for layer in zip(*spikes, strict=True)], torch.cat(readouts, 1))
@@ -62,6 +63,7 @@ def repeated(sample: EventBatch, nb_repeats: int, batch_size: int) -> list[Event
                 sample,
                 steps=sample.steps.repeat(n),
                 units=sample.units.repeat(n),
+                counts=None if sample.counts is None else sample.counts.repeat(n),
                 offsets=torch.arange(n + 1, device=sample.offsets.device) * len(sample.steps),
                 labels=sample.labels.repeat(n),
                 ids=torch.arange(first, first + n, device=sample.ids.device),

@@ -125,7 +125,12 @@ def trained(network: nn.Module) -> list[TimeConstant]:
 
 
 #: Parameters that are no weights of connections, by the configuration's key for their learning rate.
-KINDS = {"lr_tau": "*.log_tau", "lr_delay": "*.delay.logit", "lr_adaptation": "*.adaptation.*", "lr_norm": "*.norm.*"}
+KINDS = {
+    "lr_tau": "*.log_tau",
+    "lr_delay": "*.delay.logit",
+    "lr_adaptation": "*.adaptation.*",
+    "normalization": "*.normalization.*",
+}
 
 
 def parameter_groups(

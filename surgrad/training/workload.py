@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from surgrad.datasets.events import EventDataset
 from surgrad.network.connections import Connection, Conv
-from surgrad.network.network import Network
+from surgrad.network.network import Network, evaluating
 from surgrad.training.loop import DEFAULT_COMPUTE, BatchGrid, Compute
 from surgrad.training.losses import ReadoutCrossEntropy
 
@@ -83,8 +83,9 @@ def workload(
     dense = [[fan_out(connection, dense=True) for connection in connections] for connections in known]
     spikes = operations = latency = 0.0
     for batch in grid(dataset):
-        out = compute(network, batch, seed=seed)
-        inputs = torch.bincount(batch.units.long(), minlength=batch.nb_units)
+        with evaluating(network):
+            out = compute(network, batch, seed=seed)
+        inputs = torch.bincount(batch.units.long(), batch.counts, minlength=batch.nb_units)
         emitted = [inputs, *(counts.sum(0).flatten() for counts in out.counts)]
         spikes += float(sum(counts.double().sum() for counts in emitted[1:]))
         for counts, fans in zip(emitted, fan_outs, strict=True):

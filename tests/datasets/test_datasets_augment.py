@@ -8,12 +8,16 @@ from hypothesis import strategies as st
 
 from surgrad.datasets.augment import (
     Compose,
+    CutMix,
     Drop,
     Insert,
     TimeJitter,
+    TimeMask,
     TimeStretch,
     UnitJitter,
+    UnitMask,
     UnitShift,
+    augmentations,
     published_noise,
 )
 from surgrad.datasets.events import EventDataset
@@ -25,6 +29,9 @@ ALL = [
     UnitJitter(4.0),
     UnitShift(3.0),
     TimeStretch(0.8, 1.2),
+    TimeMask(0.4, 0.1),
+    UnitMask(0.4),
+    CutMix(0.7, 0.1),
     Compose([Drop(0.1), TimeJitter(1e-3)]),
 ]
 
@@ -134,6 +141,61 @@ def test_time_stretch_is_one_factor_per_sample():
     assert np.ptp(stretched.times / dataset.times) > 0.3
 
 
+@pytest.mark.parametrize(("mask", "axis", "whole"), [(TimeMask(0.5, 0.1), "times", 0.1), (UnitMask(0.5), "units", 100)])
+def test_a_mask_is_one_window_of_the_stated_width(mask, axis, whole):
+    """Everything outside is as it was; the mean share that is lost is that of a window ~ U(0, 1/2)."""
+    dataset = make_dataset(nb_samples=300, mean=2000)
+    left, lost = mask(dataset, seeded()), []
+    for k in range(1, len(dataset)):
+        before, after = (getattr(d, axis)[d.offsets[k] : d.offsets[k + 1]] for d in (dataset, left))
+        gone = np.setdiff1d(before, after)
+        assert np.isin(after, before).all()
+        if len(gone):
+            assert not ((after > gone.min()) & (after < gone.max())).any()
+            lost.append(float(np.ptp(gone)) / whole)
+    assert max(lost) <= 0.5
+    assert np.mean(lost) == pytest.approx(0.25, abs=0.03)
+
+
+def test_cutmix_takes_a_window_from_one_other_sample_of_the_class():
+    """Every event knows its sample by its unit: a mixed sample has its own outside a window, its partner's inside."""
+    nb_samples, per_sample = 40, 200
+    labels = np.append(np.arange(nb_samples - 1) % 3, 3)  # the last is alone in its class
+    rng = np.random.default_rng(0)
+    dataset = EventDataset(
+        times=rng.uniform(0, 0.1, nb_samples * per_sample),
+        units=np.repeat(np.arange(nb_samples), per_sample),
+        offsets=np.arange(nb_samples + 1) * per_sample,
+        labels=labels,
+        nb_units=nb_samples,
+        nb_classes=4,
+    )
+    mixed, givers = CutMix(1.0, 0.1)(dataset, seeded()), []
+    for k in range(nb_samples):
+        times, units, _ = mixed[k]
+        giver = set(units.tolist()) - {k}
+        assert len(giver) <= 1
+        for other in giver:
+            assert labels[other] == labels[k]
+            inside = times[units == other]
+            own = times[units == k]
+            assert not ((own > inside.min()) & (own < inside.max())).any()
+            of_giver = dataset[other][0]
+            assert set(inside) == set(of_giver[(of_giver >= inside.min()) & (of_giver <= inside.max())])
+            givers.append(other)
+    assert len(givers) == len(set(givers)) > 30
+    assert np.array_equal(mixed[nb_samples - 1][0], dataset[nb_samples - 1][0])
+    untouched = CutMix(0.0, 0.1)(dataset, seeded())
+    assert np.array_equal(untouched.times, dataset.times)
+
+
+def test_the_whole_chain_mixes_first_and_masks_last():
+    assert augmentations(dt=2e-3, nb_steps=50) is None
+    chain = augmentations(dt=2e-3, nb_steps=50, unit_mask=0.1, time_mask=0.2, p_cutmix=0.5, p_drop=0.1)
+    assert [type(a) for a in chain.augmentations] == [CutMix, Drop, TimeMask, UnitMask]
+    assert (chain.augmentations[0].duration, chain.augmentations[2].duration) == (0.1, 0.1)
+
+
 def test_published_chain_has_only_what_was_asked_for():
     assert published_noise(dt=2e-3, nb_steps=50) is None
     chain = published_noise(dt=2e-3, nb_steps=50, p_drop=0.1, sigma_t=1e-3, p_insert=0.01)
@@ -158,7 +220,17 @@ def test_batches_are_augmented():
     assert 0.4 * sizes[0] < sizes[1] < 0.6 * sizes[0]
 
 
-@pytest.mark.parametrize("make", [lambda: Drop(1.2), lambda: Insert(-0.1, 1e-3, 5), lambda: TimeStretch(0, 1)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Drop(1.2),
+        lambda: Insert(-0.1, 1e-3, 5),
+        lambda: TimeMask(2, 1),
+        lambda: UnitMask(-1),
+        lambda: CutMix(1.5, 1),
+        lambda: TimeStretch(0, 1),
+    ],
+)
 def test_impossible_settings_are_named(make):
-    with pytest.raises(ValueError, match=r"p_drop|p_insert|stretch"):
+    with pytest.raises(ValueError, match=r"p_drop|p_insert|stretch|time_mask|unit_mask|p_cutmix"):
         make()

@@ -232,8 +232,8 @@ class ClassificationConfig(TrainingConfig):
         self.neuron(self.method.name, 1)
         weight, decay = nn.Parameter(torch.zeros(1)), self.decay_options()
         self.fit_options(parts.optimizer(self.optimizer, [weight], self.method.lr, **decay))
-        if self.dataset.nb_inputs is not None and self.dataset.nb_classes is not None:
-            self.network(self.dataset.nb_inputs, self.dataset.nb_classes)
+        if self.dataset.network_inputs is not None and self.dataset.nb_classes is not None:
+            self.network(self.dataset.network_inputs, self.dataset.nb_classes)
 
     @property
     def fano_window(self) -> int:
@@ -258,9 +258,8 @@ class ClassificationConfig(TrainingConfig):
     def grid(self, nb_inputs: int, device: str = "cpu", batch_size: int | None = None) -> BatchGrid:
         """How events become batches: of this size, by default as in training."""
         data = self.dataset
-        return BatchGrid(
-            batch_size or self.batch_size, data.time_step, data.nb_steps, data.unit_shape(nb_inputs), device
-        )
+        size, shape = batch_size or self.batch_size, data.unit_shape(nb_inputs)
+        return BatchGrid(size, data.time_step, data.nb_steps, shape, device, data.counted)
 
     def objective(self) -> Objective:
         """Loss and penalties."""

@@ -23,6 +23,8 @@ from surgrad.network.network import Network
 from surgrad.training.loop import BatchGrid, Objective
 from surgrad.training.optimizers import keep_within_bounds, parameter_groups
 
+#: Nodes that may be left out, and the group in configs/shared that has examples.
+OPTIONAL = {"time_constants": "time_constants", "readout_connection": "connection", "normalization": "normalization"}
 RATES = ("lr_tau", "lr_delay", "lr_adaptation")
 
 
@@ -40,6 +42,11 @@ class DenseConfig(TrainingConfig):
     surrogate: dict[str, Any] = field(default_factory=dict)  # node
     connection: dict[str, Any] = field(default_factory=dict)  # node with _partial_, called with (in_shape, nb_units)
     time_constants: dict[str, Any] = field(default_factory=dict)  # node with _partial_; {}: fixed, one per layer
+    readout_connection: dict[str, Any] = field(default_factory=dict)  # as connection; {}: all to all, without delays
+    normalization: dict[str, Any] = field(
+        default_factory=dict
+    )  # node with _partial_, called with (unit_shape); {}: none
+    dropout: float = 0.0  # probability that a hidden neuron is silent for a whole training sample
     initializer: dict[str, Any] = field(default_factory=dict)  # node
     regularizers: dict[str, Any] = field(default_factory=dict)  # nodes, under names of your choice; null: without it
 
@@ -66,8 +73,11 @@ class DenseConfig(TrainingConfig):
             raise UserError(f"inhibitory={self.inhibitory}: must be from 0 to below 1")
         for name in ("neuron", "surrogate", "connection", "initializer"):
             validate.node(name, getattr(self, name), f"those in configs/shared/{name}")
-        if self.time_constants:
-            validate.node("time_constants", self.time_constants, "those in configs/shared/time_constants")
+        for name, group in OPTIONAL.items():
+            if getattr(self, name):
+                validate.node(name, getattr(self, name), f"those in configs/shared/{group}")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout={self.dropout}: must be a probability from 0 to below 1")
         for name, node in self.regularizers.items():
             if node is not None:
                 validate.node(f"regularizers.{name}", node, "surgrad.regularizers.UpperBoundL2")
@@ -86,7 +96,12 @@ class DenseConfig(TrainingConfig):
 
     def _network(self, sizes: list[int], generator: torch.Generator) -> Network:
         surrogate = parts.part("surrogate", self.surrogate, "surrogate")
-        hidden = HiddenParts(parts.factory("connection", self.connection, "connection"))
+        hidden = HiddenParts(parts.factory("connection", self.connection, "connection"), dropout=self.dropout)
+        if self.readout_connection:
+            readout = parts.factory("connection", self.readout_connection, "readout_connection")
+            hidden = hidden._replace(readout=readout)
+        if self.normalization:
+            hidden = hidden._replace(normalization=parts.factory("normalization", self.normalization, "normalization"))
         if self.time_constants:
             draw = build(self.time_constants, at="time_constants")
             hidden = hidden._replace(time_constants=lambda tau, nb_units: draw(tau, nb_units, generator))
@@ -111,7 +126,8 @@ class DenseConfig(TrainingConfig):
     def grid(self, nb_inputs: int, device: str = "cpu", batch_size: int | None = None) -> BatchGrid:
         """How events become batches: of this size, by default as in training."""
         data = self.dataset
-        return BatchGrid(batch_size or self.batch_size, data.time_step, data.nb_steps, (nb_inputs,), device)
+        size, shape = batch_size or self.batch_size, (nb_inputs,)
+        return BatchGrid(size, data.time_step, data.nb_steps, shape, device, data.counted)
 
     def objective(self) -> Objective:
         """Loss and penalties."""

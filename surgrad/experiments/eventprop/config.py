@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from omegaconf import MISSING
 
+from surgrad.config import validate
 from surgrad.config.common import CommonConfig
 from surgrad.config.validate import not_negative, one_of, positive
 from surgrad.datasets.events import Augmentation, EventDataset
@@ -222,6 +223,7 @@ class EventSNNConfig(EventConfig):
         super().__post_init__()
         if getattr(self.dataset, "validation", None) == "none" or self.dataset.name == "random":
             raise UserError(f"dataset={self.dataset.name}: needs a validation set, by which an epoch is chosen")
+        validate.at_default(self.dataset, "dataset.", "counted")
 
     def preflight(self) -> None:
         """Files of the data set. Raises: UserError naming the first that is missing."""
@@ -235,8 +237,8 @@ class EventSNNConfig(EventConfig):
     def sizes(self) -> tuple[int, int, int]:
         """Units of input, hidden layer and output; of the training data where the configuration leaves it to these."""
         data = self.dataset
-        if data.nb_inputs is not None and data.nb_classes is not None:
-            return data.nb_inputs, self.nb_hidden, data.nb_classes
+        if data.network_inputs is not None and data.nb_classes is not None:
+            return data.network_inputs, self.nb_hidden, data.nb_classes
         train = self._parts[0]
         return train.nb_units, self.nb_hidden, train.nb_classes
 

@@ -27,7 +27,7 @@ class SynapsesDesc(ctypes.Structure):
         fields(_int, "nb_in", "nb_out")
         + fields(_pointer, "w", "place")
         + fields(_int, "B", "T", "length", "stride", "shift", "threads")
-        + fields(_pointer, "steps", "units", "offsets")
+        + fields(_pointer, "steps", "units", "offsets", "counts")
     )
 
 
@@ -70,7 +70,8 @@ class _Arrivals(torch.autograd.Function):
             w = _by_input(torch.stack([weight * (1 - late), weight * late], -1).detach())
             place = _by_input(k).int()
             place += stride * torch.arange(place.shape[1], dtype=torch.int32)
-        times = [events.steps, events.units, events.offsets]
+        counts = None if events.counts is None else events.counts.float()
+        times = [events.steps, events.units, events.offsets, counts]
         desc = SynapsesDesc(
             nb_in=events.nb_units,
             nb_out=w.shape[1],
@@ -82,7 +83,10 @@ class _Arrivals(torch.autograd.Function):
             stride=stride,
             shift=shift,
             threads=torch.get_num_threads(),
-            **{name: x.data_ptr() for name, x in zip(("steps", "units", "offsets"), times, strict=True)},
+            steps=events.steps.data_ptr(),
+            units=events.units.data_ptr(),
+            offsets=events.offsets.data_ptr(),
+            counts=None if counts is None else counts.data_ptr(),
         )
         currents = empty(length, len(events), desc.nb_out)
         library().synapses_forward(ctypes.byref(desc), currents.data_ptr())

@@ -206,6 +206,8 @@ def _scan(
 
 def obstacle(network: NetworkSpec) -> str | None:
     """What of a network of plain LIF neurons the compiled code does not know, or None."""
+    if network.changed_input is not None:
+        return network.changed_input
     for layer in network.stack:
         for connection in (layer.feedforward, getattr(layer, "recurrent", None)):
             if connection is not None and connection.own:
@@ -271,7 +273,7 @@ def _packed_input(network: NetworkSpec, x: Tensor | Events, options: Options) ->
     shape = x.unit_shape if isinstance(x, Events) else tuple(x.shape[2:])
     layout, before = Layout(shape, shape[0]), options.state.last_input if options.state is not None else None
     asked = torch.is_grad_enabled() and any(isinstance(y, Tensor) and y.requires_grad for y in (x, before))
-    if asked:
+    if asked or (isinstance(x, Events) and x.counts is not None):
         return None, None
     earlier = None if before is None else pack(before[None], layout)
     if before is not None and earlier is None:
@@ -313,10 +315,10 @@ def _output(network: NetworkSpec, plan: Plan, x: Tensor | Events, found: list[_O
         readout = None
         if network.readout is not None:
             readout = LIFState(*(plan.stages[-1].layout.from_places(y) for y in (found[-1].i, found[-1].u)))
-        if isinstance(x, Events):
+        if isinstance(x, Events) and plan.input_bits is not None:
             last = unpack(known("input bits", plan.input_bits)[:, -1:], Layout(x.unit_shape, x.unit_shape[0]))[0]
         else:
-            last = x[-1].to(network.dtype).clone()
+            last = (x.dense(network.dtype) if isinstance(x, Events) else x)[-1].to(network.dtype).clone()
         end = NetworkState(layers, readout, last, plan.address.first_step + plan.T)
     spikes = None
     if plan.record:

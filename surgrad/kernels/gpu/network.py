@@ -49,6 +49,8 @@ def available() -> bool:
 
 def obstacle(network: NetworkSpec) -> str | None:
     """What of a network these kernels do not know, or None."""
+    if network.changed_input is not None:
+        return network.changed_input
     for layer in network.stack:
         for connection in (layer.feedforward, getattr(layer, "recurrent", None)):
             if connection is not None and (connection.own or connection.kind == "delayed"):
@@ -88,7 +90,7 @@ def run(network: NetworkSpec, x: Tensor | Events, options: Options, chunk_bytes:
 
     state, address = options.state, options.address
     if isinstance(x, Events):
-        x = x.dense(torch.uint8)
+        x = x.dense(torch.uint8 if x.counts is None else network.dtype)
     if state is not None:  # whose last input need not be binary
         x = x.to(network.dtype)
     tensors: list[Tensor | None] = []

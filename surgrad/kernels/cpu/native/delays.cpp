@@ -1,4 +1,5 @@
-// Input currents from spike events, through synapses with a delay each or with none. An event of input j at step t adds
+// Input currents from spike events, through synapses with a delay each or with none. An event of input j at step t that stands for
+// c spikes (c = 1 where they are not counted) adds c times
 //     w0[j][i] to I[t + k[j][i]][i]    and    w1[j][i] to I[t + k[j][i] + 1][i]
 // for every neuron i: a delay between k and k + 1 steps is shared between the two (surgrad/network/connections.py, `DelayedDense`).
 // One sample at a time lies in the cache. With delays its currents are kept neuron by neuron, so that the two arrivals are neighbours.
@@ -19,6 +20,7 @@ extern "C" struct SynapsesDesc {
     int64_t shift, threads;        // every spike arrives `shift` steps later
     const int32_t *steps, *units;  // events, sorted by sample
     const int64_t* offsets;        // (B + 1,)
+    const float* counts;           // spikes of every event, or null: one
 };
 
 namespace {
@@ -40,34 +42,39 @@ void over_samples(const Desc& d, F f) {
 template <class F>
 void each_event(const Desc& d, int64_t b, F f) {
     const Interrupted interrupted;
-    for (int64_t e = d.offsets[b]; e < d.offsets[b + 1] && !interrupted(d.nb_out); e++) f(d.steps[e] + d.shift, d.units[e] * d.nb_out);
+    auto all = [&](auto count) {
+        for (int64_t e = d.offsets[b]; e < d.offsets[b + 1] && !interrupted(d.nb_out); e++)
+            f(d.steps[e] + d.shift, d.units[e] * d.nb_out, count(e));
+    };
+    if (d.counts) all([&](int64_t e) { return d.counts[e]; });
+    else all([](int64_t) { return 1.0f; });
 }
 
 // Currents of one sample: (nb_out, stride) with delays, (length, nb_out) without
 void deliver(const Desc& d, int64_t b, float* currents) {
     if (!d.place)
-        return each_event(d, b, [&](int64_t t, int64_t row) {
+        return each_event(d, b, [&](int64_t t, int64_t row, float c) {
             float* to = currents + t * d.nb_out;
-            for (int64_t i = 0; i < d.nb_out; i += LANES) store(to + i, load(to + i) + load(d.w + row + i));
+            for (int64_t i = 0; i < d.nb_out; i += LANES) store(to + i, load(to + i) + c * load(d.w + row + i));
         });
-    each_event(d, b, [&](int64_t t, int64_t row) {
+    each_event(d, b, [&](int64_t t, int64_t row, float c) {
         const float* w = d.w + 2 * row;
         const int32_t* place = d.place + row;
-        for (int64_t i = 0; i < d.nb_out; i++) at(currents + t, place[i]) += at(w, 2 * i);
+        for (int64_t i = 0; i < d.nb_out; i++) at(currents + t, place[i]) += c * at(w, 2 * i);
     });
 }
 
 // Sums over the events of j of dL/dI at both arrivals, laid out as w
 void collect(const Desc& d, int64_t b, const float* gradient, float* sums) {
     if (!d.place)
-        return each_event(d, b, [&](int64_t t, int64_t row) {
+        return each_event(d, b, [&](int64_t t, int64_t row, float c) {
             const float* from = gradient + t * d.nb_out;
-            for (int64_t i = 0; i < d.nb_out; i += LANES) store(sums + row + i, load(sums + row + i) + load(from + i));
+            for (int64_t i = 0; i < d.nb_out; i += LANES) store(sums + row + i, load(sums + row + i) + c * load(from + i));
         });
-    each_event(d, b, [&](int64_t t, int64_t row) {
+    each_event(d, b, [&](int64_t t, int64_t row, float c) {
         float* to = sums + 2 * row;
         const int32_t* place = d.place + row;
-        for (int64_t i = 0; i < d.nb_out; i++) at(to, 2 * i) += at(gradient + t, place[i]);
+        for (int64_t i = 0; i < d.nb_out; i++) at(to, 2 * i) += c * at(gradient + t, place[i]);
     });
 }
 

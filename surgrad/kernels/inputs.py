@@ -1,0 +1,68 @@
+"""The input of a population on its way to the neurons: units that are dropped, currents that are mapped.
+
+Both stand outside the scan over time, so that every kernel does the same. Dropped units are random numbers of the
+library (`surgrad.kernels.philox`), whose address is that of the sample: a run draws the same ones on every kernel, in
+any batch split, and when it goes on after an interruption.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from surgrad.kernels.events import Events
+from surgrad.kernels.philox import NoiseKey, uniform
+
+#: Added to the number of a population: no layer has such a number, so that no noise is drawn twice.
+STREAM = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class InputSpec:
+    """How the input of a population is changed.
+
+    Args:
+        name: where it stands in its network, for messages.
+        dropout: probability p that a presynaptic unit is silent for a whole sample; what is left counts 1 / (1 - p).
+        function: from currents (T, B, *units) to currents of the same shape, or None.
+        tensors: parameters and buffers of ``function``, with their names.
+    """
+
+    name: str
+    dropout: float = 0.0
+    function: Callable[[Tensor], Tensor] | None = None
+    tensors: tuple[tuple[str, Tensor], ...] = ()
+
+    @property
+    def what(self) -> str:
+        """In words, for messages."""
+        parts = [f"dropout of {self.dropout:g}"] if self.dropout else []
+        return " and ".join([*parts, *(["currents that are mapped"] if self.function is not None else [])])
+
+    def spikes(
+        self, below: Tensor | Events, before: Tensor | None, noise: NoiseKey, ids: Tensor, number: int
+    ) -> tuple[Tensor | Events, Tensor | None]:
+        """The spikes that are left of those below (T, B, *units), and of those of the step before (B, *units).
+
+        Args:
+            below: spikes or events.
+            before: of the step before the first, or None.
+            noise: key of the call's random numbers.
+            ids: (B,) int64, numbers of the samples.
+            number: of the population, the readout's after all layers.
+        """
+        if not self.dropout:
+            return below, before
+        shape = below.unit_shape if isinstance(below, Events) else tuple(below.shape[2:])
+        kept = uniform(replace(noise, layer=STREAM + number), 0, ids, shape) > self.dropout
+        if isinstance(below, Events):
+            left: Tensor | Events = below.where(kept.flatten(1))
+        else:
+            left = below * kept
+        return left, None if before is None else before * kept
+
+    def current(self, current: Tensor) -> Tensor:
+        """The current (T, B, *units) that reaches the neurons."""
+        if self.dropout:
+            current = current / (1 - self.dropout)
+        return current if self.function is None else self.function(current)
