@@ -13,7 +13,9 @@ import torch
 from surgrad.config.common import resolve_device
 from surgrad.config.entry import entry
 from surgrad.experiments.dense.config import DenseConfig
+from surgrad.experiments.dense.figures import delay_distributions
 from surgrad.figures import plots as figures
+from surgrad.network.connections import begin_epoch, learned_delays
 from surgrad.runs.folder import Run
 from surgrad.runs.record import RunRecord
 from surgrad.training.evaluation import evaluate, evaluate_repeatedly, final_scores
@@ -33,6 +35,7 @@ def main(cfg: DenseConfig, run: Run) -> float:
 
     network = cfg.network(train.nb_units, train.nb_classes, torch.Generator().manual_seed(cfg.seed)).to(device)
     cfg.start_weights(network)
+    first_delays = learned_delays(network)
     grid, objective, compute = cfg.grid(train.nb_units, str(device)), cfg.objective(), cfg.compute()
     monitor = Monitor(
         network,
@@ -68,6 +71,7 @@ def main(cfg: DenseConfig, run: Run) -> float:
         seed=cfg.seed,
         augment=data.augmentation(),
         compute=compute,
+        before_epoch=partial(begin_epoch, network),
         after_epoch=look,
         logging_freq=cfg.logging_freq,
         **cfg.fit_options(optimizer),
@@ -92,6 +96,8 @@ def main(cfg: DenseConfig, run: Run) -> float:
     )
     if cfg.plot:
         run.figure("training", figures.training_curves(RunRecord(run.folder).metrics, chance=1 / train.nb_classes))
+        if first_delays:
+            run.figure("delays", delay_distributions(first_delays, learned_delays(network)))
     log.info("test accuracy %.3f, %.0f spikes per sample", run.summary["test_acc"], cost.spikes)
     return run.summary.get("valid_acc_best_valid", run.summary["test_acc"])
 

@@ -7,8 +7,9 @@ membrane by the deviation GAIN sqrt(nu eps) in units of threshold, eps = tau_syn
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial, singledispatch
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,13 +78,20 @@ class DelayedDense(Dense):
         max_delay: s. Delays start anywhere below it with equal probability.
         trainable: whether delays are learned.
         seed: of the starting delays; equal connections of a network start alike.
+        rounded: evaluate with delays of whole steps, as hardware has them.
 
     Raises:
         UserError: for a max_delay that is not positive.
     """
 
     def __init__(
-        self, in_shape: int | Sequence[int], nb_units: int, max_delay: float, trainable: bool = True, seed: int = 0
+        self,
+        in_shape: int | Sequence[int],
+        nb_units: int,
+        max_delay: float,
+        trainable: bool = True,
+        seed: int = 0,
+        rounded: bool = False,
     ):
         super().__init__(in_shape, nb_units)
         if not 0 < max_delay < math.inf:
@@ -92,14 +100,33 @@ class DelayedDense(Dense):
             )
         start = uniform(NoiseKey(seed), 0, torch.arange(nb_units), (self.fan_in,))
         self.delay = Bounded(0.0, max_delay, start, trainable)  # s, (nb_units, fan_in)
+        self.rounded = rounded
 
     def spec(self, name: str, dt: float | None = None) -> ConnectionSpec:
         """What kernels are given of this connection, called ``name`` in messages; dt in s."""
         if dt is None:
             raise UserError(f"{name} has delays, which need the time step of a Network")
-        delays = {"delays": self.delay() / dt, "nb_taps": self.nb_taps(dt), "own": _own_part(self, DelayedDense)}
+        own = _own_part(self, DelayedDense) or self._own_shares()
+        delays: dict[str, Any] = {"delays": self.steps(dt), "nb_taps": self.nb_taps(dt), "own": own}
         function = partial(self, dt=dt)
         return ConnectionSpec(name, "delayed", self.out_shape, function, self.in_shape, self.weight, **delays)
+
+    def _own_shares(self) -> str:
+        """Why compiled code does not know the `shares`, or ""."""
+        return "" if type(self).shares is DelayedDense.shares else f"{type(self).__name__} shares spikes in its own way"
+
+    def steps(self, dt: float) -> Tensor:
+        """Delays in steps of dt seconds, (nb_units, fan_in)."""
+        steps = self.delay() / dt
+        return steps.round() if self.rounded and not self.training else steps
+
+    def shares(self, dt: float) -> Iterator[Tensor]:
+        """Shares of the weights that arrive after 0, 1, … nb_taps - 1 steps, (nb_units, fan_in) each."""
+        steps, nb_taps = self.steps(dt), self.nb_taps(dt)
+        whole = steps.detach().floor().clamp(max=nb_taps - 2)
+        late = steps - whole
+        for k in range(nb_taps):
+            yield (1 - late) * (whole == k) + late * (whole == k - 1)
 
     def nb_taps(self, dt: float) -> int:
         """Steps over which the longest delay spreads a spike: a delay of d steps reaches the taps 0 to ceil(d)."""
@@ -117,14 +144,89 @@ class DelayedDense(Dense):
         self, s: Tensor, dt: float, shift: int = 0
     ) -> Tensor:
         """Spikes (T, B, *in_shape), ``shift`` steps later -> currents (T + shift + nb_taps - 1, B, nb_units)."""
-        s, steps, nb_taps = s.flatten(2).to(self.weight.dtype), self.delay() / dt, self.nb_taps(dt)
-        whole = steps.detach().floor().clamp(max=nb_taps - 2)
-        late = steps - whole
-        current = s.new_zeros(len(s) + shift + nb_taps - 1, s.shape[1], len(self.weight))
-        for k in range(nb_taps):
-            share = (1 - late) * (whole == k) + late * (whole == k - 1)
+        s = s.flatten(2).to(self.weight.dtype)
+        current = s.new_zeros(len(s) + shift + self.nb_taps(dt) - 1, s.shape[1], len(self.weight))
+        for k, share in enumerate(self.shares(dt)):
             current[shift + k : shift + k + len(s)] += F.linear(s, self.weight * share)
         return current
+
+
+class GaussianDelays(DelayedDense):
+    """All-to-all connection whose learned delays are seen through a Gaussian of shrinking width while training.
+
+    A spike with the delay d arrives after n steps with the share exp(-(n - d)^2 / (2 sigma^2)) of its weight, divided
+    by the sum of these over all n up to the longest delay. A wide kernel lets gradients compare arrivals that are far
+    apart. Its width falls from ``sigma`` to ``sigma_end`` by a factor per epoch, over the first ``anneal_epochs``
+    epochs. As it goes to 0 the kernel becomes a spike at the nearest whole step: evaluation takes that limit, the
+    rounded delays. Training costs a product for every step of the longest delay.
+
+    Args:
+        in_shape: as in `Dense`.
+        nb_units: as in `Dense`.
+        max_delay: as in `DelayedDense`, s.
+        sigma: width of the kernel in the first epoch, s.
+        sigma_end: width of the kernel from epoch anneal_epochs + 1 on, s.
+        anneal_epochs: over which it falls.
+        trainable: as in `DelayedDense`.
+        seed: as in `DelayedDense`.
+
+    Raises:
+        UserError: for widths that are not positive or grow, or a negative number of epochs.
+
+    Source: Hammouamri, Khalfaoui-Hassani & Masquelier 2023 (DCLS, section 3.2); their width is here without the
+    constant of 0.27 steps that their code adds to it.
+    """
+
+    def __init__(
+        self,
+        in_shape: int | Sequence[int],
+        nb_units: int,
+        max_delay: float,
+        sigma: float,
+        sigma_end: float,
+        anneal_epochs: int,
+        trainable: bool = True,
+        seed: int = 0,
+    ):
+        super().__init__(in_shape, nb_units, max_delay, trainable, seed, rounded=True)
+        if not 0 < sigma_end <= sigma < math.inf or anneal_epochs < 0:
+            raise UserError(
+                f"sigma={sigma} s, sigma_end={sigma_end} s, anneal_epochs={anneal_epochs}: allowed are widths with "
+                "0 < sigma_end <= sigma, and 0 or more epochs"
+            )
+        self.sigma_start, self.sigma_end, self.anneal_epochs = sigma, sigma_end, anneal_epochs
+        self.begin_epoch(1)
+
+    def begin_epoch(self, number: int) -> None:
+        """Take the width of epoch ``number``, 1, 2, …"""
+        done = min((number - 1) / self.anneal_epochs, 1.0) if self.anneal_epochs else 1.0
+        self.sigma = self.sigma_start * (self.sigma_end / self.sigma_start) ** done
+
+    def _own_shares(self) -> str:
+        return super()._own_shares() if self.training else ""
+
+    def shares(self, dt: float) -> Iterator[Tensor]:
+        """As of `DelayedDense`; in evaluation, those of the rounded delays."""
+        if not self.training:
+            yield from super().shares(dt)
+            return
+        arrivals = torch.arange(self.nb_taps(dt), dtype=self.weight.dtype, device=self.weight.device)
+        distance = (arrivals[:, None, None] - self.steps(dt)) * (dt / self.sigma)
+        yield from torch.softmax(-distance.square() / 2, 0)
+
+
+@torch.no_grad()
+def learned_delays(network: nn.Module) -> dict[str, Tensor]:
+    """Delays in s, (nb_units, fan_in), of every connection with learned ones, by its name in the network."""
+    connections = ((name, part) for name, part in network.named_modules() if isinstance(part, DelayedDense))
+    return {name: part.delay().cpu() for name, part in connections}
+
+
+def begin_epoch(network: nn.Module, number: int) -> None:
+    """Let the parts of a network that change over epochs be those of epoch ``number``, 1, 2, …"""
+    for part in network.modules():
+        if isinstance(part, GaussianDelays):
+            part.begin_epoch(number)
 
 
 class Conv(nn.Module):

@@ -5,6 +5,7 @@ Each surrogate is a small frozen dataclass that carries its own parameters, so t
 factor in the dtype of ``x``. All forms are finite for |x| up to 1e3 and any sensible slope.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -94,6 +95,33 @@ class Esser:
 
     def __call__(self, x: Tensor, s: Tensor) -> Tensor:
         return torch.relu(1 - self.beta * x.abs())
+
+
+@dataclass(frozen=True)
+class ArcTan:
+    """h(x) = alpha / (2 (1 + (pi alpha x / 2)^2)), peak alpha / 2: derivative of an arctangent (Fang et al. 2021)."""
+
+    alpha: float = 5.0
+
+    def __post_init__(self) -> None:
+        _require_positive(self, alpha=self.alpha)
+
+    def __call__(self, x: Tensor, s: Tensor) -> Tensor:
+        return self.alpha / 2 / (1 + (math.pi / 2 * self.alpha * x) ** 2)
+
+
+@dataclass(frozen=True)
+class Slayer:
+    """h(x) = c alpha / 2 exp(-alpha |x|), peak c alpha / 2 (Shrestha & Orchard 2018; so in Baronig et al. 2024)."""
+
+    alpha: float = 5.0
+    c: float = 0.4
+
+    def __post_init__(self) -> None:
+        _require_positive(self, alpha=self.alpha, c=self.c)
+
+    def __call__(self, x: Tensor, s: Tensor) -> Tensor:
+        return self.c * self.alpha / 2 * torch.exp(-self.alpha * x.abs())
 
 
 @dataclass(frozen=True)

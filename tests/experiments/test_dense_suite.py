@@ -23,7 +23,17 @@ from surgrad.runs.record import REPO, load_runs
 
 FOLDER = REPO / "configs" / "dense"
 PRIMARY = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-GROUPS = ("connection", "dataset", "initializer", "lr_schedule", "neuron", "surrogate", "time_constants", "wandb")
+GROUPS = (
+    "connection",
+    "dataset",
+    "initializer",
+    "lr_schedule",
+    "neuron",
+    "normalization",
+    "surrogate",
+    "time_constants",
+    "wandb",
+)
 UNNAMED = ("camera", "hdf5", "own")  # data sets that are named on the command line
 OPTIONS = [(group, option) for group in GROUPS for option in options(group, [CONFIGS / "shared"])]
 OPTIONS = [(group, option) for group, option in OPTIONS if option not in UNNAMED]
@@ -111,14 +121,8 @@ def test_adaptive_neurons_and_delays_fit_shd_unchanged(main, name):
 
 def test_what_changes_training_is_configured(main, tmp_path):
     """Schedule, decay, clipping, average, smoothed labels and a late readout, in one run."""
-    own = [
-        "lr_schedule=cosine",
-        "lr_schedule.warmup=1",
-        "optimizer=adamw",
-        "weight_decay=0.1",
-        "grad_clip=1",
-        "ema=0.9",
-    ]
+    own = ["lr_schedule=cosine", "lr_schedule.warmup=1", "optimizer=adamw", "weight_decay=0.1", "grad_clip=1"]
+    own += ["normalization=batch", "dropout=0.1", "ema=0.9"]
     own += ["label_smoothing=0.1", "loss_start=0.01", "lr=1e-2", "nb_epochs=3"]
     main([*TINY, *own, f"hydra.run.dir={tmp_path}/run"])
     (record,) = load_runs(tmp_path / "run")
@@ -128,14 +132,24 @@ def test_what_changes_training_is_configured(main, tmp_path):
     assert (loss.first_step, loss.label_smoothing) == (5, 0.1)
     options = cfg.fit_options(optimizer := cfg.build_optimizer(network_of(cfg)))
     assert (options["grad_clip"], options["ema"]) == (1, 0.9)
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
 
 
 @pytest.mark.parametrize("name", ["adaptive", "delays"])
 def test_adaptive_neurons_and_delays_train(main, tmp_path, name):
     """Their own parameters move, and each stays in its range."""
     own = ["~dataset.validation", *(["connection.max_delay=8e-3"] if name == "delays" else [])]
-    main([f"--config-name={name}", *TINY, "lr=0.05", "initializer.sigma_u=3", *own, f"hydra.run.dir={tmp_path}/run"])
+    main(
+        [
+            f"--config-name={name}",
+            *TINY,
+            "plot=true",
+            "lr=0.05",
+            "initializer.sigma_u=3",
+            *own,
+            f"hydra.run.dir={tmp_path}/run",
+        ]
+    )
     (record,) = load_runs(tmp_path / "run")
     assert record.status == "done"
     start = network_of(composed(name, *(o for o in TINY if "wandb" not in o), *own))
@@ -143,6 +157,7 @@ def test_adaptive_neurons_and_delays_train(main, tmp_path, name):
     logits = [key for key in end if key.endswith("logit")]
     assert len(logits) == (6 if name == "adaptive" else 2)
     assert all(bool((end[key] != start.state_dict()[key]).any()) for key in logits)
+    assert (tmp_path / "run" / "Plots" / "delays.png").exists() == (name == "delays")
 
 
 @pytest.mark.parametrize(
@@ -163,6 +178,9 @@ def test_adaptive_neurons_and_delays_train(main, tmp_path, name):
         ("+lr_schedule.nam=cosine", "lr_schedule.name=None"),
         ("+lr_schedule={name:step,gama:1}", "gama"),
         ("label_smoothing=1", "label_smoothing=1"),
+        ("dropout=1", "dropout=1.0"),
+        ("+normalization._target_=surgrad.layers.BatchNorm", "did you mean TemporalBatchNorm"),
+        ("+readout_connection.x=1", "readout_connection={'x': 1}: has no _target_"),
         ("ema=-0.1", "ema=-0.1"),
         ("grad_clip=0", "grad_clip=0"),
         ("loss_start=2", "loss_start=2.0 s leaves no step of dataset.duration"),

@@ -32,6 +32,8 @@ SURROGATES = [
     surrogate.Esser(0.7),
     surrogate.Exponential(2 / 3, 0.4),
     surrogate.MultilayerSpiker(),
+    surrogate.ArcTan(5.0),
+    surrogate.Slayer(5.0, 0.4),
 ]
 NOISES = [escape_noise.Step(), escape_noise.Sigmoid(7.0), escape_noise.Exponential(2 / 3, 0.133)]
 

@@ -43,6 +43,8 @@ SURROGATES = [
     surrogate.Exponential(2 / 3, 0.4),
     surrogate.MultilayerSpiker(),
     surrogate.TrueGradient(),
+    surrogate.ArcTan(5.0),
+    surrogate.Slayer(5.0, 0.4),
 ]
 NOISES = [escape_noise.Step(), escape_noise.Sigmoid(7.0), escape_noise.Exponential(2 / 3, 0.133)]
 

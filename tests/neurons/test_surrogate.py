@@ -7,12 +7,14 @@ import torch
 
 from surgrad.errors import UserError
 from surgrad.neurons.surrogate import (
+    ArcTan,
     AsymptoticSuperSpike,
     Esser,
     Exponential,
     MultilayerSpiker,
     ScaledSigmoidPrime,
     SigmoidPrime,
+    Slayer,
     SuperSpike,
     TrueGradient,
 )
@@ -31,6 +33,8 @@ PRIMITIVES = {
     SigmoidPrime: lambda x, beta: 1 / (1 + torch.exp(-beta * x)),
     ScaledSigmoidPrime: lambda x, beta: 1 / (1 + torch.exp(-beta * x)) / beta,
     Esser: esser_primitive,
+    ArcTan: lambda x, alpha: torch.atan(math.pi / 2 * alpha * x) / math.pi,
+    Slayer: lambda x, alpha: 0.4 / 2 * x.sign() * (1 - torch.exp(-alpha * x.abs())),
 }
 
 
@@ -83,6 +87,8 @@ def test_finite_non_negative_and_of_the_same_dtype(surrogate, dtype):
         (SigmoidPrime(8.0), 2),
         (ScaledSigmoidPrime(8.0), 0.25),
         (Esser(3.0), 1),
+        (ArcTan(6.0), 3),
+        (Slayer(5.0, 0.8), 2),
     ],
 )
 def test_peak_at_threshold_and_symmetry(surrogate, peak):

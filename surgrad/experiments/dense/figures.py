@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from surgrad.analysis.rows import Row, chosen, column, grouped
 from surgrad.experiments.dense import heterogeneity, robustness
@@ -48,6 +49,26 @@ def sparse(networks: Sequence[Sparse], *, chance: float | None = None) -> Figure
         ticks = [t for t in np.outer(10.0 ** np.arange(5), [1, 2, 5]).ravel() if x.min() / 1.3 < t < x.max() * 1.3]
         ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
         ax.minorticks_off()
+    return figure
+
+
+def delay_distributions(before: Mapping[str, Tensor], after: Mapping[str, Tensor], nb_bins: int = 40) -> Figure:
+    """Histograms of the delays of every connection, before training in grey and after.
+
+    Args:
+        before: delays in s by the name of the connection.
+        after: the same connections after training.
+        nb_bins: of every histogram.
+    """
+    with style():
+        figure, (axes,) = panels(1, len(after), (0.3 + 1.9 * len(after), 1.8))
+        for ax, (name, delays) in zip(axes, after.items(), strict=True):
+            bins = np.linspace(0, 1e3 * max(float(before[name].max()), float(delays.max())), nb_bins + 1)
+            ax.hist(1e3 * before[name].flatten().numpy(), bins, histtype="step", color="0.5", label="before")
+            ax.hist(1e3 * delays.flatten().numpy(), bins, color="#0072b2", alpha=0.6, label="after")
+            ax.set(xlabel="delay (ms)", title=name, yticks=[])
+        axes[0].set_ylabel("synapses")
+        axes[0].legend(frameon=False)
     return figure
 
 

@@ -30,6 +30,8 @@ SURROGATES: dict[type, Callable[[Any], tuple[int, tuple[float, float]]]] = {
     surrogate.Exponential: lambda h: (4, (h.p0, h.delta_u)),
     surrogate.MultilayerSpiker: lambda h: (5, (0.0, 0.0)),
     surrogate.TrueGradient: lambda h: (6, (0.0, 0.0)),
+    surrogate.ArcTan: lambda h: (7, (math.pi / 2 * h.alpha, h.alpha / 2)),
+    surrogate.Slayer: lambda h: (8, (h.alpha, h.c * h.alpha / 2)),
 }
 NOISES: dict[type, Callable[[Any], tuple[int, tuple[float, float]]]] = {
     escape_noise.Step: lambda p: (0, (0.0, 0.0)),

@@ -92,6 +92,17 @@ def esser(x, s, p, q):
 
 
 @triton.jit
+def arctan(x, s, p, q):
+    y = 1.5707963267948966 * p * x
+    return 0.5 * p / (1.0 + y * y)
+
+
+@triton.jit
+def slayer(x, s, p, q):
+    return 0.5 * q * p * tl.exp(-p * tl.abs(x))
+
+
+@triton.jit
 def exponential_slope(x, s, p, q):
     rate = p * tl.exp(tl.minimum(x / q, 80.0))
     return tl.where(rate < 1.0, rate, 0.0) / q
@@ -164,6 +175,8 @@ SURROGATES = {
     surrogate.Exponential: (exponential_slope, ("p0", "delta_u")),
     surrogate.MultilayerSpiker: (the_spike, ()),
     surrogate.TrueGradient: (nothing, ()),
+    surrogate.ArcTan: (arctan, ("alpha",)),
+    surrogate.Slayer: (slayer, ("alpha", "c")),
 }
 
 NOISES = {

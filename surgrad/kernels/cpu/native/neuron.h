@@ -3,7 +3,7 @@
 #include "simd.h"
 
 enum Reset { MULTIPLICATIVE, MULTIPLICATIVE_LEAK, SUBTRACTIVE, SUBTRACTIVE_LEAK };
-enum Surrogate { SUPERSPIKE, ASYMPTOTIC, SIGMOID_PRIME, ESSER, EXPONENTIAL, SPIKER, TRUE_GRADIENT };
+enum Surrogate { SUPERSPIKE, ASYMPTOTIC, SIGMOID_PRIME, ESSER, EXPONENTIAL, SPIKER, TRUE_GRADIENT, ARCTAN, SLAYER };
 enum Noise { STEP, SIGMOID, EXPONENTIAL_NOISE };
 
 // u[t+1] from u[t], i[t] and s[t]
@@ -98,6 +98,10 @@ static void surrogate_row(int surrogate, const float* p, const float* u, const B
             });
         case SPIKER:
             return map_row(h, bits, n, [](vf, Bits s) { return zero_or_one(s); });
+        case ARCTAN:
+            return map_row(h, bits, n, [=](vf x, Bits) { vf y = beta * x; return scale / fused(y, y, one); });
+        case SLAYER:
+            return map_row(h, bits, n, [=](vf x, Bits) { return scale * vexp(-beta * vabs(x)); });
         default:
             return map_row(h, bits, n, [](vf, Bits) { return vf{}; });
     }
