@@ -28,6 +28,7 @@ class Suite(NamedTuple):
 SUITES = {
     "classification": Suite("Classification", "deep_convSNN"),
     "dense": Suite("Classification", "dense_SNN"),
+    "non_spiking": Suite("Classification", "non_spiking"),
     "initialization": Suite("Classification", "initialization"),
     "eventprop": Suite("Classification", "yin_yang"),
     "event_snn": Suite("Classification", "event_SNN"),

@@ -8,6 +8,7 @@ SCHEMAS = {
     "event_snn": "eventprop.config.EventSNNConfig",
     "eventprop": "eventprop.config.YinYangConfig",
     "initialization": "initialization.config.InitializationConfig",
+    "non_spiking": "non_spiking.config.NonSpikingConfig",
     "spike_train_matching": "spike_train_matching.config.SpikeTrainMatchingConfig",
     "superspike": "superspike.config.SuperSpikeConfig",
 }

@@ -39,6 +39,7 @@ MODULES = {
     "surgrad.datasets.latency": ("surgrad.datasets.encoding.latency",),
     "surgrad.datasets.lif_encoding": ("surgrad.datasets.encoding.lif_encoding",),
     "surgrad.datasets.threshold_crossing": ("surgrad.datasets.encoding.threshold_crossing",),
+    "surgrad.non_spiking": ("surgrad.experiments.non_spiking.networks",),
     "surgrad.theory.single_neuron": ("surgrad.experiments.sigmoid_network.single_neuron",),
 }
 

@@ -36,6 +36,7 @@ REGISTRY: dict[str, frozenset[str]] = {
     "surgrad.datasets.sources.random_task": frozenset(),
     "surgrad.datasets.sources.yin_yang": frozenset(),
     "surgrad.experiments.sigmoid_network.single_neuron": frozenset(),
+    "surgrad.experiments.non_spiking.networks": frozenset(),
     "torch.optim": frozenset(),
 }
 

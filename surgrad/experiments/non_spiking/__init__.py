@@ -1,0 +1,1 @@
+"""Networks without spikes on the same input: what a data set allows."""
