@@ -131,13 +131,14 @@ def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
     )
     sizes = {"nb_classes": train.nb_classes, "nb_weights": sum(weight.numel() for weight in network.parameters())}
     run.summary.update(found | sizes)
-    if processes.first:
-        set_neuron(network, cfg.neuron(cfg.method.name, fit.done))
-        run.summary.update(workload(network, test, grid, objective.loss, seed=cfg.seed, compute=compute).columns())
-
     set_neuron(network, cfg.neuron(cfg.method.other, fit.done))
     fano = monitor("after_other") if processes.first else {}
     run.summary.update({name.replace("fano", "fano_other"): value for name, value in fano.items()})
+    if processes.first:
+        set_neuron(network, cfg.neuron(cfg.method.name, best.epoch))
+        network.load_state_dict(best.weights)
+        cost = workload(network, test, grid, objective.loss, seed=cfg.seed, compute=compute)  # of the best epoch
+        run.summary.update(cost.columns())
     if cfg.plot == "plot" and processes.first:
         metrics = RunRecord(run.folder).metrics
         run.figure("training", figures.training_curves(metrics, chance=1 / train.nb_classes))

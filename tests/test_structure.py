@@ -42,9 +42,7 @@ OPEN_PRIVATE: set[str] = set()
 OPEN_IMPORTS: set[str] = {
     "omegaconf in surgrad/analysis/claims.py",
 }
-OPEN_FILES: set[str] = {
-    "tests/kernels/test_kernel_cuda.py",
-}
+OPEN_FILES: set[str] = set()
 OPEN_FUNCTIONS: set[str] = {
     "surgrad/kernels/gpu/scan.py: scan_adjoint",
 }

@@ -45,7 +45,7 @@ class NetworkOutput(NamedTuple):
 
     readout: (T, B, classes), or None without a readout.
     counts: spikes per neuron summed over time, one (B, *units) per spiking layer; gradients flow through them.
-    spikes: one (T, B, *units) per spiking layer if recorded, else None. Without gradient.
+    spikes: one (T, B, *units) per spiking layer if recorded, else None; gradients flow through them.
     state: to be handed to the next call, if asked for.
     """
 

@@ -126,25 +126,32 @@ def _prepare(folder: Path, config: dict[str, Any], rerun: str) -> Run:
     _mark(folder, config, (old.data if old is not None and begun else {}) | data, sealed)
     if not resuming and rerun == "missing" and (taken := _take_over(folder, fewer, data)):
         before, resuming, longer = taken, True, True
-    kept = {k: v for k, v in before.items() if k not in ("error", "ended", "metrics")} if resuming else {}
-    if longer:  # what it ended with is computed again
-        rows = (
-            before.get("metrics", {}).get("rows") if before.get("status") == "done" else before.get("rows_of_shorter")
-        )
-        kept = {k: v for k, v in kept.items() if k in ("started", "attempts", "wall_seconds", "wandb_id")}
-        kept |= {"rows_of_shorter": rows}
-    summary = kept | {
+    summary = (_kept(before, longer) if resuming else {}) | _attempt(before if resuming else {}, config)
+    run = Run(folder, summary, resuming, sealed=sealed, shorter=fewer)
+    run._write_summary()
+    return run
+
+
+def _kept(before: Mapping[str, Any], longer: bool) -> dict[str, Any]:
+    """What a run that goes on keeps of its last attempt's summary; of a shorter run's, not what it ended with."""
+    if not longer:
+        return {k: v for k, v in before.items() if k not in ("error", "ended", "metrics")}
+    rows = before.get("metrics", {}).get("rows") if before.get("status") == "done" else before.get("rows_of_shorter")
+    kept = {k: v for k, v in before.items() if k in ("started", "attempts", "wall_seconds", "wandb_id")}
+    return kept | {"rows_of_shorter": rows}
+
+
+def _attempt(before: Mapping[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """What the summary of a running run says of this attempt."""
+    return {
         "status": "running",
-        "started": kept.get("started", environment.now()),
-        "attempts": int(environment.number(kept.get("attempts"))) + 1,
+        "started": before.get("started", environment.now()),
+        "attempts": int(environment.number(before.get("attempts"))) + 1,
         "run_id": run_id(config),
         "versions": environment.versions(),
         "git_commit": environment.git_commit(),
         "machine": environment.machine(),
     }
-    run = Run(folder, summary, resuming, sealed=sealed, shorter=fewer)
-    run._write_summary()
-    return run
 
 
 def _take_over(folder: Path, fewer: Mapping[str, int], data: Mapping[str, Any]) -> dict[str, Any] | None:

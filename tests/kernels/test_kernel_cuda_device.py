@@ -1,0 +1,112 @@
+"""The Triton kernels compile for GPUs that are not there; where there is one, larger networks run on it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from kernels.triton_networks import (
+    DEVICE,
+    GPU,
+    NOISES,
+    assert_close,
+    check,
+    cuda,
+    loss_of,
+    network,
+    results,
+    spikes_for,
+)
+
+from surgrad.network.connections import Conv, Dense
+from surgrad.neurons import escape_noise
+from surgrad.neurons.lif import LIF
+
+COMPILE = """
+import json
+from surgrad.neurons.escape_noise import Sigmoid  # noqa: E402
+from surgrad.kernels.contract import connection_spec  # noqa: E402
+from surgrad.kernels.gpu.compile import compiled  # noqa: E402
+from surgrad.kernels.gpu.layer import Population  # noqa: E402
+from surgrad.network.connections import Conv, Dense  # noqa: E402
+from surgrad.neurons.lif import LIF  # noqa: E402
+
+noisy = LIF(escape_noise=Sigmoid(10.0), diff_reset=True)
+populations = [
+    (Population((16, 70), LIF(), connection_spec(Conv((16, 70), 16, 5, 1, 2), "loop"), 0, 400, "float32"), 90, False),
+    (Population((64,), noisy, connection_spec(Dense(64, 64), "loop"), 0, 128, "bf16"), 80, True),
+    (Population((20,), None, None, 0, 128, "float32"), 90, True),
+]
+print(json.dumps([
+    [len(kernel.asm["cubin"]), kernel.metadata.shared]
+    for population, capability, decays in populations
+    for kernel in compiled(population, capability, decays).values()
+]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux")
+def test_kernels_compile_for_gpus_that_are_not_there(tmp_path):
+    """Machine code for Ampere and Hopper by Triton's own assembler, within the 99 KiB of shared memory all offer."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    kernels = json.loads(done.stdout)
+    assert len(kernels) == 6
+    assert all(code > 0 and shared <= 99 * 1024 for code, shared in kernels)
+
+
+needs_gpu = pytest.mark.skipif(not GPU, reason="needs a CUDA device")
+
+
+@needs_gpu
+@pytest.mark.parametrize("noise", NOISES, ids=lambda noise: type(noise).__name__)
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_published_shapes_on_a_gpu(noise, recurrent):
+    connections = [Conv((1, 700), 16, 21, 10, 0), Conv((16, 68), 32, 7, 3, 1), Conv((32, 22), 64, 7, 3, 1)]
+    loops = [Conv(c.out_shape, c.out_shape[0], 5, 1, 2) if recurrent else None for c in connections]
+    net = network(*connections, neuron=LIF(escape_noise=noise), recurrent=loops, classes=20)
+    check(net, spikes_for(net, 100, 48, 0.02))
+
+
+@needs_gpu
+@pytest.mark.parametrize("nb_units", [128, 256, 700])
+def test_dense_recurrence_on_a_gpu(nb_units):
+    net = network(Dense(700, nb_units), recurrent=[Dense(nb_units, nb_units)], trained="units", classes=20)
+    check(net, spikes_for(net, 100, 64, 0.02))
+
+
+@needs_gpu
+def test_a_run_repeats_itself_on_a_gpu():
+    """A spike read before it is stored would show as a run that differs from the one before."""
+    net = network(Dense(64, 128), recurrent=[Dense(128, 128)])
+    x = spikes_for(net, 350, 128, 0.05)
+    first, gradients = results("cuda", net, x)
+    for _ in range(20):
+        again, same = results("cuda", net, x)
+        assert torch.equal(first.spikes[0], again.spikes[0])
+        for name, gradient in gradients.items():
+            assert_close(gradient, same[name], name, 1e-6)
+
+
+@needs_gpu
+def test_captured_training_is_training():
+    losses = []
+    for captured in (False, True):
+        net = network(Dense(40, 64), neuron=LIF(escape_noise=escape_noise.Sigmoid(10.0)), recurrent=[Dense(64, 64)])
+        optimizer = torch.optim.Adam(net.parameters(), 1e-3, capturable=True)
+
+        def step(x, draw, net=net, optimizer=optimizer):
+            optimizer.zero_grad()
+            ids = torch.arange(x.shape[1], device=x.device)
+            loss = loss_of(net(x, seed=1, draw=draw, ids=ids, kernel="cuda"))
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+        run = cuda.GraphedStep(step) if captured else step
+        x = spikes_for(net, 50, 32, 0.1)
+        losses.append([run(x, torch.tensor(k, device=DEVICE)).item() for k in range(8)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -1,0 +1,72 @@
+"""The Triton kernels of a single layer compute what the reference computes."""
+
+import pytest
+import torch
+from kernels.triton_networks import DEVICE, NOISES, assert_close
+from torch import nn
+
+from surgrad.kernels import dispatch
+from surgrad.kernels.philox import NoiseKey
+from surgrad.network.connections import Dense
+from surgrad.neurons.lif import LIF
+
+
+@pytest.mark.parametrize(
+    ("recurrent", "trained"),
+    [(None, ()), (None, "layer"), ("one launch", "units"), ("one launch", "layer"), ("step by step", "units")],
+)
+def test_one_layer_driven_by_a_current(recurrent, trained, monkeypatch):
+    if recurrent == "step by step":
+        from surgrad.kernels.gpu import layer as triton_layer
+
+        monkeypatch.setattr(triton_layer, "LARGEST_TILE", 0)
+    generator = torch.Generator().manual_seed(2)
+    units = (6,)
+    neuron = LIF(escape_noise=NOISES[1], diff_reset=trained == "layer")
+    loop = Dense(units, 6) if recurrent else None
+    shape = units if trained == "units" else ()
+    a, b = (0.8 + 0.1 * torch.rand(shape, generator=generator).to(DEVICE) for _ in range(2))
+    current = (torch.randn(17, 3, *units, generator=generator) * 2 + 1).to(DEVICE).requires_grad_()
+    cotangent = torch.randn(17, 3, *units, generator=generator).to(DEVICE)
+    if loop is not None:
+        nn.init.normal_(loop.weight, std=0.5, generator=generator)
+        loop.to(DEVICE)
+    leaves = [current, *([loop.weight] if loop is not None else [])]
+    if trained:
+        leaves += [a.requires_grad_(), b.requires_grad_()]
+    options = {"noise": NoiseKey(1, 2, 3), "ids": torch.arange(3, device=DEVICE), "recurrence": loop}
+    outputs = []
+    for kernel in ("reference", "cuda"):
+        s, u, end = dispatch.lif(current, a, b, neuron, **options, return_membrane=True, kernel=kernel)
+        loss = (s * cotangent).sum() + (end.u**2).sum()
+        outputs.append((s, u, end.i, end.u, *torch.autograd.grad(loss, leaves)))
+    expected, got = outputs
+    assert torch.equal(expected[0], got[0])
+    assert expected[0].sum() > 0
+    for p, q in zip(expected[1:], got[1:], strict=True):
+        assert_close(p.detach(), q)
+
+
+def test_two_halves_of_a_current_are_one_whole():
+    generator = torch.Generator().manual_seed(3)
+    current = (torch.randn(20, 2, 5, generator=generator) * 2 + 1).to(DEVICE)
+    a, b, neuron = torch.tensor(0.8, device=DEVICE), torch.tensor(0.9, device=DEVICE), LIF(escape_noise=NOISES[1])
+    ids, noise = torch.arange(2, device=DEVICE), NoiseKey(1)
+    whole, _, _ = dispatch.lif(current, a, b, neuron, noise=noise, ids=ids, kernel="cuda")
+    first, _, state = dispatch.lif(current[:9], a, b, neuron, noise=noise, ids=ids, kernel="cuda")
+    second, _, _ = dispatch.lif(
+        current[9:], a, b, neuron, kernel="cuda", noise=noise, ids=ids, state=state, previous=first[-1], first_step=9
+    )
+    assert torch.equal(whole, torch.cat([first, second]))
+
+
+@pytest.mark.parametrize("unit_gain", [True, False])
+def test_leaky_integrator_driven_by_a_current(unit_gain):
+    current = torch.randn(15, 3, 5, generator=torch.Generator().manual_seed(0)).to(DEVICE).requires_grad_()
+    a, b = (torch.tensor(x, device=DEVICE, requires_grad=True) for x in (0.7, 0.95))
+    outputs = []
+    for kernel in ("reference", "cuda"):
+        y, end = dispatch.readout(current, a, b, u0=-0.2, unit_gain=unit_gain, kernel=kernel)
+        outputs.append((y, end.u, *torch.autograd.grad((y**2).sum(), (current, a, b))))
+    for p, q in zip(*outputs, strict=True):
+        assert_close(p.detach(), q.detach(), tolerance=1e-5)
