@@ -74,7 +74,9 @@ def by_seed(folder):
 
 
 def contents(folder):
-    return {record.folder.name: (record.folder / "summary.json").read_bytes() for record in records(folder)}
+    """Of every run, its summary and when it was written: two attempts within a second may say the same."""
+    paths = {record.folder.name: record.folder / "summary.json" for record in records(folder)}
+    return {name: (path.read_bytes(), path.stat().st_mtime_ns) for name, path in paths.items()}
 
 
 def failed(suite, *arguments) -> None:

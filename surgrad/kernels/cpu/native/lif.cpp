@@ -258,10 +258,8 @@ struct Backward {
                 if (interrupted(y.work())) return;
                 int64_t at = (t - t0) * row + g * y.places;
                 if (y.rec.exists) currents.recur(l, b0 + g, t, I + at);
-                float* keep = states ? keep_u : h;
-                const Bits* bits = run.own(l, b0 + g, t);
-                replay_rows[d.reset](y.row, I + at, bits, i + g * y.places, u + g * y.places, keep + at, states ? keep_i + at : nullptr);
-                surrogate_row(d.surrogate, d.surrogate_p, keep + at, bits, h + at, y.places);
+                replay_rows[d.reset](y.row, I + at, run.own(l, b0 + g, t), d.surrogate, d.surrogate_p, i + g * y.places, u + g * y.places,
+                                     h + at, states ? keep_u + at : nullptr, states ? keep_i + at : nullptr);
             }
         auto adjoint = adjoint_rows[d.reset][d.diff_reset != 0][d.trained_tau != 0];
         for (int64_t t = t1 - 1; t >= t0; t--) {

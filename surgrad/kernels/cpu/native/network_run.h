@@ -204,7 +204,7 @@ void expand(const Bits* bits, int64_t n, float* out) {  // writes multiples of L
 }
 
 using ForwardRow = void (*)(const Row&, const float*, const float*, float*, float*, Bits*);
-using ReplayRow = void (*)(const Row&, const float*, const Bits*, float*, float*, float*, float*);
+using ReplayRow = void (*)(const Row&, const float*, const Bits*, int, const float*, float*, float*, float*, float*, float*);
 using Adjoint = void (*)(const Row&, const AdjointRow&);
 const ForwardRow forward_rows[] = {forward_row<0>, forward_row<1>, forward_row<2>, forward_row<3>};
 const ReplayRow replay_rows[] = {replay_row<0>, replay_row<1>, replay_row<2>, replay_row<3>};

@@ -40,18 +40,6 @@ static void forward_row(const Row& k, const float* current, const float* thresho
         store(i + n, load(k.a + n) * in + load(current + n));
     }
 }
-// The same with known spikes, keeping u[t] (and i[t] where asked for): what the adjoint needs.
-template <int RESET>
-static void replay_row(const Row& k, const float* current, const Bits* bits, float* i, float* u, float* keep_u, float* keep_i) {
-    for (int64_t n = 0; n < k.n; n += LANES) {
-        vf un = load(u + n), in = load(i + n), s = zero_or_one(bits[n / LANES]);
-        store(keep_u + n, un);
-        if (keep_i) store(keep_i + n, in);
-        store(u + n, next_u<RESET>(un, in, s, load(k.b + n), load(k.c + n)));
-        store(i + n, load(k.a + n) * in + load(current + n));
-    }
-}
-
 // Random thresholds of the escape noise for neurons first, first + 1, ... of one layer, sample and step (unpadded; first in 64s).
 static void draw_thresholds(int noise, const float* p, uint32_t seed, uint32_t draw, uint32_t layer, uint32_t sample, uint32_t step,
                             int64_t first, int64_t nb_neurons, float* out) {
@@ -70,41 +58,58 @@ static void draw_thresholds(int noise, const float* p, uint32_t seed, uint32_t d
     }
 }
 
-// h(u - 1) in place of u
+// Calls `use` with h: of u - 1 and of the bits of a vector of neurons.
 template <class F>
-static void map_row(float* u, const Bits* bits, int64_t n, F f) {
-    for (int64_t k = 0; k < n; k += LANES) store(u + k, f(load(u + k) - 1.0f, bits[k / LANES]));
-}
-static void surrogate_row(int surrogate, const float* p, const float* u, const Bits* bits, float* h, int64_t n) {
-    if (h != u) std::memcpy(h, u, n * sizeof(float));
+static inline void with_surrogate(int surrogate, const float* p, F use) {
     const float beta = p[0], scale = p[1], p0 = p[0], delta = p[1];
     const vf one = splat(1.0f);
     switch (surrogate) {
         case SUPERSPIKE:
-            return map_row(h, bits, n, [=](vf x, Bits) { vf d = fused(beta, vabs(x), one); return 1.0f / (d * d); });
+            return use([=](vf x, Bits) { vf d = fused(beta, vabs(x), one); return 1.0f / (d * d); });
         case ASYMPTOTIC:
-            return map_row(h, bits, n, [=](vf x, Bits) { vf d = fused(beta, vabs(x), one); return beta / (d * d); });
+            return use([=](vf x, Bits) { vf d = fused(beta, vabs(x), one); return beta / (d * d); });
         case SIGMOID_PRIME:
-            return map_row(h, bits, n, [=](vf x, Bits) {
+            return use([=](vf x, Bits) {
                 vf e = vexp(-beta * vabs(x)), d = 1.0f + e;
                 return scale * e / (d * d);
             });
         case ESSER:
-            return map_row(h, bits, n, [=](vf x, Bits) { return vmax(1.0f - beta * vabs(x), vf{}); });
+            return use([=](vf x, Bits) { return vmax(1.0f - beta * vabs(x), vf{}); });
         case EXPONENTIAL:
-            return map_row(h, bits, n, [=](vf x, Bits) {
+            return use([=](vf x, Bits) {
                 vf q = p0 * vexp(x / delta);
                 return where(q < 1.0f, q / delta);
             });
         case SPIKER:
-            return map_row(h, bits, n, [](vf, Bits s) { return zero_or_one(s); });
+            return use([](vf, Bits s) { return zero_or_one(s); });
         case ARCTAN:
-            return map_row(h, bits, n, [=](vf x, Bits) { vf y = beta * x; return scale / fused(y, y, one); });
+            return use([=](vf x, Bits) { vf y = beta * x; return scale / fused(y, y, one); });
         case SLAYER:
-            return map_row(h, bits, n, [=](vf x, Bits) { return scale * vexp(-beta * vabs(x)); });
+            return use([=](vf x, Bits) { return scale * vexp(-beta * vabs(x)); });
         default:
-            return map_row(h, bits, n, [](vf, Bits) { return vf{}; });
+            return use([](vf, Bits) { return vf{}; });
     }
+}
+static void surrogate_row(int surrogate, const float* p, const float* u, const Bits* bits, float* h, int64_t n) {
+    with_surrogate(surrogate, p, [=](auto f) {
+        for (int64_t k = 0; k < n; k += LANES) store(h + k, f(load(u + k) - 1.0f, bits[k / LANES]));
+    });
+}
+
+// What the adjoint needs, with known spikes: h[t], and u[t] and i[t] where asked for; advances i and u.
+template <int RESET>
+static void replay_row(const Row& k, const float* current, const Bits* bits, int surrogate, const float* p, float* i, float* u, float* h,
+                       float* keep_u, float* keep_i) {
+    with_surrogate(surrogate, p, [=](auto f) {
+        for (int64_t n = 0; n < k.n; n += LANES) {
+            vf un = load(u + n), in = load(i + n);
+            Bits fired = bits[n / LANES];
+            store(h + n, f(un - 1.0f, fired));
+            if (keep_u) store(keep_u + n, un), store(keep_i + n, in);
+            store(u + n, next_u<RESET>(un, in, zero_or_one(fired), load(k.b + n), load(k.c + n)));
+            store(i + n, load(k.a + n) * in + load(current + n));
+        }
+    });
 }
 
 struct AdjointRow {  // one sample and step of the backward pass

@@ -107,7 +107,7 @@ struct Stream {
         const int64_t n = tile.n, S = run.S, size = tile.nb * n, bytes = n * sizeof(float);
         const bool states = d.diff_reset || d.trained_tau;
         Scratch scratch((S * (states ? 3 : 1) + 5) * (size + PADDING));
-        float *h = scratch.take(S * size), *keep_u = states ? scratch.take(S * size) : h, *keep_i = states ? scratch.take(S * size) : nullptr;
+        float *h = scratch.take(S * size), *keep_u = states ? scratch.take(S * size) : nullptr, *keep_i = states ? scratch.take(S * size) : nullptr;
         float *i = scratch.take(size), *u = scratch.take(size), *lu = scratch.take(size), *li = scratch.take(size), *dI = scratch.take(n);
         for (int64_t g = 0; g < tile.nb; g++) {
             const int64_t here = (tile.b0 + g) * y.places + tile.n0;
@@ -134,16 +134,14 @@ struct Stream {
                 for (int64_t g = 0; g < tile.nb; g++) {
                     if (interrupted(n)) return;
                     const int64_t b = tile.b0 + g, k = (t - t0) * size + g * n;
-                    const Bits* fired = bits(t, b, tile);
-                    replay_rows[d.reset](constants, d.current + at(t, b, tile), fired, i + g * n, u + g * n, keep_u + k,
-                                         states ? keep_i + k : nullptr);
-                    surrogate_row(d.surrogate, d.surrogate_p, keep_u + k, fired, h + k, n);
+                    replay_rows[d.reset](constants, d.current + at(t, b, tile), bits(t, b, tile), d.surrogate, d.surrogate_p, i + g * n,
+                                         u + g * n, h + k, states ? keep_u + k : nullptr, states ? keep_i + k : nullptr);
                 }
             for (int64_t t = t1 - 1; t >= t0; t--)
                 for (int64_t g = 0; g < tile.nb; g++) {
                     const int64_t b = tile.b0 + g, k = (t - t0) * size + g * n;
                     const float* gs = d.g_out ? d.g_out + t * d.g_out_t + b * d.g_out_b + tile.n0 : d.g_counts + b * y.places + tile.n0;
-                    adjoint(constants, {h + k, gs, keep_u + k, states ? keep_i + k : nullptr, bits(t, b, tile), lu + g * n, li + g * n,
+                    adjoint(constants, {h + k, gs, states ? keep_u + k : nullptr, states ? keep_i + k : nullptr, bits(t, b, tile), lu + g * n, li + g * n,
                                         d.g_current && !past_cache ? d.g_current + at(t, b, tile) : dI, partial(d.g_a), partial(d.g_b),
                                         d.unit_gain ? -1.0f : 0.0f});
                     if (d.g_current && past_cache) write(n, d.g_current + at(t, b, tile), [&](int64_t k) { return load(dI + k); });
