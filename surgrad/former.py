@@ -82,6 +82,9 @@ class _FormerModules:
             sys.modules[name] = import_module(homes[0])
         else:
             module.__dict__["__getattr__"] = names_of(*homes)
+            module.__dict__["__all__"] = sorted(
+                {n for home in homes for n in vars(import_module(home)) if n[0].isupper() or n[0].islower()}
+            )
 
 
 def install() -> None:

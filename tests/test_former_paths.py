@@ -44,6 +44,13 @@ def test_a_former_path_says_where_the_names_are(recwarn):
     assert any("surgrad.network.connections" in str(w.message) for w in recwarn)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_all_names_of_a_former_module_are_imported_by_a_star():
+    found = {}
+    exec("from surgrad.layers import *", found)
+    assert set(NAMES["surgrad.layers"]) <= found.keys()
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="nothing"):
         import_module("surgrad.network").nothing  # noqa: B018
