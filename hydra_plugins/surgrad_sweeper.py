@@ -27,6 +27,7 @@ class StudySweeper(BasicSweeper):
         """Raises JobFailed if not all runs are done in the end; UserError for a mistake in any of them, before all."""
         from surgrad.config import sweeps
         from surgrad.config.composing import Composer
+        from surgrad.config.names import sweep_of
 
         assert self.hydra_context is not None
         assert self.config is not None
@@ -34,7 +35,8 @@ class StudySweeper(BasicSweeper):
         loader = self.hydra_context.config_loader
         overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
         (products,) = self.split_arguments(overrides, None)
-        jobs = sweeps.plan(Composer(loader, self.config)(products), self.schema)
+        with sweep_of(products):
+            jobs = sweeps.plan(Composer(loader, self.config)(products), self.schema)
         group = os.environ.get("WANDB_RUN_GROUP") or " ".join(arguments)[:128]  # the longest that wandb takes
         # workers import what the script imports beside it
         with env_override({"PYTHONPATH": self.python_path, "WANDB_RUN_GROUP": group}):

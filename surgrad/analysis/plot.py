@@ -44,8 +44,9 @@ def plot(runs: Sequence[RunRecord], x: str, y: str, by: str | None = None) -> tu
     lines = {label(keys, values): points(group, x, y) for values, group in grouped(done, *keys).items()}
     numbers = {len(values) for line in lines.values() for values, _ in line.values()}
     seeds = f"n = {min(numbers)}" if len(numbers) == 1 else f"n = {min(numbers)} to {max(numbers)}"
-    figure = _draw(lines, x, f"{y} (mean, 95 % interval, {seeds})", chance(done) if y.endswith("acc") else None)
-    says = grouping(keys, {name: sum(len(v) for v, _ in line.values()) * [0] for name, line in lines.items()})
+    figure = _draw(lines, x, f"{y}\n(mean, 95 % interval, {seeds})", chance(done) if "acc" in y.split("_") else None)
+    sizes = {name: sum(len(v) for v, _ in line.values()) * [0] for name, line in lines.items()}
+    says = grouping(keys, sizes) if keys else f"At each {x} runs differ in the seed alone."
     return figure, f"{says}\n\n{_table(lines, x, y)}"
 
 
@@ -82,7 +83,7 @@ def _draw(lines: Mapping[str, Curve], x: str, ylabel: str, by_chance: float | No
         short = {value: str(value).rpartition(".")[2] if x.endswith("._target_") else str(value) for value in values}
         named = {name: {short[value]: line[value] for value in values if value in line} for name, line in lines.items()}
         figure = categories(named, ylabel, chance=by_chance, limits=limits)
-        figure.axes[0].set_xlabel(x)
+        figure.axes[0].set_xlabel(x.removesuffix("._target_"))
         return figure
     log = values[0] > 0 and len(values) > 2 and values[-1] / values[0] >= 10
     scale = "log" if log else "linear"
@@ -92,7 +93,9 @@ def _draw(lines: Mapping[str, Curve], x: str, ylabel: str, by_chance: float | No
 def _table(lines: Mapping[str, Curve], x: str, y: str) -> str:
     rows = [f"| runs | {x} | {y} | 95 % interval | n |", "|---|---|---|---|---|"]
     for name, line in lines.items():
-        rows += [f"| {name} | {tables.number(value)} | {_cells(interval)} |" for value, (_, interval) in line.items()]
+        for value, (_, interval) in line.items():
+            shown = str(value).rpartition(".")[2] if x.endswith("._target_") else tables.number(value)
+            rows.append(f"| {name} | {shown} | {_cells(interval)} |")
     return "\n".join(rows)
 
 

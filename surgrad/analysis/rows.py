@@ -94,10 +94,11 @@ def finished(runs: Sequence[RunRecord]) -> list[RunRecord]:
 def differing(runs: Sequence[RunRecord]) -> list[str]:
     """Keys that tell the runs apart, seeds left out: as few as say all that differs, names before numbers.
 
-    A key that only follows another (`method.target_sigma_u` of `method.name`) is not needed.
+    A key that only follows another (`method.target_sigma_u` of `method.name`) is not needed, and neither is a seed that
+    is that of the run in all of them (`dataset.split_seed`).
     """
     settings = tables.differences(runs)
-    keys = [key for key in settings[0] if key.rpartition(".")[2] != "seed"] if settings else []
+    keys = [key for key in settings[0] if not _is_seed(settings, key)] if settings else []
     all_apart = _nb_groups(settings, keys)
     needed: list[str] = []
     for key in sorted(keys, key=_rank):
@@ -106,6 +107,11 @@ def differing(runs: Sequence[RunRecord]) -> list[str]:
         if _nb_groups(settings, needed) == all_apart:
             break
     return needed
+
+
+def _is_seed(settings: Sequence[Mapping[str, Any]], key: str) -> bool:
+    last = key.rpartition(".")[2]
+    return last == "seed" or (last.endswith("seed") and all(one[key] == one.get("seed") for one in settings))
 
 
 def _rank(key: str) -> tuple[Any, ...]:

@@ -27,9 +27,11 @@ from surgrad.config.explain import CONFIG_ERRORS, explain
 from surgrad.config.help import help_text
 from surgrad.config.hydra_setup import CONFIGS, errors_as_raised, remove_empty, store, write_record
 from surgrad.config.jobs import Job, jobs
+from surgrad.config.names import named
 from surgrad.errors import UserError
 from surgrad.paths import runs_folder
 from surgrad.runs.folder import Run, RunDone, open_run
+from surgrad.runs.marker import is_ours
 from surgrad.runs.record import NOT_IDENTITY, REPO, run_id
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,19 @@ def _run_id(_root_: DictConfig) -> str:
     """`${run_id:}` in hydra.run.dir: a run with any other setting gets another folder, the same command the same."""
     keys = [key for key in _root_ if key not in NOT_IDENTITY]
     return run_id({str(key): _resolved(_root_, str(key)) for key in keys})
+
+
+def _run_leaf(above: str, leaf: str, _root_: DictConfig) -> str:
+    """`${run_leaf:above,leaf}`: the name of the run's folder; of a new one it says in what the run differs.
+
+    The name of a run in a sweep is decided where the sweep is planned, and given to whoever runs it.
+    """
+    own_id = _run_id(_root_)
+    there = sorted(path.name for path in Path(above).glob(f"*-{own_id}") if is_ours(path))
+    if there:
+        return there[0]
+    overrides = [str(override) for override in OmegaConf.select(_root_, "hydra.overrides.task", default=[])]
+    return f"{named(leaf, Path(above).parts, overrides)}-{own_id}"
 
 
 def _resolved(config: DictConfig, key: str) -> Any:
@@ -55,6 +70,7 @@ def _resolved(config: DictConfig, key: str) -> Any:
 
 # process-wide, as Hydra's own resolvers are; importing this module again (in a sweep's workers) changes nothing
 OmegaConf.register_new_resolver("run_id", _run_id, replace=True)
+OmegaConf.register_new_resolver("run_leaf", _run_leaf, replace=True)
 OmegaConf.register_new_resolver("repo", lambda: str(REPO), replace=True)
 
 

@@ -43,8 +43,13 @@ def store(schema: type, runs: Path, run_name: str, help_text: str = "") -> None:
     """Hand Hydra the schema, our defaults for its own settings, and what --help says."""
     config_store = ConfigStore.instance()
     config_store.store(name="schema", node=_open(schema))
-    name = f"{run_name}-${{run_id:}}"
-    output = {"run": {"dir": f"{runs}/{name}"}, "sweep": {"dir": str(runs), "subdir": name}}
+    above, _, leaf = run_name.rpartition("/")
+    above += "/" * bool(above)
+    names = [f'${{run_leaf:"{where}/{above}","{leaf}"}}' for where in (runs, "${hydra.sweep.dir}")]
+    output = {
+        "run": {"dir": f"{runs}/{above}{names[0]}"},
+        "sweep": {"dir": str(runs), "subdir": f"{above}{names[1]}"},
+    }
     config_store.store(group="hydra/output", name="surgrad", node=output, package="hydra")
     for group, label in (("job_logging", "${job_label:}"), ("hydra_logging", "")):
         logging_config = {

@@ -36,6 +36,7 @@ class Job:
     overrides: list[str]
     folder: Path
     rerun: str
+    name: str = ""  # the override that names its folder; empty where the command line does
     launched_at: int | None = None  # the stamp of its folder then, 0 for none
 
     @property
@@ -86,7 +87,7 @@ def _planned(overrides: list[str], config: DictConfig, schema: type) -> Job:
     global_config: Any = HydraConfig.instance()  # its set_config would copy
     before, global_config.cfg = global_config.cfg, config
     try:
-        folder, unnamed = _folder(config)
+        folder, name, unnamed = _folder(config)
         with open_dict(config):
             del config["hydra"]
         cfg, settings = check_settings(config, schema)
@@ -96,18 +97,20 @@ def _planned(overrides: list[str], config: DictConfig, schema: type) -> Job:
     if unnamed:
         raise unnamed
     rerun = getattr(cfg, "rerun", "missing")
-    job = Job(overrides, folder, rerun)
+    own = any(override.lstrip("+").startswith("hydra.sweep.subdir=") for override in overrides)
+    job = Job(overrides, folder, rerun, "" if own else f"hydra.sweep.subdir='{name}'")
     if job.stamp and rerun != "all":
         require_same(folder, settings)
     return job
 
 
-def _folder(config: DictConfig) -> tuple[Path, Exception | None]:
-    """The run folder, or why it has no name: a mistake in the configuration, of which `check_settings` says more."""
+def _folder(config: DictConfig) -> tuple[Path, str, Exception | None]:
+    """The run folder and its name, or why it has none: a mistake of which `check_settings` says more."""
     try:
-        return Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute(), None
+        name = str(config.hydra.sweep.subdir)
+        return Path(config.hydra.sweep.dir, name).absolute(), name, None
     except (UserError, *CONFIG_ERRORS) as error:
-        return Path(), error
+        return Path(), "", error
 
 
 def run(jobs: Sequence[Job], launch: Launch, batch_size: int | None) -> None:
@@ -149,7 +152,7 @@ def _launch(jobs: Sequence[Job], launch: Launch, first: int) -> bool:
     for job in jobs:
         job.launched_at = job.stamp
     try:
-        launch([job.overrides for job in jobs], initial_job_idx=first)
+        launch([[*job.overrides, *filter(None, [job.name])] for job in jobs], initial_job_idx=first)
     except Exception as error:
         causes = [f"{type(e).__name__}: {e}" for e in (error, error.__cause__) if e]
         log.error("the launcher stopped: %s", "; ".join(causes))

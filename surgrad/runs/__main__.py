@@ -176,7 +176,10 @@ def compare_runs(args: argparse.Namespace) -> Iterator[str]:
         for label, record in zip(labels, records, strict=True)
     ]
     yield tables.render(["run", "status", *numbers, "folder"], rows, width=_width())
-    figure = curves([record.metrics for record in records], columns, labels)
+    names = [
+        tables.short_label(one) or ("all runs" if one else label) for one, label in zip(settings, labels, strict=True)
+    ]
+    figure = curves([record.metrics for record in records], columns, names)
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(out) as temporary:

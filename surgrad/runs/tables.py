@@ -132,6 +132,18 @@ def label(settings: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={number(value)}" for key, value in settings.items())
 
 
+def short_label(settings: Mapping[str, Any]) -> str:
+    """Settings for a legend: seeds left out, keys by their last part, names and classes without a key."""
+    parts = []
+    for key, value in settings.items():
+        last = key.rpartition(".")[2]
+        if last.endswith("seed"):
+            continue
+        shown = str(value).rpartition(".")[2] if last == "_target_" else number(value)
+        parts.append(shown if last in ("name", "_target_") else f"{last}={shown}")
+    return ", ".join(parts)
+
+
 def natural(text: str) -> list[Any]:
     """Sort key that puts seed=10 behind seed=9."""
     return [(0, float(part)) if k % 2 else (1, part) for k, part in enumerate(re.split(r"(\d+)", text))]
@@ -168,7 +180,9 @@ def sweep_table(runs: Sequence[tuple[Sequence[str], str, RunRecord]]) -> str:
             path = record.folder.relative_to(root)
             cells = [number(metric(record, name)) for name in metrics]
             rows.append([" ".join(named_by(own, path)) or "-", status, *cells, str(path)])
-        return render(["run", "status", *metrics, "path"], rows, width=width)
+        first = int(all(row[0] == "-" for row in rows))  # paths say it all
+        head = ["run", "status", *metrics, "path"]
+        return render(head[first:], [row[first:] for row in rows], width=width)
 
     lines = [f"{len(runs)} runs in {here(root)}: " + ", ".join(f"{n} {status}" for status, n in counted.items())]
     whole = table(1000, lambda own, path: own)
@@ -181,11 +195,18 @@ def sweep_table(runs: Sequence[tuple[Sequence[str], str, RunRecord]]) -> str:
 
 
 def _unsaid(overrides: Sequence[str], path: Path) -> list[str]:
-    """The overrides that a path does not show: neither seed=1 in …/seed=1+lr=0.1 nor method=a in a/…"""
-    return [o for o in overrides if o not in re.split(r"[/+-]", str(path)) and o.partition("=")[2] not in path.parts]
+    """The overrides that a path does not show: neither dataset.nu=1 in …/nu=1+lr=0.1 nor method=a in a/…"""
+    said = re.split(r"[/+-]", str(path))
+    unsaid = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        short = value.rpartition(".")[2] if re.fullmatch(r"[^\W\d]\w*(\.\w+)+", value) else value
+        if f"{key.rpartition('.')[2]}={short}" not in said and value not in path.parts:
+            unsaid.append(override)
+    return unsaid
 
 
 def _varied(products: Sequence[Sequence[str]]) -> list[list[str]]:
     """Of each job's overrides those that not all jobs share."""
-    shared = set(products[0]).intersection(*products) if len(products) > 1 else set()
+    shared = set(products[0]).intersection(*products)
     return [[override for override in overrides if override not in shared] for overrides in products]

@@ -195,7 +195,7 @@ def test_a_plot_has_a_line_for_each_value_of_by_and_says_mean_interval_and_n():
     (ax,) = figure.axes
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Esser", "SuperSpike"]
     assert ax.get_xscale() == "log"
-    assert ax.get_ylabel() == "test_acc (mean, 95 % interval, n = 3)"
+    assert ax.get_ylabel() == "test_acc\n(mean, 95 % interval, n = 3)"
     found = interval([0.3, 0.4, 0.5])
     assert f"| Esser | 10 | {found.mean:.4g} | {found.low:.4g} to {found.high:.4g} | 3 |" in text.splitlines()
     assert len(text.splitlines()) == 4 + 6
