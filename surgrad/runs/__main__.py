@@ -161,7 +161,10 @@ def compare_runs(args: argparse.Namespace) -> Iterator[str]:
     if not records:
         raise UserError("every one of these runs is damaged")
     settings = tables.differences(records)
-    labels = [tables.label(one) if one else record.folder.name for one, record in zip(settings, records, strict=True)]
+    names = [
+        tables.short_label(one) or "all runs" if one else record.folder.name
+        for one, record in zip(settings, records, strict=True)
+    ]
     columns = args.metrics or [name for name in CURVES if any(name in record.metrics for record in records)][:4]
     drawn = [record for record in records if any(name in record.metrics for name in columns)]
     if not drawn:
@@ -171,14 +174,12 @@ def compare_runs(args: argparse.Namespace) -> Iterator[str]:
         values = dict.fromkeys(tables.number(one[name]) for one in settings)
         yield f"{name}: {', '.join(values)}"
     numbers = tables.key_metrics(records)
-    rows = [
-        [label, record.status, *(tables.number(tables.metric(record, name)) for name in numbers), record.folder.name]
-        for label, record in zip(labels, records, strict=True)
-    ]
-    yield tables.render(["run", "status", *numbers, "folder"], rows, width=_width())
-    names = [
-        tables.short_label(one) or ("all runs" if one else label) for one, label in zip(settings, labels, strict=True)
-    ]
+    rows = []
+    for name, differs, record in zip(names, settings, records, strict=True):
+        cells = [tables.number(tables.metric(record, number)) for number in numbers]
+        own_id = record.folder.name.rpartition("-")[2]
+        rows.append([name, tables.number(differs.get("seed")), record.status, *cells, own_id])
+    yield tables.render(["run", "seed", "status", *numbers, "id"], rows, width=_width())
     figure = curves([record.metrics for record in records], columns, names)
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)

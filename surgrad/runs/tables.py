@@ -133,11 +133,11 @@ def label(settings: Mapping[str, Any]) -> str:
 
 
 def short_label(settings: Mapping[str, Any]) -> str:
-    """Settings for a legend: seeds left out, keys by their last part, names and classes without a key."""
+    """Settings for a legend: without seeds and keys that a run does not have, names and classes without a key."""
     parts = []
     for key, value in settings.items():
         last = key.rpartition(".")[2]
-        if last.endswith("seed"):
+        if last.endswith("seed") or value == "absent":
             continue
         shown = str(value).rpartition(".")[2] if last == "_target_" else number(value)
         parts.append(shown if last in ("name", "_target_") else f"{last}={shown}")
