@@ -26,12 +26,14 @@ class InputSpec:
         dropout: probability p that a presynaptic unit is silent for a whole sample; what is left counts 1 / (1 - p).
         function: from currents (T, B, *units) to currents of the same shape, or None.
         tensors: parameters and buffers of ``function``, with their names.
+        number: of the population, the readout's after all layers; part of the address of what is dropped.
     """
 
     name: str
     dropout: float = 0.0
     function: Callable[[Tensor], Tensor] | None = None
     tensors: tuple[tuple[str, Tensor], ...] = ()
+    number: int = 0
 
     @property
     def what(self) -> str:
@@ -40,7 +42,7 @@ class InputSpec:
         return " and ".join([*parts, *(["currents that are mapped"] if self.function is not None else [])])
 
     def spikes(
-        self, below: Tensor | Events, before: Tensor | None, noise: NoiseKey, ids: Tensor, number: int
+        self, below: Tensor | Events, before: Tensor | None, noise: NoiseKey, ids: Tensor
     ) -> tuple[Tensor | Events, Tensor | None]:
         """The spikes that are left of those below (T, B, *units), and of those of the step before (B, *units).
 
@@ -49,12 +51,11 @@ class InputSpec:
             before: of the step before the first, or None.
             noise: key of the call's random numbers.
             ids: (B,) int64, numbers of the samples.
-            number: of the population, the readout's after all layers.
         """
         if not self.dropout:
             return below, before
         shape = below.unit_shape if isinstance(below, Events) else tuple(below.shape[2:])
-        kept = uniform(replace(noise, layer=STREAM + number), 0, ids, shape) > self.dropout
+        kept = uniform(replace(noise, layer=STREAM + self.number), 0, ids, shape) > self.dropout
         if isinstance(below, Events):
             left: Tensor | Events = below.where(kept.flatten(1))
         else:

@@ -317,7 +317,7 @@ def run(network: NetworkSpec, x: Tensor | Events, options: Options, parts: Parts
     def next_current(layer: LayerSpec | ReadoutSpec) -> Tensor:
         part, spikes, earlier = layer.input, below, before
         if part is not None:
-            spikes, earlier = part.spikes(below, before, address.noise, address.ids, len(on_the_way))
+            spikes, earlier = part.spikes(below, before, address.noise, address.ids)
         current, rest = parts.drive(layer.incoming, spikes, network.delay, earlier, next(pending, None))
         on_the_way.append(rest)
         return current if part is None else part.current(current)

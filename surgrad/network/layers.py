@@ -1,11 +1,16 @@
 """Layers: a connection, a neuron and its time constants. The loop over time is in `surgrad.kernels`."""
 
 from collections.abc import Sequence
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 
+from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
-from surgrad.kernels.contract import LayerSpec, ReadoutSpec, connection_spec
+from surgrad.kernels import dispatch
+from surgrad.kernels.call import RunOptions
+from surgrad.kernels.contract import LayerSpec, NetworkSpec, ReadoutSpec, connection_spec
+from surgrad.kernels.state import NetworkOutput, NetworkState
 from surgrad.network.connections import DelayedDense
 from surgrad.network.normalization import input_spec
 from surgrad.network.parameters import Adaptation, TimeConstant
@@ -33,7 +38,42 @@ def _time_constant(tau: "float | TimeConstant") -> TimeConstant:
     return tau if isinstance(tau, TimeConstant) else TimeConstant(tau)
 
 
-class SpikingLayer(nn.Module):
+class _Callable(nn.Module):
+    """A layer that can be called by itself: what a network of this one layer gives.
+
+    Attributes:
+        dt: time step in s; a `surgrad.network.network.Network` gives its layers its own.
+        delay: steps from a spike below to its arrival, 1, or that of the network.
+        index: number of the layer, part of the address of its random numbers.
+    """
+
+    dt: float | None
+    delay: int = 1
+    index: int = 0
+
+    def _alone(self, dt: float) -> NetworkSpec:
+        """The network of this layer."""
+        raise NotImplementedError
+
+    @property
+    def _draws(self) -> bool:
+        """Whether a call draws random numbers."""
+        raise NotImplementedError
+
+    def _run(
+        self, x: Tensor | EventBatch, state: NetworkState | None, seed: int | None, **options: Any
+    ) -> NetworkOutput:
+        if self.dt is None:
+            raise UserError(f"a {type(self).__name__} that is called by itself needs a time step: give it dt=…, in s")
+        if seed is None and self._draws:
+            raise UserError(f"this {type(self).__name__} draws random numbers: call it with seed=… and draw=…")
+        if isinstance(x, EventBatch):
+            options["ids"] = x.ids if options.get("ids") is None else options["ids"]
+            x = x.dense()
+        return dispatch.run(self._alone(self.dt), x, seed=seed or 0, state=state, **options)
+
+
+class SpikingLayer(_Callable):
     """A LIF population with its feed-forward and, if given, recurrent connection: I[t] = W s_in[t-d] + R s[t-1].
 
     Args:
@@ -48,6 +88,7 @@ class SpikingLayer(nn.Module):
             `surgrad.network.normalization.TemporalBatchNorm`; None: as it is.
         dropout: probability that a unit of the layer below is silent for a whole sample, while training; what is left
             counts 1 / (1 - dropout).
+        dt: time step in s, for a layer that is called by itself; one in a Network has that of the network.
     """
 
     def __init__(
@@ -60,8 +101,10 @@ class SpikingLayer(nn.Module):
         unit_shape: Sequence[int] | None = None,
         normalization: nn.Module | None = None,
         dropout: float = 0.0,
+        dt: float | None = None,
     ):
         super().__init__()
+        self.dt = dt
         self.feedforward, self.recurrent, self.neuron = feedforward, recurrent, neuron
         self.normalization, self.dropout = normalization, _dropout(dropout)
         self.tau_mem, self.tau_syn = _time_constant(tau_mem), _time_constant(tau_syn)
@@ -75,6 +118,42 @@ class SpikingLayer(nn.Module):
                 f"a recurrent connection maps {loop[0]} to {loop[1]}, but the layer has units "
                 f"{self.unit_shape}; use an odd rec_kernel_size with rec_padding = rec_kernel_size // 2"
             )
+
+    def forward(
+        self,
+        x: Tensor | EventBatch,
+        state: NetworkState | None = None,
+        *,
+        seed: int | None = None,
+        draw: int | Tensor = 0,
+        ids: Tensor | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Any:
+        """Run the layer by itself over all time steps of ``x``, as in a `torch.nn.Sequential`.
+
+        Args:
+            x: spikes of the layer below (T, B, *in_shape), or an `EventBatch`.
+            state: of an earlier call, to go on from; zeros if None.
+            seed: key of the random numbers; needed by what draws any.
+            draw: see `surgrad.network.network.Network.forward`.
+            ids: see there.
+            options: see `surgrad.kernels.call.RunOptions`.
+
+        Returns:
+            spikes (T, B, *units), which carry gradients; with ``return_state`` a pair of them and the state.
+
+        Raises:
+            UserError: for a layer without dt, random numbers without a seed, and arguments that do not fit.
+        """
+        out = self._run(x, state, seed, draw=draw, ids=ids, **options | {"record": True})
+        return (out.recorded[0], out.state) if options.get("return_state") else out.recorded[0]
+
+    def _alone(self, dt: float) -> NetworkSpec:
+        return NetworkSpec((self.spec("layer", dt, self.index),), None, self.delay)
+
+    @property
+    def _draws(self) -> bool:
+        return self.neuron.escape_noise.stochastic or (self.training and self.dropout > 0)
 
     def decays(self, dt: float) -> tuple[Tensor, Tensor]:
         """Decays a of the synapse and b of the membrane over a step of dt seconds."""
@@ -91,14 +170,14 @@ class SpikingLayer(nn.Module):
             recurrent=connection_spec(self.recurrent, f"{name}.recurrent", dt, self.unit_shape),
             adaptation=None if self.adaptation is None else self.adaptation.values(dt),
             index=index,
-            input=input_spec(self.normalization, self.dropout, name, self.training),
+            input=input_spec(self.normalization, self.dropout, name, self.training, index),
         )
 
     def extra_repr(self) -> str:
         return f"{self.unit_shape}, {self.neuron}"
 
 
-class Readout(nn.Module):
+class Readout(_Callable):
     """Leaky integrators without spikes: y[t] = u[t+1], u[0] = ``u0``.
 
     Args:
@@ -110,6 +189,7 @@ class Readout(nn.Module):
         decay: see `surgrad.neurons.lif.LIF`.
         normalization: as in `SpikingLayer`.
         dropout: as in `SpikingLayer`.
+        dt: as in `SpikingLayer`.
     """
 
     def __init__(
@@ -122,21 +202,48 @@ class Readout(nn.Module):
         decay: str = "exponential",
         normalization: nn.Module | None = None,
         dropout: float = 0.0,
+        dt: float | None = None,
     ):
         super().__init__()
+        self.dt = dt
         self.feedforward, self.u0, self.unit_gain, self.decay = feedforward, u0, unit_gain, decay
         self.tau_mem, self.tau_syn = _time_constant(tau_mem), _time_constant(tau_syn)
         self.normalization, self.dropout = normalization, _dropout(dropout)
         self.unit_shape = _shape_of(feedforward, "out_shape")
 
+    def forward(
+        self,
+        x: Tensor | EventBatch,
+        state: NetworkState | None = None,
+        *,
+        seed: int | None = None,
+        draw: int | Tensor = 0,
+        ids: Tensor | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Any:
+        """Run the readout by itself; arguments as in `SpikingLayer.forward`.
+
+        Returns:
+            y (T, B, classes); with ``return_state`` a pair of it and the state.
+        """
+        out = self._run(x, state, seed, draw=draw, ids=ids, **options)
+        return (out.y, out.state) if options.get("return_state") else out.y
+
+    def _alone(self, dt: float) -> NetworkSpec:
+        return NetworkSpec((), self.spec("readout", dt, self.index), self.delay)
+
+    @property
+    def _draws(self) -> bool:
+        return self.training and self.dropout > 0
+
     def decays(self, dt: float) -> tuple[Tensor, Tensor]:
         """Decays a of the synapse and b of the membrane over a step of dt seconds."""
         return self.tau_syn.decay(dt, self.decay), self.tau_mem.decay(dt, self.decay)
 
-    def spec(self, name: str, dt: float) -> ReadoutSpec:
-        """What kernels are given of this readout: ``name`` for messages, dt in s."""
+    def spec(self, name: str, dt: float, index: int) -> ReadoutSpec:
+        """What kernels are given of this readout: ``name`` for messages, dt in s, the number of layers below."""
         connection = connection_spec(self.feedforward, f"{name}.feedforward", dt, self.unit_shape)
-        changed = input_spec(self.normalization, self.dropout, name, self.training)
+        changed = input_spec(self.normalization, self.dropout, name, self.training, index)
         return ReadoutSpec(name, self.unit_shape, *self.decays(dt), connection, self.u0, self.unit_gain, changed)
 
     def extra_repr(self) -> str:

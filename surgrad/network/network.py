@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,7 @@ class Network(nn.Module):
             expected = getattr(above.feedforward, "in_shape", below.unit_shape)
             if tuple(expected) != below.unit_shape:
                 raise UserError(f"a layer expects input {expected}, but gets {below.unit_shape}")
+        self._place_layers()
         for layer in layers:
             if layer.adaptation is not None:
                 b = layer.decays(dt)[1].detach()
@@ -98,6 +99,8 @@ class Network(nn.Module):
         Raises:
             UserError: that names the argument that does not fit.
         """
+        if any(map(_own_call, self.stack)):
+            return self._called(x, state, {"seed": seed, "draw": draw, "ids": ids, **options})
         if isinstance(x, EventBatch):
             ids = x.ids if ids is None else ids
             events = Events(x.steps, x.units, x.offsets, x.nb_steps, x.unit_shape, x.counts)
@@ -109,6 +112,33 @@ class Network(nn.Module):
                     layer.feedforward.require_within(self.dt, nb_steps)
         return dispatch.run(self.spec(), spikes, seed=seed, draw=draw, ids=ids, state=state, **options)
 
+    def _place_layers(self) -> None:
+        """Tell the layers what they need to be called by themselves."""
+        for k, layer in enumerate(self.stack):
+            layer.dt, layer.delay, layer.index = self.dt, self.delay, k
+
+    def _called(self, x: Tensor | EventBatch, state: NetworkState | None, options: dict[str, Any]) -> NetworkOutput:
+        """As `forward`, every layer called as a module, so that its hooks, or a forward of its own, take part."""
+        self._place_layers()  # another network may share them
+        record, return_state = options.pop("record", False), options.pop("return_state", False)
+        if isinstance(x, EventBatch):
+            options["ids"] = x.ids if options["ids"] is None else options["ids"]
+            x = x.dense()
+        populations, ends = [x], []
+        for k, layer in enumerate(self.stack):
+            before = None if state is None else _part(state, k, len(self.layers))
+            out = layer(populations[-1], before, return_state=return_state, **options)
+            populations.append(out[0] if return_state else out)
+            ends += [out[1]] if return_state else []
+        spikes = populations[1 : len(self.layers) + 1]
+        end = None
+        if return_state:
+            pending = tuple(part.pending[0] if part.pending else None for part in ends)
+            layers = tuple(part.layers[0] for part in ends[: len(self.layers)])
+            end = NetworkState(layers, ends[-1].readout, ends[0].last_input, ends[0].step, pending)
+        y = populations[-1] if self.readout is not None else None
+        return NetworkOutput(y, [s.sum(0) for s in spikes], spikes if record else None, end)
+
     @property
     def stack(self) -> list[SpikingLayer | Readout]:
         """Layers, then the readout."""
@@ -118,7 +148,7 @@ class Network(nn.Module):
         """What kernels are given of this network."""
         layers = tuple(layer.spec(f"layers[{k}]", self.dt, k) for k, layer in enumerate(self.layers))
         return NetworkSpec(
-            layers, self.readout.spec("readout", self.dt) if self.readout is not None else None, self.delay
+            layers, self.readout.spec("readout", self.dt, len(layers)) if self.readout is not None else None, self.delay
         )
 
     def extra_repr(self) -> str:
@@ -138,6 +168,22 @@ class Network(nn.Module):
         lines.append(f"{trained} trained parameters, dt = {self.dt:g} s, a spike arrives after {self.delay} step(s)")
         lines.append(f"kernel: {choice.name} ({choice.why})")
         return "\n".join(lines)
+
+
+def _own_call(layer: SpikingLayer | Readout) -> bool:
+    """Whether a layer must be called as a module: it has hooks, or a forward of its own."""
+    own = vars(layer)
+    hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
+    return bool(hooks) or type(layer).forward not in (SpikingLayer.forward, Readout.forward)
+
+
+def _part(state: NetworkState, k: int, nb_layers: int) -> NetworkState:
+    """The state of one layer of a network, or of its readout behind all layers."""
+    last_input = state.layers[k - 1].s if k else state.last_input
+    pending = state.pending[k : k + 1]
+    if k < nb_layers:
+        return NetworkState((state.layers[k],), None, last_input, state.step, pending)
+    return NetworkState((), state.readout, last_input, state.step, pending)
 
 
 def _row(name: str, layer: SpikingLayer | Readout) -> tuple[str, ...]:

@@ -90,7 +90,7 @@ def by_channel(values: Tensor, current: Tensor) -> Tensor:
     return values.view(-1, *(1,) * (current.dim() - 3))
 
 
-def input_spec(part: nn.Module | None, dropout: float, name: str, training: bool) -> InputSpec | None:
+def input_spec(part: nn.Module | None, dropout: float, name: str, training: bool, number: int) -> InputSpec | None:
     """What kernels are given of a population's input.
 
     Args:
@@ -98,6 +98,7 @@ def input_spec(part: nn.Module | None, dropout: float, name: str, training: bool
         dropout: probability, for training alone.
         name: of the population.
         training: whether it is being trained.
+        number: of the population, the readout's after all layers.
     """
     dropout = dropout if training else 0.0
     if part is None and not dropout:
@@ -106,7 +107,7 @@ def input_spec(part: nn.Module | None, dropout: float, name: str, training: bool
     if part is not None:
         named = (*part.named_parameters(), *part.named_buffers())
         tensors = [(f"{name}.normalization.{own}", x) for own, x in named if x.is_floating_point()]
-    return InputSpec(name, dropout, part, tuple(tensors))
+    return InputSpec(name, dropout, part, tuple(tensors), number)
 
 
 @torch.no_grad()

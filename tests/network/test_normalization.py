@@ -153,7 +153,7 @@ def test_a_dropped_unit_is_silent_for_the_whole_sample_and_the_others_count_more
         torch.testing.assert_close(alone(below).y, out.y.detach())
     with evaluating(network):
         assert network.layers[1].spec("layer", 1e-3, 1).input.dropout == 0
-        assert network.readout.spec("readout", 1e-3).input is None
+        assert network.readout.spec("readout", 1e-3, 1).input is None
     assert network.training
 
 
