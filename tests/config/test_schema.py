@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -231,6 +232,30 @@ def test_killed_and_resumed_by_the_same_command_from_anywhere(command, tmp_path)
     assert wrong.stderr.startswith("error: unknown key sed")
     assert wrong.stderr.count("\n") == 1
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_ctrl_c_ends_a_run_with_exit_code_130_and_the_same_command_goes_on(suite, tmp_path, capsys):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            suite.main(["fail=ctrl_c"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stopped.value.code == 130
+    assert "Traceback" not in capsys.readouterr().err
+    assert runs(tmp_path)[0].status == "interrupted"
+    suite.main(["fail=ctrl_c"])
+    assert (runs(tmp_path)[0].status, runs(tmp_path)[0].summary["attempts"]) == ("done", 2)
+
+
+def test_help_into_a_pipe_that_is_closed_ends_quietly(tmp_path):
+    shutil.copytree(Path(__file__).parents[1] / "smallest_suite", tmp_path / "Suite")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, tmp_path / "Suite/script.py", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=100)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_sweep_in_parallel_processes(command, tmp_path):

@@ -32,6 +32,10 @@ def term() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
 @entry(
     suite="smallest_suite",
     schema=Config,
@@ -48,7 +52,7 @@ def main(cfg: Config, run: Run) -> float:
         run.checkpoint({"epoch": epoch, "w": torch.zeros(1)})
         time.sleep(cfg.pause)
         if cfg.fail and (saved is None or cfg.fail == "dead"):
-            {"user": user, "bug": bug, "kill": kill, "dead": kill, "term": term}[cfg.fail]()
+            {"user": user, "bug": bug, "kill": kill, "dead": kill, "term": term, "ctrl_c": ctrl_c}[cfg.fail]()
     run.summary.update(test_acc=0.5, threads=torch.get_num_threads())
     log.info("results in %s", run.folder)
     return float(cfg.seed)

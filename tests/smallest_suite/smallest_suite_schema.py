@@ -23,7 +23,7 @@ class Config(CommonConfig):
     tau_readout: float = 0.7  # s
     dataset: Any = None
     method: MethodConfig = field(default_factory=MethodConfig)
-    fail: str | None = None  # user | bug | kill | dead | term; all but dead only in the first attempt
+    fail: str | None = None  # user | bug | kill | dead | term | ctrl_c; all but dead only in the first attempt
     pause: float = 0.0  # s after each epoch
 
     def __post_init__(self) -> None:
