@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -19,10 +20,24 @@ from kernels.triton_networks import (
     results,
     spikes_for,
 )
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from surgrad.kernels import call, checks
+from surgrad.kernels.gpu import layer
+from surgrad.kernels.philox import NoiseKey
 from surgrad.network.connections import Conv, Dense
 from surgrad.neurons import escape_noise
 from surgrad.neurons.lif import LIF
+from surgrad.training.optimizers import build_optimizer
+
+
+def published(noise, recurrent=True, **options):
+    """The network of the paper."""
+    connections = [Conv((1, 700), 16, 21, 10, 0), Conv((16, 68), 32, 7, 3, 0), Conv((32, 21), 64, 7, 3, 0)]
+    loops = [Conv(c.out_shape, c.out_shape[0], 5, 1, 2) if recurrent else None for c in connections]
+    return network(*connections, neuron=LIF(escape_noise=noise), recurrent=loops, classes=20, **options)
+
 
 COMPILE = """
 import json
@@ -58,6 +73,61 @@ def test_kernels_compile_for_gpus_that_are_not_there(tmp_path):
     assert all(code > 0 and shared <= 99 * 1024 for code, shared in kernels)
 
 
+class Operations(TorchDispatchMode):
+    """Counts the operations that would be launched on a device: all but views and allocations."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation._schema.name.removeprefix("aten::")
+        if not operation.is_view and "empty" not in name and not name.startswith("profiler"):
+            self.counts[name] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+class Launches:
+    """In place of a Triton kernel: counts its launches."""
+
+    number = 0
+
+    def __getitem__(self, grid):
+        return self._launch
+
+    def _launch(self, *args, **constants):
+        self.number += 1
+
+
+@pytest.mark.parametrize("trained", [(), "layer"], ids=["fixed", "trained"])
+def test_a_training_step_never_reads_from_the_device(monkeypatch, trained):
+    """On tensors without values: an operation that reads one fails, and what would be launched is counted."""
+    kernels = {"scan": Launches(), "scan_adjoint": Launches()}
+    for name, kernel in kernels.items():
+        monkeypatch.setattr(layer, name, kernel)
+    for module in (checks, call):
+        monkeypatch.setattr(module, "require_device", lambda *args: None)
+    net = published(NOISES[1], trained=trained).to_empty(device="meta")
+    optimizer = build_optimizer("smorms3", net.parameters(), 1e-3)
+    x, labels = (
+        torch.zeros(350, 400, 1, 700, dtype=torch.uint8, device="meta"),
+        torch.zeros(400, dtype=torch.int64, device="meta"),
+    )
+    address = call.Address(NoiseKey(1, 2), torch.arange(400, device="meta"))
+    for _ in range(2):  # the first makes the optimiser's state
+        with Operations() as operations:
+            optimizer.zero_grad()
+            output = cuda.run(net.spec(), x, call.Options(address))
+            loss = F.cross_entropy(output.y.amax(0), labels) + sum((counts**2).mean() for counts in output.counts)
+            loss.backward()
+            optimizer.step()
+    nb_chunks = 3
+    assert [kernel.number for kernel in kernels.values()] == [2 * 4 * nb_chunks] * 2
+    assert operations.counts["convolution"] == 6 * nb_chunks
+    assert operations.counts["convolution_backward"] == 8 * nb_chunks
+    assert operations.counts.total() < 400
+
+
 needs_gpu = pytest.mark.skipif(not GPU, reason="needs a CUDA device")
 
 
@@ -65,9 +135,7 @@ needs_gpu = pytest.mark.skipif(not GPU, reason="needs a CUDA device")
 @pytest.mark.parametrize("noise", NOISES, ids=lambda noise: type(noise).__name__)
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_published_shapes_on_a_gpu(noise, recurrent):
-    connections = [Conv((1, 700), 16, 21, 10, 0), Conv((16, 68), 32, 7, 3, 1), Conv((32, 22), 64, 7, 3, 1)]
-    loops = [Conv(c.out_shape, c.out_shape[0], 5, 1, 2) if recurrent else None for c in connections]
-    net = network(*connections, neuron=LIF(escape_noise=noise), recurrent=loops, classes=20)
+    net = published(noise, recurrent)
     check(net, spikes_for(net, 100, 48, 0.02))
 
 
