@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    := env -u PYTHONPATH $(BIN)/python
 
-.PHONY: help quickstart reproduce test slow lint format docs dist clean
+.PHONY: help quickstart reproduce ladder test slow lint format docs dist clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -26,6 +26,9 @@ quickstart: $(VENV)/.installed  ## train the deep ConvSNN on the embedded spoken
 TIER ?= minutes
 reproduce: $(VENV)/.installed  ## run what the papers' claims need, TIER=minutes|hours|gpu, and write docs/papers.md
 	$(RUN) scripts/papers_table.py --run $(TIER)
+
+ladder: $(VENV)/.installed  ## what every part buys on spoken commands of unseen speakers, TIER=minutes|hours
+	$(RUN) scripts/ladder.py --run $(TIER)
 
 test: lint docs  ## every check: environment, style, types, the site with its tutorials executed, tests
 	$(RUN) -m pytest --numprocesses=auto tests

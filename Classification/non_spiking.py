@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 
 
 @entry(
-    "non_spiking", NonSpikingConfig, run_name="${hydra.job.config_name}/dataset=${dataset.name}/seed=${seed}+lr=${lr}"
+    "non_spiking",
+    NonSpikingConfig,
+    run_name="${hydra.runtime.choices.model}/dataset=${dataset.name}/seed=${seed}+lr=${lr}",
 )
 def main(cfg: NonSpikingConfig, run: Run) -> float:
     device, data = resolve_device(cfg.device), cfg.dataset

@@ -107,10 +107,11 @@ class HiddenParts(NamedTuple):
 
     Attributes:
         connection: makes the feed-forward connection of a hidden layer from (in_shape, nb_units).
-        time_constants: makes the time constants of a hidden layer from (tau in s, nb_units).
+        time_constants: makes the membrane time constants of a hidden layer from (tau in s, nb_units).
         normalization: makes the map of a hidden layer's feed-forward current from its unit_shape; None: none.
         dropout: of the spikes between layers, not of the input: probability.
         readout: makes the connection of the readout from (in_shape, nb_units).
+        synaptic: makes the synaptic time constants of a hidden layer as `time_constants`; None: that does.
     """
 
     connection: Callable[[Sequence[int], int], nn.Module] = Dense
@@ -118,6 +119,7 @@ class HiddenParts(NamedTuple):
     normalization: Callable[[Sequence[int]], nn.Module] | None = None
     dropout: float = 0.0
     readout: Callable[[Sequence[int], int], nn.Module] = Dense
+    synaptic: Callable[[float, int], TimeConstant] | None = None
 
 
 def dense_snn(
@@ -153,7 +155,7 @@ def dense_snn(
             parts.connection((below,), units),
             neuron,
             parts.time_constants(tau_mem, units),
-            parts.time_constants(tau_syn, units),
+            (parts.synaptic or parts.time_constants)(tau_syn, units),
             Dense(units, units) if recurrent else None,
             normalization=None if parts.normalization is None else parts.normalization((units,)),
             dropout=parts.dropout if k else 0.0,

@@ -42,6 +42,7 @@ LATER_KEYS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     **{f"dataset.augment.{name}": lambda flat: 0.0 for name in ("time_mask", "unit_mask", "p_cutmix")},
     "dataset.units_per_channel": lambda flat: 1,
     "readout_connection": lambda flat: {},
+    "synaptic_too": lambda flat: True,
     "normalization": lambda flat: {},
     "dropout": lambda flat: 0.0,
     "weight_decay": lambda flat: None,

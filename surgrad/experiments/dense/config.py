@@ -18,7 +18,7 @@ from surgrad.experiments.datasets import DatasetConfig, DatasetNode, dataset_con
 from surgrad.experiments.training import TrainingConfig
 from surgrad.network.dale import impose
 from surgrad.network.initializers import Initializer
-from surgrad.network.models import HiddenParts, dense_snn
+from surgrad.network.models import HiddenParts, dense_snn, one_per_layer
 from surgrad.network.network import Network
 from surgrad.training.loop import BatchGrid, Objective
 from surgrad.training.optimizers import keep_within_bounds, parameter_groups
@@ -42,6 +42,7 @@ class DenseConfig(TrainingConfig):
     surrogate: dict[str, Any] = field(default_factory=dict)  # node
     connection: dict[str, Any] = field(default_factory=dict)  # node with _partial_, called with (in_shape, nb_units)
     time_constants: dict[str, Any] = field(default_factory=dict)  # node with _partial_; {}: fixed, one per layer
+    synaptic_too: bool = True  # time_constants are those of membranes and synapses; false: of membranes alone
     readout_connection: dict[str, Any] = field(default_factory=dict)  # as connection; {}: all to all, without delays
     normalization: dict[str, Any] = field(
         default_factory=dict
@@ -105,6 +106,7 @@ class DenseConfig(TrainingConfig):
         if self.time_constants:
             draw = build(self.time_constants, at="time_constants")
             hidden = hidden._replace(time_constants=lambda tau, nb_units: draw(tau, nb_units, generator))
+            hidden = hidden if self.synaptic_too else hidden._replace(synaptic=one_per_layer)
         network = dense_snn(
             sizes,
             neuron=parts.neuron(self.neuron, "neuron", surrogate=surrogate),

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from surgrad.analysis.intervals import interval
 from surgrad.analysis.rows import Row, chosen, column, grouped
 from surgrad.experiments.dense import heterogeneity, robustness
 from surgrad.experiments.dense.heterogeneity import FITS, Fit
@@ -17,6 +18,7 @@ from surgrad.experiments.dense.robustness import Sparse
 from surgrad.figures.plots import SHARE, chance_line, legend_outside, method_color, panels, style
 from surgrad.figures.sweeps import categories, interval_ends, swept
 from surgrad.network.time_constants import BOUNDS
+from surgrad.runs.record import RunRecord
 
 #: A surrogate's own colour, in every figure the same.
 COLORS = {name: method_color("", k) for k, name in enumerate(robustness.SHAPES.values())}
@@ -49,6 +51,32 @@ def sparse(networks: Sequence[Sparse], *, chance: float | None = None) -> Figure
         ticks = [t for t in np.outer(10.0 ** np.arange(5), [1, 2, 5]).ravel() if x.min() / 1.3 < t < x.max() * 1.3]
         ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
         ax.minorticks_off()
+    return figure
+
+
+def ladder_figure(rungs: Mapping[str, Sequence[RunRecord]], *, chance: float, counts: float) -> Figure:
+    """Test accuracy at the best validation epoch against parameters, and against operations of a sample.
+
+    Args:
+        rungs: runs by the name of their rung, those without spikes too.
+        chance: accuracy by chance.
+        counts: accuracy from spike counts alone.
+    """
+    axes_of = {"nb_weights": "parameters", "test_synaptic_operations": "synaptic operations per sample"}
+    with style():
+        figure, (axes,) = panels(1, 2, (6.6, 2.8), sharey=True)
+        for ax, (x, label) in zip(axes, axes_of.items(), strict=True):
+            for k, (name, runs) in enumerate(rungs.items()):
+                at, accuracy = column(runs, x), interval(column(runs, "test_acc_best_valid"))
+                half = 0.0 if accuracy.n < 2 else accuracy.high - accuracy.mean
+                if np.isfinite(at).all():
+                    color = method_color("", k)
+                    ax.errorbar(at.mean(), accuracy.mean, half, fmt="o", color=color, label=name, markersize=4)
+            ax.axhline(counts, color="0.5", linewidth=0.8, linestyle=":", label="spike counts")
+            chance_line(ax, chance)
+            ax.set(xlabel=label, xscale="log", ylim=(0, 1.02))
+        axes[0].set_ylabel("test accuracy, unseen speakers")
+        legend_outside(figure, axes, ncols=3)
     return figure
 
 
