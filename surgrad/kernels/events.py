@@ -9,6 +9,8 @@ from torch import Tensor
 from surgrad.errors import UserError
 from surgrad.kernels.checks import INTEGERS, count_of, require_device
 
+MOST_COUNTED = 2**24  # spikes of one event: what float32 counts exactly
+
 
 @dataclass(frozen=True, eq=False)
 class Events:
@@ -19,7 +21,7 @@ class Events:
         units: (E,) int32: time step and flat index into ``unit_shape`` of every event.
         offsets: (B+1,) int64.
         nb_steps: T. ``unit_shape``: of the input units.
-        counts: (E,) integers, spikes that each event stands for; None: one, however often an event is there.
+        counts: (E,) integers up to 2^24, spikes that each event stands for; None: one, however often an event is there.
 
     Raises:
         UserError: for arrays that do not fit together, and for events outside the window or of no unit.
@@ -62,14 +64,16 @@ class Events:
             (self.offsets[0] == 0) & (self.offsets[-1] == len(self.steps)) & (self.offsets.diff() >= 0).all(),
             between(self.steps, self.nb_steps) if len(self.steps) else None,
             between(self.units, self.nb_units) if len(self.units) else None,
+            between(self.counts, MOST_COUNTED + 1) if self.counts is not None and len(self.counts) else None,
         ]
         words = (
             f"offsets of the events must not decrease and go from 0 to their number, {len(self.steps)}",
             f"steps of the events must lie in 0..{self.nb_steps - 1} (nb_steps={self.nb_steps})",
             f"units of the events must lie in 0..{self.nb_units - 1} (unit_shape={self.unit_shape})",
+            f"counts of the events must lie in 0..{MOST_COUNTED}",
         )
-        for good, message, x in zip(checks, words, (self.offsets, self.steps, self.units), strict=True):
-            if good is None:
+        for good, message, x in zip(checks, words, (self.offsets, self.steps, self.units, self.counts), strict=True):
+            if good is None or x is None:
                 continue
             if good.device.type != "cpu":
                 torch._assert_async(good, message)  # the host does not wait; the device stops with this message

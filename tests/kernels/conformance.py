@@ -91,7 +91,8 @@ def events_arguments(variant):
     network = build_network(variant)
     batch = EventBatch.from_dense(spikes_for(network))
     names = ("steps", "units", "offsets", "labels", "ids", "nb_steps", "unit_shape")
-    return {"network": network, **{name: getattr(batch, name) for name in names}, "record": True}
+    fields = {name: getattr(batch, name) for name in names}
+    return {"network": network, **fields, "counts": 1 + batch.steps % 3, "record": True}
 
 
 def run_batch(kernel, network, record, **fields):
@@ -99,13 +100,12 @@ def run_batch(kernel, network, record, **fields):
 
 
 def repeated(arguments):
-    """Every event twice, in reverse order within its sample."""
+    """Every event twice, in reverse order within its sample; of its spikes, one counts with the first."""
     order = torch.cat([torch.arange(a, b).flip(0).repeat(2) for a, b in pairwise(arguments["offsets"].tolist())])
-    return arguments | {
-        "steps": arguments["steps"][order],
-        "units": arguments["units"][order],
-        "offsets": 2 * arguments["offsets"],
-    }
+    again = {name: arguments[name][order] for name in ("steps", "units", "counts")}
+    first = torch.cat([torch.arange(2 * (b - a)) < b - a for a, b in pairwise(arguments["offsets"].tolist())])
+    again["counts"] = torch.where(first, 1, again["counts"] - 1)
+    return arguments | again | {"offsets": 2 * arguments["offsets"]}
 
 
 def lif_arguments(variant):

@@ -204,6 +204,9 @@ EVENTS = {
         "flat": (lambda x: (2, 6), "refused"),
         "list": (list, "clean"),
     },
+    "counts": {k: v for k, v in INDICES.items() if "beyond" not in k}
+    | {"none": (lambda x: None, "equal"), "0": (lambda x: with_value(x, 0), "equal")}
+    | {"2^24 + 1": (lambda x: with_value(x.long(), 2**24 + 1), "refused")},
     "ids": IDS,
     "labels": {"float": (lambda x: x.float(), "clean")},
     "network": {},
