@@ -31,6 +31,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import torch
 
@@ -203,6 +204,12 @@ def _write_csv(path: Path) -> None:
     path.write_text("time,unit\n" + "".join(f"{0.5 * t:.4f},{int(50 * u)}\n" for t, u in rows))
 
 
+def _write_hdf5(path: Path) -> None:
+    times, units = np.random.default_rng(0).random((2, 200))
+    with h5py.File(path, "w") as file:
+        file["times"], file["units"] = 0.5 * times, (50 * units).astype(np.int64)
+
+
 def _write_target(path: Path) -> None:
     write_spike_image(path, np.random.default_rng(0).random((40, 60)) < 0.1)
 
@@ -217,7 +224,7 @@ def _shd(path: Path) -> list[np.ndarray]:
 DATA: dict[str, tuple[Callable[[Path], Any], Callable[[Path], Any], dict[str, int]]] = {
     "shd.h5": (lambda path: write_shd(path, _events()), _shd, {"flips": 600, "blocks": 200, "cuts": 20}),
     "compact.h5": (lambda path: write_compact(path, _events()), _shd, {"flips": 66}),
-    "events.h5": (lambda path: write_shd(path, _events()), read_events, {"flips": 100}),
+    "events.h5": (_write_hdf5, read_events, {"flips": 100}),
     "events.csv": (_write_csv, read_events, {"flips": 50, "cuts": 50}),
     "clip.wav": (_write_wav, read_wav, {"cuts": 150, "flips": 150}),
     "target.png": (_write_target, lambda path: [image_target(path)], {"flips": 60, "cuts": 60}),
