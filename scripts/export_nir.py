@@ -2,6 +2,7 @@
 
 python3 scripts/export_nir.py "Classification/Runs/superspike/dataset=randman/seed=1+lr=0.01-1a2b3c4d" network.nir
 python3 scripts/export_nir.py RUN_FOLDER network.nir --weights=last --decay=euler
+python3 scripts/export_nir.py RUN_FOLDER network.nir --for norse
 """
 
 import argparse
@@ -24,6 +25,7 @@ def main(arguments: list[str]) -> None:
         default="exponential",
         help="how the importer turns time constants into decays: exp(-dt/tau), or 1 - dt/tau (Norse, snnTorch)",
     )
+    parser.add_argument("--for", dest="dialect", help="a simulator that reads less: norse, snntorch or spikingjelly")
     parser.add_argument("--trust", action="store_true", help="build any class that the run's configuration names")
     given = parser.parse_args(arguments)
     try:
@@ -33,7 +35,9 @@ def main(arguments: list[str]) -> None:
     records = load_runs(given.run)
     if len(records) > 1:
         raise UserError(f"{given.run} holds {len(records)} runs: name one, e.g. {records[0].folder}")
-    said = nir_export.write(trained_network(records[0], given.weights, trust=given.trust), given.out, given.decay)
+    said = nir_export.write(
+        trained_network(records[0], given.weights, trust=given.trust), given.out, given.decay, given.dialect
+    )
     print(f"{given.out}: what an importer must know besides (also in its metadata)")
     for sentence in said:
         print(f"- {sentence}")

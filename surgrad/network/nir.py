@@ -18,7 +18,7 @@ a spike) and the start of the readout. Noise, other resets, adaptation and delay
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nir
 import numpy as np
@@ -39,38 +39,79 @@ NIR_RESETS = {
 }
 
 
-def to_nir(network: Network, decay: str = "exponential") -> nir.NIRGraph:
+class Dialect(NamedTuple):
+    """What of NIR a simulator reads.
+
+    Attributes:
+        name: of the simulator.
+        dt: time step that it assumes, s; time constants are written for it. None: that of the network.
+        unscaled: it wants w_in = 1 / (1 - a) and r = 1 / (1 - b), the membrane in other units, and one time constant
+            for all neurons of a layer.
+        one_axis: whether it knows convolutions over one axis.
+    """
+
+    name: str
+    dt: float | None = None
+    unscaled: bool = False
+    one_axis: bool = False
+
+
+#: Simulators that read feed-forward networks: by Euler's rule, without Delay and CubaLI, so that every layer is earlier
+#: by two steps and the network's delay, and the output are the currents of the readout. As of norse 1.1.0, snntorch
+#: 1.0.0 and spikingjelly 2.0.0; sinabs 3.1.3 reads no CubaLIF.
+DIALECTS = {
+    "norse": Dialect("Norse"),
+    "snntorch": Dialect("snnTorch", 1e-4, unscaled=True),
+    "spikingjelly": Dialect("SpikingJelly", 1e-4, unscaled=True, one_axis=True),
+}
+
+
+def to_nir(network: Network, decay: str = "exponential", dialect: str | None = None) -> nir.NIRGraph:
     """The graph of a deterministic network: input, hid_0, hid_1, …, readout, output.
 
     Args:
         network: of `Dense` and `Conv` connections and `LIF` neurons.
         decay: rule by which an importer turns time constants into decays, "exponential" or "euler"; the time constants
             written are those that give the network's own decays by that rule.
+        dialect: one of `DIALECTS`, which decide the rule; None for all that NIR can say.
 
     Raises:
-        UserError: naming what NIR cannot say.
+        UserError: naming what NIR, or the dialect, cannot say.
     """
     if decay not in DECAYS:
         raise UserError(f"decay={decay}: unknown; allowed: {', '.join(DECAYS)}")
     _require_expressible(network)
-    graph = _Graph(network, decay)
+    spoken = None
+    if dialect is not None:
+        spoken, decay = _require_spoken(network, dialect), "euler"
+    graph = _Graph(network, decay, spoken)
     for k, layer in enumerate(network.layers):
         graph.population(f"hid_{k}", layer, network.delay)
     if network.readout is not None:
         graph.population("readout", network.readout, network.delay)
-    return graph.finished(_metadata(network, decay))
+    return graph.finished(_metadata(network, decay, dialect))
 
 
-def write(network: Network, path: str | Path, decay: str = "exponential") -> list[str]:
+def write(network: Network, path: str | Path, decay: str = "exponential", dialect: str | None = None) -> list[str]:
     """Write the graph to a file, atomically; returns what an importer must know beyond it (`statements`)."""
-    graph = to_nir(network, decay)
+    graph = to_nir(network, decay, dialect)
     with files.replacing(Path(path)) as temporary:
         nir.write(str(temporary), graph)
-    return statements(network, decay)
+    return statements(network, decay, dialect)
 
 
-def statements(network: Network, decay: str = "exponential") -> list[str]:
+def statements(network: Network, decay: str = "exponential", dialect: str | None = None) -> list[str]:
     """What is true of the network and not of its graph, one sentence each."""
+    if dialect is not None:
+        spoken, earlier = DIALECTS[dialect], 2 + network.delay
+        dt = network.dt if spoken.dt is None else spoken.dt
+        said = [
+            f"for {spoken.name}, which must take dt = {dt:g} s; a step stands for {network.dt:g} s",
+            f"spikes of layer k come {earlier} (k + 1) steps earlier than here, counted from 0, and are the same",
+        ]
+        if network.readout is not None:
+            said.append("the output is the current into the readout, which is to be integrated as docs/nir.md says")
+        return said
     rules = {"exponential": "exp(-dt / tau)", "euler": "1 - dt / tau"}
     said = [
         f"time step: dt = {network.dt:g} s, decays {rules[decay]}, right-hand sides held over a step",
@@ -83,7 +124,27 @@ def statements(network: Network, decay: str = "exponential") -> list[str]:
     return said
 
 
-def _metadata(network: Network, decay: str) -> dict[str, Any]:
+def _require_spoken(network: Network, dialect: str) -> Dialect:
+    """The dialect, if it can say the network. Raises: UserError naming what it cannot."""
+    if dialect not in DIALECTS:
+        raise UserError(f"dialect={dialect}: unknown; allowed: {', '.join(DIALECTS)}")
+    spoken = DIALECTS[dialect]
+    for k, layer in enumerate(network.layers):
+        if layer.recurrent is not None:
+            raise UserError(f"layer {k} is recurrent: {spoken.name}'s loop is two steps shorter; train recurrent=false")
+        if layer.neuron.reset != "multiplicative_leak":
+            raise UserError(
+                f"layer {k} has reset={layer.neuron.reset}: {spoken.name} knows no such reset; train with "
+                "neuron.reset=multiplicative_leak"
+            )
+        if isinstance(layer.feedforward, Conv) and len(layer.feedforward.kernel_size) == 1 and not spoken.one_axis:
+            raise UserError(f"layer {k} is a convolution over one axis, which {spoken.name} does not read")
+        if spoken.unscaled and max(len(tau.tau.unique()) for tau in (layer.tau_mem, layer.tau_syn)) > 1:
+            raise UserError(f"layer {k} has a time constant for each neuron: {spoken.name} reads one for a layer")
+    return spoken
+
+
+def _metadata(network: Network, decay: str, dialect: str | None) -> dict[str, Any]:
     resets = [layer.neuron.reset for layer in network.layers]
     if len(set(resets)) > 1:
         raise UserError(f"resets {', '.join(resets)}: a graph names one for all layers")
@@ -91,9 +152,9 @@ def _metadata(network: Network, decay: str) -> dict[str, Any]:
         "dt": network.dt,
         "decay": decay,
         "reset": resets[0],
-        "statements": "\n".join(statements(network, decay)),
+        "statements": "\n".join(statements(network, decay, dialect)),
     }
-    return metadata if network.readout is None else metadata | {"readout_v0": network.readout.u0}
+    return metadata if network.readout is None or dialect is not None else metadata | {"readout_v0": network.readout.u0}
 
 
 def _require_expressible(network: Network) -> None:
@@ -135,8 +196,8 @@ def _known(connection: nn.Module | None) -> Dense | Conv:
 class _Graph:
     """Nodes and edges as they grow from the input to the output."""
 
-    def __init__(self, network: Network, decay: str) -> None:
-        self.dt, self.decay = network.dt, decay
+    def __init__(self, network: Network, decay: str, dialect: Dialect | None) -> None:
+        self.dt, self.decay, self.dialect = network.dt, decay, dialect
         shape = _known(network.layers[0].feedforward).in_shape
         self.nodes: dict[str, nir.NIRNode] = {"input": nir.Input({"input": np.array(shape)})}
         self.edges: list[tuple[str, str]] = []
@@ -144,7 +205,10 @@ class _Graph:
 
     def population(self, name: str, layer: SpikingLayer | Readout, delay: int) -> None:
         """Add a layer above the last one: delay, connection, neurons, and the loop through the recurrent connection."""
-        source = self._path(self.last, self.shape, f"{name}_in", layer.feedforward, delay)
+        source = self._path(self.last, self.shape, f"{name}_in", layer.feedforward, 0 if self.dialect else delay)
+        if self.dialect and isinstance(layer, Readout):
+            self.last, self.shape = source, tuple(layer.unit_shape)
+            return
         self.nodes[name] = self._neurons(layer)
         self.edges.append((source, name))
         if (recurrent := getattr(layer, "recurrent", None)) is not None:
@@ -163,7 +227,8 @@ class _Graph:
             source = self._add(source, f"{name}_delay", nir.Delay(np.full(shape, delay * self.dt)))
         if isinstance(connection, Dense):
             if len(connection.in_shape) > 1:
-                flatten = nir.Flatten({"input": np.array(connection.in_shape)}, start_dim=0)
+                start = -len(connection.in_shape) if self.dialect else 0  # some importers count that of the batch
+                flatten = nir.Flatten({"input": np.array(connection.in_shape)}, start_dim=start)
                 source = self._add(source, f"{name}_flatten", flatten)
             return self._add(source, name, nir.Linear(_array(connection.weight)))
         options = {
@@ -183,21 +248,27 @@ class _Graph:
         self.edges.append((source, name))
         return name
 
+    @property
+    def _step(self) -> float:
+        """Time step that the importer assumes, s."""
+        return self.dt if self.dialect is None or self.dialect.dt is None else self.dialect.dt
+
     def _neurons(self, layer: SpikingLayer | Readout) -> nir.CubaLIF | nir.CubaLI:
         rule = layer.neuron.decay if isinstance(layer, SpikingLayer) else layer.decay
         unit_gain = layer.neuron.unit_gain if isinstance(layer, SpikingLayer) else layer.unit_gain
         tau_syn, tau_mem = (self._time_constant(tau.log_tau, rule, layer) for tau in (layer.tau_syn, layer.tau_mem))
-        a, b = (DECAYS[self.decay](self.dt / torch.from_numpy(tau)).numpy() for tau in (tau_syn, tau_mem))
+        a, b = (DECAYS[self.decay](self._step / torch.from_numpy(tau)).numpy() for tau in (tau_syn, tau_mem))
+        unit = 1 / (1 - b) if self.dialect and self.dialect.unscaled else np.ones_like(b)  # of the membrane
         values = {
             "tau_syn": tau_syn,
             "tau_mem": tau_mem,
-            "r": np.ones_like(b) if unit_gain else 1 / (1 - b),
+            "r": unit if unit_gain else unit / (1 - b),
             "v_leak": np.zeros_like(b),
             "w_in": 1 / (1 - a),
         }
         if isinstance(layer, Readout):
             return nir.CubaLI(**values)
-        return nir.CubaLIF(**values, v_threshold=np.ones_like(b), v_reset=np.zeros_like(b))
+        return nir.CubaLIF(**values, v_threshold=unit, v_reset=np.zeros_like(b))
 
     def _time_constant(self, log_tau: Tensor, rule: str, layer: SpikingLayer | Readout) -> np.ndarray:
         """tau (*units) in s, float64, whose decay by the importer's rule is the layer's decay by its own."""
@@ -205,6 +276,7 @@ class _Graph:
         if rule != self.decay:
             decay = DECAYS[rule](self.dt / tau)
             tau = self.dt / (1 - decay) if self.decay == "euler" else -self.dt / torch.log(decay)
+        tau = tau * (self._step / self.dt)
         return tau.expand(layer.unit_shape).numpy().copy()
 
 

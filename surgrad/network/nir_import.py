@@ -1,0 +1,248 @@
+"""Networks read from the Neuromorphic Intermediate Representation: chains of connections and neurons, recurrent or not.
+
+A neuron of NIR, tau dv/dt = (v_leak - v) + r I with v_threshold, is one of `surgrad.neurons.lif` with the membrane in
+units of its threshold: u = v / v_threshold, and weights that take up w_in, r and the threshold. LIF without a synapse
+becomes one whose synapse holds a spike for a single step: it is a step later than in the file's equations. LI and
+CubaLI at the end become the readout. Equations and order of updates within a step: `surgrad.network.nir`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nir
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from surgrad.errors import UserError
+from surgrad.network.connections import Conv, Dense
+from surgrad.network.layers import Readout, SpikingLayer
+from surgrad.network.network import Network
+from surgrad.network.parameters import TimeConstant
+from surgrad.neurons.lif import DECAYS, LIF
+
+NEURONS = (nir.CubaLIF, nir.LIF, nir.CubaLI, nir.LI)
+INSTANT = 1e-3  # a synaptic time constant, in steps, whose decay is 0
+
+
+class Biased(nn.Module):
+    """A connection with a constant current for each unit or channel.
+
+    Args:
+        connection: `Dense` or `Conv`.
+        bias: (units,) or (channels,).
+    """
+
+    def __init__(self, connection: Dense | Conv, bias: Tensor):
+        super().__init__()
+        self.connection, self.bias = connection, nn.Parameter(bias)
+        self.in_shape, self.out_shape = connection.in_shape, connection.out_shape
+
+    def forward(self, s: Tensor) -> Tensor:
+        """(..., *in_shape) -> (..., *out_shape)."""
+        current: Tensor = self.connection(s)
+        return current + self.bias.view(-1, *(1,) * (len(self.out_shape) - 1))
+
+
+def read(path: str | Path, dt: float | None = None, *, decay: str | None = None, reset: str | None = None) -> Network:
+    """The network of a nir file; arguments and errors as of `from_nir`, UserError also for a file that is none."""
+    try:
+        graph = nir.read(str(path))
+    except (OSError, KeyError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: not a NIR graph ({' '.join(str(error).split())[:200]})") from error
+    return from_nir(graph, dt, decay=decay, reset=reset)
+
+
+def from_nir(
+    graph: nir.NIRGraph, dt: float | None = None, *, decay: str | None = None, reset: str | None = None
+) -> Network:
+    """A network with the connections and neurons of a graph.
+
+    Args:
+        graph: a chain from input to output; a neuron population may drive itself through one connection.
+        dt: time step, s; None for that of the graph's metadata.
+        decay: rule that turns time constants into decays, "exponential" or "euler"; None for that of the metadata, else
+            "exponential".
+        reset: see `surgrad.neurons.lif.LIF`; None for that of the metadata, else "multiplicative_leak", which is NIR's.
+
+    Raises:
+        UserError: naming the node that is not known, or the constant that has no equal here.
+    """
+    about = graph.metadata
+    dt = float(about["dt"]) if dt is None and "dt" in about else dt
+    if dt is None:
+        raise UserError("dt: the graph does not say its time step; give one, in s")
+    chain = _Chain(graph, dt, decay or str(about.get("decay", "exponential")), reset)
+    layers, readout = chain.populations(float(about.get("readout_v0", 0.0)))
+    return Network(layers, readout, dt, chain.delay)
+
+
+class _Chain:
+    """The nodes of a graph in order, and the loops beside them."""
+
+    def __init__(self, graph: nir.NIRGraph, dt: float, decay: str, reset: str | None) -> None:
+        if decay not in DECAYS:
+            raise UserError(f"decay={decay}: unknown; allowed: {', '.join(DECAYS)}")
+        self.nodes, self.dt, self.decay = graph.nodes, dt, decay
+        self.reset = reset or str(graph.metadata.get("reset", "multiplicative_leak"))
+        self.after: dict[str, list[str]] = {name: [] for name in graph.nodes}
+        for source, target in dict.fromkeys(map(tuple, graph.edges)):
+            self.after[source].append(target)
+        self.delays: list[int] = []
+
+    @property
+    def delay(self) -> int:
+        """Steps that every spike takes from layer to layer."""
+        if len(set(self.delays)) > 1 or self.delays[0] not in (0, 1):
+            raise UserError(f"Delay nodes of {self.delays} steps along the chain: one for all is known, 0 or 1")
+        return self.delays[0]
+
+    def populations(self, u0: float) -> tuple[list[SpikingLayer], Readout | None]:
+        """The spiking layers, and the readout if the chain ends in one."""
+        (start,) = (name for name, node in self.nodes.items() if isinstance(node, nir.Input))
+        layers: list[SpikingLayer] = []
+        shape: tuple[int, ...] = tuple(int(n) for n in self.nodes[start].input_type["input"])
+        name = start
+        while True:
+            path, name = self._path(name, loop=False)
+            if isinstance(self.nodes[name], nir.Output):
+                if any(not isinstance(self.nodes[part], nir.Flatten) for part in path):
+                    raise UserError(
+                        f"{path[-1]}: a connection to the output without neurons; a network ends in neurons"
+                    )
+                return layers, None
+            feedforward, delay = self._connection(path, shape, name)
+            self.delays.append(delay)
+            shape = tuple(feedforward.out_shape)
+            node = self.nodes[name]
+            tau_mem, tau_syn = self._constants(name, shape)
+            if isinstance(node, nir.LI | nir.CubaLI):
+                return layers, Readout(feedforward, tau_mem, tau_syn, u0=u0, decay=self.decay)
+            loops = [self._path(name, loop=True, first=first)[0] for first in self._loops(name)]
+            if len(loops) > 1:
+                raise UserError(f"{name}: drives itself through {len(loops)} connections; one is known")
+            recurrent = None
+            if loops:
+                recurrent, steps = self._connection(loops[0], shape, name)
+                if steps != 1:
+                    raise UserError(f"{loops[0][0]}: a loop of {steps} steps; recurrent delays are one step here")
+            neuron = LIF(reset=self.reset, decay=self.decay)
+            layers.append(SpikingLayer(feedforward, neuron, tau_mem, tau_syn, recurrent))
+
+    def _loops(self, name: str) -> list[str]:
+        """The nodes through which a population drives itself."""
+        return [first for first in self.after[name] if self._path(name, loop=True, first=first)[1] == name]
+
+    def _path(self, name: str, *, loop: bool, first: str | None = None) -> tuple[list[str], str]:
+        """Nodes from one population to the next, or to the output; that one's name."""
+        options = [first] if first else self.after[name]
+        if not loop and len(options) > 1:
+            options = [option for option in options if self._path(name, loop=True, first=option)[1] != name]
+        if len(options) != 1 or options[0] is None:
+            raise UserError(f"{name}: leads to {', '.join(map(str, options)) or 'nothing'}; a chain is known")
+        path, at = [], options[0]
+        while not isinstance(self.nodes[at], (*NEURONS, nir.Output)):
+            path.append(at)
+            if len(self.after[at]) != 1 or len(path) > len(self.nodes):
+                raise UserError(f"{at}: leads to {', '.join(self.after[at]) or 'nothing'}; a chain is known")
+            (at,) = self.after[at]
+        return path, at
+
+    def _connection(self, path: Sequence[str], shape: tuple[int, ...], target: str) -> tuple[Any, int]:
+        """The connection that a path is, its weights scaled for the neurons behind it, and its delay in steps."""
+        found: tuple[Dense | Conv, np.ndarray | None] | None = None
+        steps = 0
+        for name in path:
+            node = self.nodes[name]
+            if isinstance(node, nir.Delay):
+                steps += self._steps(name, node)
+            elif isinstance(node, nir.Flatten):
+                continue  # connections flatten what they take
+            elif found is not None:
+                raise UserError(f"{name}: a second connection before {target}; one is known")
+            else:
+                found = _weights(name, node, shape)
+        if found is None:
+            raise UserError(f"{target}: no connection leads to it")
+        connection, bias = found
+        scale = torch.from_numpy(self._scale(target, tuple(connection.out_shape)))
+        rows = scale.flatten(1)[:, 0] if scale.dim() > 1 else scale
+        if scale.dim() > 1 and not bool((scale.flatten(1) == rows[:, None]).all()):
+            raise UserError(f"{target}: w_in, r or v_threshold differ within a channel of a convolution")
+        with torch.no_grad():
+            connection.weight.mul_(rows.view(-1, *(1,) * (connection.weight.dim() - 1)).to(connection.weight.dtype))
+        if bias is None or not bias.any():
+            return connection, steps
+        return Biased(connection, (torch.from_numpy(bias) * rows).float()), steps
+
+    def _steps(self, name: str, node: nir.Delay) -> int:
+        steps = np.unique(np.round(np.asarray(node.delay) / self.dt))
+        if len(steps) != 1:
+            raise UserError(f"{name}: unlike delays; one for all is known")
+        return int(steps[0])
+
+    def _values(self, name: str, key: str, shape: tuple[int, ...]) -> np.ndarray:
+        value = np.asarray(getattr(self.nodes[name], key, 1.0), np.float64)
+        if value.size not in (1, int(np.prod(shape))):
+            raise UserError(f"{name}: {key} of shape {value.shape}, for units {shape}")
+        return np.broadcast_to(value.reshape(shape) if value.size > 1 else value.reshape(()), shape).copy()
+
+    def _scale(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """What weights are multiplied with, (*units): (1 - a) w_in r / v_threshold, or r / v_threshold."""
+        node = self.nodes[name]
+        for key in ("v_leak", "v_reset"):
+            if np.any(self._values(name, key, shape) if hasattr(node, key) else 0):
+                raise UserError(f"{name}: {key} is not 0, to which membranes return here")
+        threshold = self._values(name, "v_threshold", shape) if isinstance(node, nir.LIF | nir.CubaLIF) else 1.0
+        gain = self._values(name, "r", shape) / threshold
+        if isinstance(node, nir.CubaLIF | nir.CubaLI):
+            gain *= self._values(name, "w_in", shape) * (1 - self._decayed(self._values(name, "tau_syn", shape)))
+        return np.asarray(gain)
+
+    def _constants(self, name: str, shape: tuple[int, ...]) -> tuple[TimeConstant, TimeConstant]:
+        """tau_mem and tau_syn, one for the layer where all neurons have the same."""
+        node = self.nodes[name]
+        if isinstance(node, nir.LIF | nir.LI):
+            return _constant(self._values(name, "tau", shape)), TimeConstant(INSTANT * self.dt)
+        return _constant(self._values(name, "tau_mem", shape)), _constant(self._values(name, "tau_syn", shape))
+
+    def _decayed(self, tau: np.ndarray) -> np.ndarray:
+        return DECAYS[self.decay](self.dt / torch.from_numpy(tau)).numpy()
+
+
+def _constant(tau: np.ndarray) -> TimeConstant:
+    return TimeConstant(float(tau.flat[0]) if (tau == tau.flat[0]).all() else torch.from_numpy(tau))
+
+
+def _weights(name: str, node: Any, shape: tuple[int, ...]) -> tuple[Dense | Conv, np.ndarray | None]:
+    """The connection of a node on units of a shape, and its bias."""
+    if isinstance(node, nir.Linear | nir.Affine):
+        weight = np.asarray(node.weight)
+        if weight.ndim != 2 or weight.shape[1] != int(np.prod(shape)):
+            raise UserError(f"{name}: weight of shape {weight.shape} on units {shape}")
+        connection: Dense | Conv = Dense(shape, weight.shape[0])
+    elif isinstance(node, nir.Conv1d | nir.Conv2d):
+        weight = np.asarray(node.weight)
+        axes = weight.ndim - 2
+        stride, padding, dilation = (
+            _each(name, key, getattr(node, key), axes) for key in ("stride", "padding", "dilation")
+        )
+        if set(dilation) != {1} or int(node.groups) != 1:
+            raise UserError(f"{name}: dilation={dilation}, groups={node.groups}; 1 is known of each")
+        if len(shape) != axes + 1:
+            raise UserError(f"{name}: a convolution over {axes} axes on units {shape}")
+        connection = Conv(shape, weight.shape[0], weight.shape[2:], stride, padding)
+    else:
+        raise UserError(f"{name}: {type(node).__name__} nodes are not known; Linear, Affine, Conv1d, Conv2d are")
+    with torch.no_grad():
+        connection.weight.copy_(torch.from_numpy(np.array(weight)))
+    bias = getattr(node, "bias", None)
+    return connection, None if bias is None else np.asarray(bias, np.float64)
+
+
+def _each(name: str, key: str, value: Any, axes: int) -> tuple[int, ...]:
+    if isinstance(value, str):
+        raise UserError(f"{name}: {key}={value}; numbers are known")
+    found = tuple(int(n) for n in np.atleast_1d(value))
+    return found * axes if len(found) == 1 else found

@@ -1,0 +1,159 @@
+"""Networks read back from NIR, and what other simulators made of ours: the same spikes, or a refusal."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+nir = pytest.importorskip("nir", reason="the extra `nir` is not installed")
+
+from surgrad.errors import UserError  # noqa: E402
+from surgrad.network import nir as nir_export  # noqa: E402
+from surgrad.network.connections import Conv, Dense  # noqa: E402
+from surgrad.network.layers import Readout, SpikingLayer  # noqa: E402
+from surgrad.network.network import Network  # noqa: E402
+from surgrad.network.nir_import import from_nir, read  # noqa: E402
+from surgrad.network.parameters import TimeConstant  # noqa: E402
+from surgrad.neurons.lif import LIF  # noqa: E402
+from surgrad.runs.record import REPO  # noqa: E402
+
+DT = 2e-3
+
+
+def network(kind, reset="multiplicative", delay=1, **neuron):
+    torch.manual_seed(3)
+    neuron, taus = LIF(reset=reset, **neuron), (20e-3, 10e-3)
+    if kind == "dense":
+        mem = TimeConstant(torch.linspace(10e-3, 40e-3, 12))
+        layers = [
+            SpikingLayer(Dense(20, 12), neuron, mem, 10e-3, Dense(12, 12)),
+            SpikingLayer(Dense(12, 6), neuron, *taus),
+        ]
+    elif kind == "conv":
+        first = Conv((1, 20), 4, 5, 2, 1)
+        layers = [SpikingLayer(first, neuron, *taus), SpikingLayer(Dense(first.out_shape, 6), neuron, *taus)]
+    else:
+        first = Conv((2, 7, 8), 4, 3, (2, 1), 1)
+        layers = [SpikingLayer(first, neuron, *taus), SpikingLayer(Dense(first.out_shape, 6), neuron, *taus)]
+    return Network(layers, Readout(Dense(6, 3), 0.1, 10e-3), DT, delay)
+
+
+def stimulus(net, seed=1):
+    shape = net.layers[0].feedforward.in_shape
+    return (torch.rand(100, 2, *shape, generator=torch.Generator().manual_seed(seed)) < 0.1).float()
+
+
+CASES = [
+    ("dense", {}),
+    ("dense", {"delay": 0}),
+    ("conv", {"reset": "multiplicative_leak"}),
+    ("conv2d", {"unit_gain": False}),
+]
+
+
+@pytest.mark.parametrize("decay", ["exponential", "euler"])
+@pytest.mark.parametrize(("kind", "options"), CASES)
+def test_a_network_comes_back_from_its_file(tmp_path, kind, options, decay):
+    net = network(kind, **options)
+    nir_export.write(net, tmp_path / "a.nir", decay)
+    back, x = read(tmp_path / "a.nir"), stimulus(net)
+    ours, theirs = (n(x, record=True, kernel="reference") for n in (net, back))
+    assert back.delay == net.delay
+    assert ours.spikes[1].sum() > 20
+    for a, b in zip(ours.spikes, theirs.spikes, strict=True):
+        assert torch.equal(a, b)
+    torch.testing.assert_close(theirs.readout, ours.readout, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dialect", nir_export.DIALECTS)
+def test_what_is_written_for_a_simulator_is_the_network_by_our_own_reading_too(dialect):
+    net = Network(network("conv2d", "multiplicative_leak").layers, None, DT)
+    graph = nir_export.to_nir(net, dialect=dialect)
+    back = from_nir(graph, nir_export.DIALECTS[dialect].dt or DT, decay="euler", reset="multiplicative_leak")
+    x = stimulus(net)
+    late, early = (n(x, record=True, kernel="reference").spikes[-1] for n in (net, back))
+    assert torch.equal(late[2:], early[:-2])  # the delay of a step in each of two layers is not written
+    assert "are the same" in graph.metadata["statements"]
+
+
+def test_other_simulators_emitted_the_spikes_of_our_networks():
+    """Recorded by scripts/nir_importers.py; a step that is earlier by two and the delay in each layer."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("nir_importers", REPO / "scripts" / "nir_importers.py")
+    importers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(importers)
+    with np.load(REPO / "tests" / "reference" / "nir_importers.npz") as recorded:
+        found = {name: recorded[name] for name in recorded.files}
+    assert {name.split("/")[0] for name in found} == set(nir_export.DIALECTS)
+    nets = importers.networks()
+    for name, packed in found.items():
+        net = nets[name.split("/")[2]]
+        ours = net(importers.stimulus(net), record=True, kernel="reference").spikes[-1].detach().numpy()
+        theirs = np.unpackbits(packed, axis=0)[: importers.NB_STEPS]
+        earlier = (2 + net.delay) * len(net.layers)
+        assert ours.sum() > 50
+        np.testing.assert_array_equal(ours[earlier:], theirs[:-earlier], err_msg=name)
+
+
+def chain(*nodes, metadata=None):
+    """A graph of nodes one after the other."""
+    named = {f"n{k}": node for k, node in enumerate(nodes)}
+    named = {"input": nir.Input({"input": np.array([4])}), **named, "output": nir.Output({"output": np.array([3])})}
+    names = list(named)
+    return nir.NIRGraph(named, list(pairwise(names)), metadata=metadata or {})
+
+
+def lif(**changed):
+    values = {"tau": np.full(3, 20e-3), "r": np.full(3, 2.0), "v_leak": np.zeros(3), "v_threshold": np.full(3, 4.0)}
+    return nir.LIF(**values | changed)
+
+
+def test_neurons_without_a_synapse_biases_and_thresholds_are_taken_up():
+    weight, bias = np.random.default_rng(0).normal(size=(3, 4)).astype("f4") * 20, np.array([5.0, 20.0, 0.0], "f4")
+    net = from_nir(chain(nir.Affine(weight, bias), lif()), DT)
+    x = (torch.rand(80, 1, 4, generator=torch.Generator().manual_seed(2)) < 0.4).float()
+    found = net(x, record=True).spikes[0][:, 0].detach().numpy()
+    b, v, expected = np.exp(-DT / 20e-3), np.zeros(3), []
+    for step in x[:, 0].numpy():
+        expected.append(v > 4.0)
+        v = b * np.where(expected[-1], 0, v) + (1 - b) * 2.0 * (weight @ step + bias)
+    assert np.sum(expected) > 20
+    np.testing.assert_array_equal(found[1:], np.array(expected)[:-1])  # the synapse holds a spike for a step
+    assert isinstance(net.layers[0].feedforward.bias, nn.Parameter)
+
+
+LINEAR = nir.Linear(np.ones((3, 4), "f4"))
+REFUSED = [
+    (chain(LINEAR, lif(v_leak=np.ones(3))), r"n1: v_leak is not 0"),
+    (chain(LINEAR, nir.Linear(np.ones((3, 3), "f4")), lif()), r"n1: a second connection before n2"),
+    (chain(LINEAR), r"n0: a connection to the output without neurons"),
+    (chain(nir.Scale(np.ones(4)), LINEAR, lif()), r"n0: Scale nodes are not known; Linear"),
+    (chain(nir.Delay(np.array([0.0, DT, 0.0, 0.0])), LINEAR, lif()), r"n0: unlike delays"),
+    (chain(nir.Delay(np.full(4, 3 * DT)), LINEAR, lif()), r"Delay nodes of \[3\] steps"),
+]
+
+
+@pytest.mark.parametrize(("graph", "said"), REFUSED)
+def test_what_has_no_equal_is_refused_by_the_name_of_its_node(graph, said):
+    with pytest.raises(UserError, match=said):
+        from_nir(graph, DT)
+
+
+def test_dialects_refuse_what_they_cannot_say(tmp_path):
+    leak = "multiplicative_leak"
+    for net, dialect, said in (
+        (network("dense", leak), "norse", "layer 0 is recurrent: Norse's loop is two steps shorter"),
+        (network("conv"), "spikingjelly", "layer 0 has reset=multiplicative: SpikingJelly knows no such reset"),
+        (network("conv", leak), "snntorch", "layer 0 is a convolution over one axis, which snnTorch does not read"),
+        (network("conv", leak), "brian", "dialect=brian: unknown; allowed: norse, snntorch, spikingjelly"),
+    ):
+        with pytest.raises(UserError, match=said):
+            nir_export.to_nir(net, dialect=dialect)
+    (tmp_path / "a.nir").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="not a NIR graph"):
+        read(tmp_path / "a.nir")
+    with pytest.raises(UserError, match="dt: the graph does not say"):
+        from_nir(chain(LINEAR, lif()))
