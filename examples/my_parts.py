@@ -3,6 +3,7 @@
 python3 ../Classification/dense_SNN.py surrogate=my_parts.Gaussian surrogate.width=0.4
 python3 ../Classification/dense_SNN.py neuron=my_parts.QuadraticLIF initializer=my_parts.Orthogonal
 python3 ../Classification/dense_SNN.py neuron.escape_noise._target_=my_parts.Probit connection=my_parts.HalfDense
+python3 ../Classification/dense_SNN.py normalization=my_parts.AcrossNeurons normalization.gain=2
 python3 ../Classification/dense_SNN.py dataset=my_parts.Tones dataset.source.nb_samples=200 dataset.nu=3
 python3 ../Classification/dense_SNN.py loss_type=my_parts.SquaredError optimizer=my_parts.SignSGD lr=1e-3
 python3 ../Classification/dense_SNN.py lr_schedule=my_parts.Halving lr_schedule.every=10
@@ -76,6 +77,17 @@ class HalfDense(Dense):
 
     def forward(self, s: Tensor) -> Tensor:
         return nn.functional.linear(s.flatten(-len(self.in_shape)), self.weight * self.mask)
+
+
+class AcrossNeurons(nn.Module):
+    """A normalisation: in every step the currents of a layer have mean 0 and one deviation across its neurons."""
+
+    def __init__(self, unit_shape: Sequence[int], gain: float = 1.0):
+        super().__init__()
+        self.unit_shape, self.gain = tuple(unit_shape), nn.Parameter(torch.tensor(float(gain)))
+
+    def forward(self, current: Tensor) -> Tensor:
+        return self.gain * nn.functional.layer_norm(current, self.unit_shape)
 
 
 @dataclass(frozen=True)
