@@ -24,8 +24,8 @@ quickstart: $(VENV)/.installed  ## train the deep ConvSNN on the embedded spoken
 	$(RUN) Classification/deep_convSNN.py --config-name=config_quickstart
 
 TIER ?= minutes
-reproduce: $(VENV)/.installed  ## run what the papers' claims need, TIER=minutes|hours|gpu, and write docs/papers.md
-	$(RUN) scripts/papers_table.py --run $(TIER)
+reproduce: $(VENV)/.installed  ## run what the papers' claims need, TIER=minutes|hours|gpu, and write docs/papers.md; DRY=1: the plan
+	$(RUN) scripts/papers_table.py --run $(TIER) $(if $(DRY),--dry)
 
 ladder: $(VENV)/.installed  ## what every part buys on spoken commands of unseen speakers, TIER=minutes|hours
 	$(RUN) scripts/ladder.py --run $(TIER)

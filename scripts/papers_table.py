@@ -2,6 +2,7 @@
 
 python3 scripts/papers_table.py                 # from the run folders that there are
 python3 scripts/papers_table.py --run minutes   # first runs what is missing in a tier: minutes | hours | gpu
+python3 scripts/papers_table.py --run minutes --dry   # only says what that would be, and how long it takes
 
 What run folders say is kept in docs/measured.csv, a line per claim and run, so that the pages also show claims whose
 runs are elsewhere; `git diff` then shows your numbers beside those that came with the repository.
@@ -38,8 +39,8 @@ def merged(kept: Mapping[str, Measured], found: Mapping[str, Measured]) -> dict[
     return {**kept, **more}
 
 
-def run_missing(papers: Papers, tier: str) -> list[str]:
-    """Runs the commands of a tier whose runs are not all there; returns those that failed."""
+def run_missing(papers: Papers, tier: str, *, dry: bool) -> list[str]:
+    """Runs the commands of a tier whose runs are not all there, or only says which; returns those that failed."""
     found = found_in(papers, RunFolders([REPO]))
     missing = [
         claim
@@ -47,7 +48,12 @@ def run_missing(papers: Papers, tier: str) -> list[str]:
         if claim.tier == tier and (claim.id not in found or len(found[claim.id].values) < claim.seeds)
     ]
     commands = {claim.command: claim.minutes for claim in missing if claim.command}
+    for command, minutes in commands.items():
+        first, *more = [line for line in command.splitlines() if line.strip()]
+        print(f"{minutes:6.0f} min  {first}{f' (and {len(more)} more lines)' if more else ''}")
     print(f"{tier}: {len(commands)} commands to run, about {sum(commands.values()):.0f} minutes on 2 cores")
+    if dry:
+        return []
     failed = []
     for line in dict.fromkeys(line for claim in missing for line in claim.lines):
         print(f"$ {line}", flush=True)
@@ -62,12 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", choices=TIERS, help="run what is missing in this tier first")
+    parser.add_argument("--dry", action="store_true", help="with --run: say what would run and for how long, and end")
     parser.add_argument("--root", type=Path, action="append", help="repository whose runs are read; may be repeated")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder of claims.yaml, and of what is written")
     options = parser.parse_args(arguments)
     try:
         papers = load_claims(options.docs / "claims.yaml")
-        failed = run_missing(papers, options.run) if options.run else []
+        failed = run_missing(papers, options.run, dry=options.dry) if options.run else []
+        if options.dry:
+            return
         kept = read_measured(options.docs / "measured.csv")
         measured = merged(kept, found_in(papers, RunFolders(options.root or [REPO])))
     except UserError as error:

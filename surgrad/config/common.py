@@ -20,7 +20,7 @@ MOST_THREADS = 1024
 class CommonConfig:
     """Keys that every suite's schema has; inherit from it."""
 
-    seed: int = 0
+    seed: int = 0  # of weights, the order of samples, noise
     device: str = "auto"  # auto | cpu | cuda | cuda:<n>
     num_threads: int | None = None  # CPU threads; null: OMP_NUM_THREADS, else torch's choice
     rerun: str = "missing"  # missing | failed | all: what is computed again, see surgrad.runs.folder.RERUN

@@ -33,6 +33,7 @@ from surgrad.paths import runs_folder
 from surgrad.runs.folder import Run, RunDone, open_run
 from surgrad.runs.marker import is_ours
 from surgrad.runs.record import NOT_IDENTITY, REPO, run_id
+from surgrad.runs.tables import next_steps
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +225,9 @@ def _run(
             run.summary["device"] = _device_name(device)
             result = main(cfg, run)
             run.summary["returned"] = result
-            return result
+        if isinstance(run, Run) and HydraConfig.get().mode == RunMode.RUN:
+            log.info("%s", next_steps(folder, getattr(cfg, "nb_epochs", None)))
+        return result
     except RunDone as done:
         log.info("%s", done)
         return done.summary.get("returned")

@@ -4,9 +4,11 @@ import ast
 import dataclasses
 import inspect
 import io
+import re
 import textwrap
 import tokenize
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -40,7 +42,7 @@ def keys(schema: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     comments: dict[str, str] = {}
     for base in reversed(schema.__mro__):
         if dataclasses.is_dataclass(base):
-            comments |= field_comments(base)
+            comments |= {name: said for name, said in field_comments(base).items() if said}
     hints = get_type_hints(schema)
     for field in dataclasses.fields(schema):
         hint = hints[field.name]
@@ -84,8 +86,10 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _first_comment(path: Path) -> str:
-    line = path.read_text(encoding="utf-8").partition("\n")[0]
-    return line.lstrip("# ") if line.startswith("#") else ""
+    """The first sentence of the comment with which a file begins."""
+    lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    comment = " ".join(line.lstrip("# ") for line in lines)
+    return re.split(r"(?<=[a-z0-9)]\.) (?=[A-Z])", comment, maxsplit=1)[0]
 
 
 def _table(rows: Iterator[tuple[str, str]]) -> list[str]:

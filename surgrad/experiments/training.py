@@ -26,13 +26,13 @@ from surgrad.training.schedules import SCHEDULES
 class FitConfig(CommonConfig):
     """Keys of a suite that fits a network to the classes of a data set; inherit from it."""
 
-    seed: int = 1
+    seed: int = 1  # of weights, the order of samples, noise
 
     loss_type: str = "mot_ce"  # mot_ce | sum_ce | mean_ce | last_ce | sum_of_softmax_ce | my_module.MyLoss
     loss_start: float = 0.0  # the readout before this time neither trains nor decides (s)
     label_smoothing: float = 0.0  # share of every label that is spread over all classes
     optimizer: str = "smorms3"  # smorms3 | adam | adamax | adamw | sgd | rmsprop | my_module.MyOptimizer
-    nb_epochs: int = 60
+    nb_epochs: int = 60  # passes over the training data
     batch_size: int = 32  # samples per update
     lr_schedule: dict[str, Any] = field(default_factory=dict)  # name, warmup (epochs), its own options; {}: constant
     weight_decay: float | None = None  # of connections alone; null: the optimiser's own, of all parameters

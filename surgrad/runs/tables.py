@@ -94,6 +94,24 @@ def human(nb_bytes: int) -> str:
     return f"{nb_bytes} B"
 
 
+def next_steps(folder: Path, nb_epochs: int | None = None) -> str:
+    """Lines that say where to look at a finished run, and how it goes on.
+
+    Args:
+        folder: of the run.
+        nb_epochs: that it was trained for; None if it is no training.
+    """
+    figures = sorted(path.name for path in (folder / "Plots").glob("*.png"))
+    named = ", ".join(figures[:3]) + ", …" * (len(figures) > 3)
+    lines = [f"figures: {here(folder / 'Plots')}: {named}"] if figures else []
+    own_id = folder.name.rpartition("-")[2]
+    shown = own_id if re.fullmatch("[0-9a-f]{8}", own_id) and "Runs" in folder.parts else f'"{here(folder)}"'
+    lines.append(f'look: surgrad.load_run("{here(folder)}") in Python, or: surgrad runs show {shown}')
+    if nb_epochs:
+        lines.append(f"longer: the same command with nb_epochs={2 * nb_epochs} goes on from here")
+    return "\n".join(lines)
+
+
 # ---------------------------------------------------------------- runs
 def metric(record: RunRecord, name: str) -> Any:
     """A final number of a run; while there is none, the last value of the column of metrics.csv of that name.

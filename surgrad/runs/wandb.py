@@ -32,14 +32,14 @@ _STOP_SECONDS = 5.0  # to say why it stopped
 class WandbConfig:
     """Where a run is mirrored to. mode: offline (no account; `wandb sync` uploads it later), online, disabled."""
 
-    mode: str = field(default_factory=lambda: os.environ.get("WANDB_MODE", "offline"))
-    project: str | None = None
-    entity: str | None = None
-    group: str | None = None
-    job_type: str | None = None
-    name: str | None = None
-    notes: str | None = None
-    tags: list[str] = field(default_factory=list)
+    mode: str = field(default_factory=lambda: os.environ.get("WANDB_MODE", "offline"))  # offline | online | disabled
+    project: str | None = None  # where the run appears
+    entity: str | None = None  # user or team
+    group: str | None = None  # runs that belong together; a sweep gives its own
+    job_type: str | None = None  # kind of run within a group
+    name: str | None = None  # of the run; null: that of its folder
+    notes: str | None = None  # free text
+    tags: list[str] = field(default_factory=list)  # words to filter by
     checkpoints: bool = False  # the last checkpoint as an artifact
 
     def __post_init__(self) -> None:

@@ -111,6 +111,7 @@ def run_epochs(
             run.log({"epoch": done, **row, **trainee.observe(done)})
             run.checkpoint({"epoch": done, **trainee.state()})
     kept, kept_at, nb_epochs = done, time.monotonic(), epochs.stop - 1
+    watch = _Watch(done)
     ends = trainee.finished(done)
     bar = progress(
         total=len(epochs) * trainee.steps,
@@ -136,14 +137,42 @@ def run_epochs(
                 ) from error
             seconds = time.perf_counter() - started
             run.log({"epoch": epoch, **row, **trainee.observe(epoch), "seconds": round(seconds, 5)})
-            if epoch % logging_freq == 0 or epoch in (1, nb_epochs):
+            if epoch % logging_freq == 0 or epoch in (1, nb_epochs) or watch.silent:
                 shown = ", ".join(f"{name} {row[name]:.4g}" for name in trainee.shown if name in row)
-                log.info("epoch %d/%d: %s, %.2f s", epoch, nb_epochs, shown, seconds)
+                log.info("epoch %d/%d: %s, %.2f s%s", epoch, nb_epochs, shown, seconds, watch.left(epoch, nb_epochs))
             if ends := trainee.finished(epoch):
                 log.info("training ends after epoch %d", epoch)
             if ends or epoch == nb_epochs or trainee.due(epoch) or time.monotonic() - kept_at >= checkpoint_seconds:
                 run.checkpoint({"epoch": epoch, **trainee.state()})
                 kept, kept_at = epoch, time.monotonic()
+
+
+class _Watch:
+    """How long training will take, and whether nothing has been said of it for a while.
+
+    Args:
+        done: epochs done before.
+    """
+
+    QUIET = 60.0  # s after which an epoch is said
+
+    def __init__(self, done: int):
+        self.done = done
+        self.started = self.said = time.monotonic()
+
+    @property
+    def silent(self) -> bool:
+        """Whether the last line is long ago."""
+        return time.monotonic() - self.said > self.QUIET
+
+    def left(self, epoch: int, nb_epochs: int) -> str:
+        """The time that is left at the pace so far, in words; nothing where it is short."""
+        self.said = time.monotonic()
+        seconds = (self.said - self.started) / max(1, epoch - self.done) * (nb_epochs - epoch)
+        for unit, length in (("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+            if seconds >= max(2 * length, 10.0):
+                return f"; about {seconds / length:.0f} {unit} to go"
+        return ""
 
 
 def _restored(trainee: Trainee, run: Run | Follower, epochs: range, processes: Processes) -> int | None:

@@ -1,5 +1,6 @@
 """Files of event cameras: every format gives the events that were written, damage is one line, a network learns."""
 
+import logging
 import struct
 
 import h5py
@@ -214,7 +215,16 @@ def test_gestures_are_cut_by_their_tables_and_parted_as_published(tmp_path):
         read_dvs_gesture(tmp_path, "train", Sensor(128, 128))
 
 
-def test_a_network_learns_from_files_as_of_nmnist(tmp_path):
+@pytest.fixture
+def main():
+    """The command of deep_convSNN.py; the loggers are left as they were."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield load_script().main
+    root.handlers[:], root.level = handlers, level
+
+
+def test_a_network_learns_from_files_as_of_nmnist(main, tmp_path):
     for part, nb_samples in (("Train", 12), ("Test", 6)):
         folders(tmp_path / part, nb_samples, seed=nb_samples)
     given = [
@@ -226,15 +236,15 @@ def test_a_network_learns_from_files_as_of_nmnist(tmp_path):
     ]
     given += [*SHORT, "dataset.nb_hidden_layers=1", "plotting.idx_layer=0", "dataset.nu=2", "nb_epochs=6"]
     given += ["fano.evaluate=false", "plot=none"]
-    load_script().main([*given, f"hydra.run.dir={tmp_path / 'run'}"])
+    main([*given, f"hydra.run.dir={tmp_path / 'run'}"])
     record = RunRecord(tmp_path / "run")
     assert record.summary["test_acc"] > 0.6  # chance: 1/3; rows of pixels tell the classes apart
     assert record.get("dataset.kernel_size")[0] == 5
 
 
-def test_missing_folders_are_named_before_a_run(tmp_path, capsys):
+def test_missing_folders_are_named_before_a_run(main, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        load_script().main(["dataset=nmnist", f"dataset.folder={tmp_path}", f"hydra.run.dir={tmp_path / 'run'}"])
+        main(["dataset=nmnist", f"dataset.folder={tmp_path}", f"hydra.run.dir={tmp_path / 'run'}"])
     assert "dataset.folder, dataset.train" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

@@ -1,6 +1,7 @@
 """Networks with adaptive neurons and learned delays: compiled layers against the specification."""
 
 import ctypes
+import logging
 
 import pytest
 import torch
@@ -169,7 +170,8 @@ def test_without_a_compiler_the_specification_runs_and_says_so_once(monkeypatch,
         network = random_network()
         assert choice("auto", network) is reference.run
         assert choice("auto", network) is reference.run
-        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert len(warnings) == 1
         assert "install g++" in caplog.text
         with pytest.raises(UserError, match="could not be built"):
             choice("cpu", network)

@@ -132,6 +132,23 @@ def test_a_run_is_found_by_its_id(study, monkeypatch, capsys):
     assert find_one("superspike/seed=3-aaaaaaaa").folder == find_one("aaaaaaaa").folder
 
 
+def test_the_last_lines_of_a_run_say_where_to_look_and_how_it_goes_on(study):
+    folder = study / "superspike/seed=1-cccccccc"
+    (folder / "Plots").mkdir()
+    for name in ("a.png", "b.png", "c.png", "d.png"):
+        (folder / "Plots" / name).touch()
+    where = "Runs/superspike/seed=1-cccccccc"
+    assert tables.next_steps(folder, 20).splitlines() == [
+        f"figures: {where}/Plots: a.png, b.png, c.png, …",
+        f'look: surgrad.load_run("{where}") in Python, or: surgrad runs show cccccccc',
+        "longer: the same command with nb_epochs=40 goes on from here",
+    ]
+    assert (
+        tables.next_steps(study / "mine")
+        == 'look: surgrad.load_run("Runs/mine") in Python, or: surgrad runs show "Runs/mine"'
+    )
+
+
 # ---------------------------------------------------------------- compare
 def test_compare_draws_the_curves_and_names_the_differences(study, tmp_path, capsys):
     out = tmp_path / "figures/curves.png"

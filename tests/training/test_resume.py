@@ -11,6 +11,7 @@ import torch
 from surgrad.errors import UserError
 from surgrad.runs.folder import open_run
 from surgrad.runs.record import load_runs
+from surgrad.training import resume
 from surgrad.training.evaluation import Best, final_scores
 from surgrad.training.resume import Pieces, Trainee, run_epochs
 
@@ -169,3 +170,17 @@ def test_final_scores_are_of_the_last_and_the_best_weights_under_every_variant()
     }
     assert prepared == [("", 7), ("_other", 7), ("", 2), ("_other", 2)]
     assert network.weight.item() == 5.0
+
+
+def test_what_is_left_is_said_at_the_pace_so_far(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
+    watch = resume._Watch(done=10)
+    now[0] += 30
+    assert not watch.silent
+    assert watch.left(12, 20) == "; about 2 min to go"  # 2 of 10 epochs in 30 s
+    now[0] += 61
+    assert watch.silent
+    assert watch.left(20, 20) == ""
+    assert watch.left(19, 20) == "; about 10 s to go"
+    assert watch.left(11, 200) == "; about 5 h to go"

@@ -65,7 +65,7 @@ else:  # as `surgrad.experiments.datasets.DatasetNode`
 class MethodConfig:
     """How neurons spike and which surrogate they learn with (`surgrad.network.methods.METHODS`)."""
 
-    name: str = MISSING
+    name: str = MISSING  # one of the group
     other: str = "superspike"  # the method that takes over for the swapped evaluation
     lr: float = 0.01  # learning rate
     target_sigma_u: float = MISSING  # initial standard deviation of the membrane, in units of threshold
@@ -84,12 +84,12 @@ class RegularizerConfig:
     lower bounds act on each neuron.
     """
 
-    upperBoundL2Strength: float = 0.1
+    upperBoundL2Strength: float = 0.1  # factor of the penalty
     upperBoundL2Threshold: float = 7.0  # spikes per neuron and sample
     dims: Any = field(default_factory=lambda: [-2, -1])  # axes; or population, neuron, or false for neuron
-    lowerBoundL1Strength: float = 0.0
+    lowerBoundL1Strength: float = 0.0  # factor of the penalty
     lowerBoundL1Threshold: float = 0.0  # spikes per neuron and sample
-    lowerBoundL2Strength: float = 0.0
+    lowerBoundL2Strength: float = 0.0  # factor of the penalty
     lowerBoundL2Threshold: float = 0.0  # spikes per neuron and sample
 
     def __post_init__(self) -> None:
@@ -112,7 +112,7 @@ class RegularizerConfig:
 class FanoConfig:
     """Fano factors: variance over mean, between repeats of one sample, of the spike count in a short window."""
 
-    evaluate: bool = True
+    evaluate: bool = True  # measure them
     bin_dt: int = 10  # width of the bins with binned=true (steps)
     repeats: int = 400  # presentations of the sample
 
@@ -198,10 +198,10 @@ class ClassificationConfig(TrainingConfig):
     monitor_chunks: bool = True  # monitor every epoch_chunk epochs, not only before and after training
     epoch_chunk: int = 200  # epochs
 
-    eps_0: float = 267e-3  # accepted at this value only, see above; so are the next three
-    theta: float = 1.0
-    k0: float = -1.0
-    delta_uo: float = 13e-3
+    eps_0: float = 267e-3  # of the published suite, accepted at this value only
+    theta: float = 1.0  # of the published suite, accepted at this value only
+    k0: float = -1.0  # of the published suite, accepted at this value only
+    delta_uo: float = 13e-3  # of the published suite, accepted at this value only
 
     def __post_init__(self) -> None:
         self.dataset = dataset_config(self.dataset, ConvDatasetConfig)  # first: other keys follow from it

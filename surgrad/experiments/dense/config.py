@@ -61,7 +61,7 @@ class DenseConfig(TrainingConfig):
     optimizer_options: dict[str, Any] = field(default_factory=dict)  # such as betas
 
     monitor_samples: int = 5  # samples whose spikes are kept and drawn, before and after training
-    plot: bool = True
+    plot: bool = True  # draw figures
     watch_test: bool = False  # a column test_acc in metrics.csv, to see how much a choice by it would seem to gain
 
     def __post_init__(self) -> None:

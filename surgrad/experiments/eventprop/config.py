@@ -36,8 +36,8 @@ Splits = tuple[SpikeSet, SpikeSet, SpikeSet]
 class NormalConfig:
     """Distribution of initial weights."""
 
-    mean: float = MISSING
-    std: float = MISSING
+    mean: float = MISSING  # of the weights, units of threshold
+    std: float = MISSING  # their standard deviation
 
     def fill(self, weight: torch.Tensor, generator: torch.Generator) -> None:
         """Draw a weight matrix (presynaptic, postsynaptic)."""
@@ -52,15 +52,15 @@ class EventConfig(CommonConfig):
     method: str = "eventprop"  # eventprop | surrogate
     loss: str = "first_spike"  # first_spike | max_voltage | integrated_voltage; surrogates take one of a voltage
 
-    nb_epochs: int = 100
-    batch_size: int = 32
-    lr: float = 5e-3
+    nb_epochs: int = 100  # passes over the training data
+    batch_size: int = 32  # samples per update
+    lr: float = 5e-3  # learning rate
     lr_decay: float = 0.95  # factor per epoch
     input_dropout: float = 0.0  # probability of losing an input spike while training
     logging_freq: int = 10  # epochs between two lines of the log
-    plot: bool = True
+    plot: bool = True  # draw figures
 
-    nb_hidden: int = 200
+    nb_hidden: int = 200  # units of the hidden layer
     tau_mem: float = 20e-3  # s
     tau_syn: float = 5e-3  # s
     duration: float = 60e-3  # of a sample (s)

@@ -24,8 +24,8 @@ class GridConfig:
     xi: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.0])  # deviations between mean and threshold
     nu: list[float] = field(default_factory=lambda: [5.0, 15.0, 50.0])  # rate of the inputs (Hz)
     alpha: list[float] = field(default_factory=lambda: [0.5, 0.9])  # feed-forward share, of layers with recurrence
-    nb_inputs: int = 200
-    nb_units: int = 200
+    nb_inputs: int = 200  # input neurons
+    nb_units: int = 200  # neurons of the layer
     duration: float = 10.0  # of each simulation (s)
     nb_draws: int = 5  # weights and spikes of each target
 
@@ -37,8 +37,8 @@ class StepsConfig:
     dts: list[float] = field(default_factory=lambda: [1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3])  # s
     tau_syns: list[float] = field(default_factory=lambda: [1e-6, 5e-3, 10e-3])  # s; 1e-6: instantaneous
     mu_u: float = 0.0  # of the free membrane, units of threshold
-    sigma_u: float = 1.0
-    nb_units: int = 256
+    sigma_u: float = 1.0  # its deviation, units of threshold
+    nb_units: int = 256  # neurons of the layer
     duration: float = 10.0  # s
 
 
@@ -46,12 +46,12 @@ class StepsConfig:
 class DepthConfig:
     """Stacks of equally wide layers under Poisson spikes."""
 
-    nb_layers: int = 6
+    nb_layers: int = 6  # on top of each other
     nb_units: int = 128  # of the input and of every layer
     nu: float = 15.0  # of the input (Hz), for which initialisers scale the weights
-    nb_samples: int = 32
+    nb_samples: int = 32  # shown to each network
     duration: float = 1.0  # s
-    recurrent: bool = False
+    recurrent: bool = False  # every layer also drives itself
     nb_draws: int = 5  # of the weights
     sigma_us: list[float] = field(
         default_factory=lambda: [0.3, 0.4, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0]
@@ -65,14 +65,14 @@ class RealConfig:
     """The same stacks under spikes of the data set, and under the same spikes at random times."""
 
     nb_samples: int = 64  # of the training set
-    sigma_u: float = 1.0
+    sigma_u: float = 1.0  # initial deviation of the membrane, units of threshold
 
 
 @dataclass
 class InitializationConfig(CommonConfig):
     """Everything a run of `Classification/initialization.py` depends on."""
 
-    device: str = "cpu"
+    device: str = "cpu"  # auto | cpu | cuda | cuda:<n>
     dataset: DatasetNode = field(default_factory=no_dataset)  # one of the group
     initializers: dict[str, Any] = field(default_factory=dict)  # nodes by the name that figures show
     tau_mem: float = 20e-3  # s

@@ -22,7 +22,7 @@ class NonSpikingConfig(FitConfig):
     dataset: DatasetNode = field(default_factory=no_dataset)  # one of the group
     model: dict[str, Any] = field(default_factory=dict)  # node with _partial_, called with (nb_inputs, nb_classes)
     lr: float = 2e-3  # learning rate
-    plot: bool = True
+    plot: bool = True  # draw figures
 
     def __post_init__(self) -> None:
         self.dataset = dataset_config(self.dataset, DatasetConfig)  # first: other keys follow from it

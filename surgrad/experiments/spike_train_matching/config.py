@@ -37,7 +37,7 @@ OXFORD = "Spike_train_matching/dataset/oxford.png"
 class DatasetConfig:
     """Target spike trains, and the network that is to produce them."""
 
-    name: str = MISSING
+    name: str = MISSING  # one of the group
     data_path: Any = MISSING  # picture or event file, relative to the repository; a list makes several targets
     nb_inputs: int = 200  # Poisson input neurons
     nb_hidden: int = 200  # hidden neurons
@@ -68,7 +68,7 @@ class DatasetConfig:
 class MethodConfig:
     """What stands for the derivative of a hidden spike, and how spikes are drawn."""
 
-    name: str = MISSING
+    name: str = MISSING  # one of the group
     sg_mode: str = MISSING  # superspike | sigmoidspike | multilayerspiker
     stoch: bool = MISSING  # escape noise while learning
     sigm: bool = True  # sigmoidal escape noise (beta_h, beta_o) instead of exponential (p0, delta_uh, delta_uo)
@@ -116,7 +116,7 @@ class SpikeTrainMatchingConfig(CommonConfig):
     save_w: bool = False  # weights
 
     dt: float = 1e-3  # s
-    nb_epochs: int = 1500
+    nb_epochs: int = 1500  # updates of all pairs
     logging_freq: int = 500  # epochs between two lines of the log, records in state.h5 and figures
     checkpoint_seconds: float = 30.0  # a checkpoint at logging_freq, and when this long has passed
 
@@ -139,9 +139,9 @@ class SpikeTrainMatchingConfig(CommonConfig):
     o_neuron_id: int = 2  # output neuron whose membrane is drawn with save_mem
     h_neuron_id: int = 10  # hidden neuron
     i_neuron_id: int = 0  # input neuron
-    mV: float = 1e-3
-    ms: float = 1e-3
-    k0: float = -1.0
+    mV: float = 1e-3  # of the published suite, accepted at this value only
+    ms: float = 1e-3  # of the published suite, accepted at this value only
+    k0: float = -1.0  # of the published suite, accepted at this value only
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -20,10 +20,10 @@ class SuperSpikeConfig(CommonConfig):
     """Everything a run of `Spike_train_matching/run_superspike.py` depends on."""
 
     input_path: str = "Spike_train_matching/dataset/oxford_slayer/input.bs1"  # events, relative to the repository
-    target_path: str = "Spike_train_matching/dataset/oxford_slayer/output.bs1"
-    nb_inputs: int = 200
-    nb_hidden: int = 200
-    nb_outputs: int = 200
+    target_path: str = "Spike_train_matching/dataset/oxford_slayer/output.bs1"  # the same of the target
+    nb_inputs: int = 200  # input neurons
+    nb_hidden: int = 200  # hidden neurons
+    nb_outputs: int = 200  # output neurons
     duration: float = 1.9  # of a trial (s)
     dt: float = 1e-3  # s
 
@@ -43,11 +43,11 @@ class SuperSpikeConfig(CommonConfig):
     eps0: float = 0.2  # scale of the van Rossum distance that is reported
 
     nu_input: float = 5.0  # rates for which the initial weights are scaled (Hz)
-    nu_hidden: float = 10.0
+    nu_hidden: float = 10.0  # the same of the hidden layer (Hz)
     target_sigma_u: float = 1.0  # initial deviation of the membrane
 
     logging_freq: int = 100  # trials between checkpoints and lines of the log
-    plot: bool = True
+    plot: bool = True  # draw figures
 
     def __post_init__(self) -> None:
         super().__post_init__()
