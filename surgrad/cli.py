@@ -41,6 +41,7 @@ SUITES = {
 SCRIPTS = {
     ("data", "fetch"): "scripts/download_data.py",
     ("data", "convert"): "scripts/audio_to_spikes.py",
+    ("data", "show"): "scripts/show_data.py",
     ("search",): "scripts/search.py",
     ("papers",): "scripts/papers_table.py",
 }
@@ -48,7 +49,7 @@ SCRIPTS = {
 USAGE = """\
 usage: surgrad run SUITE [SCRIPT] [OVERRIDE ...]   an experiment, e.g. surgrad run classification method=superspike
        surgrad runs list|show|compare|plot|clean   run folders
-       surgrad data list|fetch|convert             data sets: what there is, download, recordings to spikes
+       surgrad data list|fetch|convert|show        data sets: what there is, download, recordings to spikes, a report
        surgrad search [OVERRIDE ...]               a search over hyperparameters
        surgrad papers                              every claim of the papers with its verdict
        surgrad --version | --help
