@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from surgrad.config.check import check_settings
 from surgrad.config.command_line import options
+from surgrad.config.composing import Composer
 from surgrad.config.explain import CONFIG_ERRORS, explain
 from surgrad.errors import UserError
 from surgrad.runs.record import REPO
@@ -31,15 +32,13 @@ class Job:
 
     Args:
         overrides: of the command line, as Hydra reads them.
-        composed: the composed configuration, which may hold another seed.
+        composed: the composed configuration; jobs share the node `hydra`.
         schema: dataclass of the suite.
-        seed: seed of the run.
     """
 
     overrides: tuple[str, ...]
     composed: DictConfig
     schema: type
-    seed: int | None
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -47,8 +46,6 @@ class Job:
         composed = self.composed.copy()
         with open_dict(composed):
             composed.pop("hydra", None)
-            if self.seed is not None:
-                composed.seed = self.seed
         settings: dict[str, Any] = check_settings(composed, self.schema)[1]
         return settings
 
@@ -105,21 +102,13 @@ def jobs(configs: Path, schema: type, arguments: Sequence[str]) -> list[Job]:
             loader = GlobalHydra.instance().config_loader()
             if not parsed.multirun:
                 composed = loader.load_configuration(name, overrides, run_mode=RunMode.RUN)
-                return [Job(tuple(overrides), composed, schema, None)]
+                return [Job(tuple(overrides), composed, schema)]
             master = loader.load_configuration(name, overrides, run_mode=RunMode.MULTIRUN)
             swept = master.hydra.sweeper.get("params") or {}
             lines = [*(f"{key}={value}" for key, value in swept.items()), *master.hydra.overrides.task]
             parser = OverridesParser.create(config_loader=loader)
             (products,) = BasicSweeper.split_arguments(parser.parse_overrides(lines), None)
-            templates: dict[tuple[str, ...], DictConfig] = {}
-            found = []
-            for product in products:
-                # of runs that differ in the seed alone one is composed: composing is slow
-                other = tuple(part for part in product if not part.startswith("seed="))
-                seeds = [int(part.partition("=")[2]) for part in product if part.startswith("seed=")]
-                if other not in templates:
-                    templates[other] = loader.load_sweep_config(master, list(product))
-                found.append(Job(tuple(product), templates[other], schema, seeds[-1] if seeds else None))
-            return found
+            composed_jobs = Composer(loader, master)([list(product) for product in products])
+            return [Job(tuple(product), composed, schema) for product, composed in composed_jobs]
     except CONFIG_ERRORS as error:
         raise UserError(f"{' '.join(arguments)}: {explain(error, options('.', [configs]))}") from error

@@ -91,7 +91,9 @@ def delayed(shape, nb_units):
 
 @pytest.mark.parametrize("kernel", ["reference", "auto"])
 @pytest.mark.parametrize(
-    ("neuron", "connection"), [(LIF(), Dense), (LIF(), delayed), (AdaptiveLIF(a=(0, 10)), Dense)], ids=str
+    ("neuron", "connection"),
+    [(LIF(), Dense), (LIF(), delayed), (AdaptiveLIF(a=(0, 10)), Dense)],
+    ids=["lif", "delayed", "adaptive"],
 )
 def test_a_network_sees_counts_as_analogue_input(neuron, connection, kernel):
     (batch,) = make_dataset().batches(11, dt=10e-3, nb_steps=9, counted=True)
