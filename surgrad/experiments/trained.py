@@ -189,7 +189,10 @@ class RunFigures:
         if out.readout is None:
             raise UserError(f"{self.run.folder}: its network has no readout to show")
         populations = [layer.numpy() for layer in (batch.dense(), *(out.spikes or []))]
-        return plots.activity(populations, out.readout.numpy(), batch.labels.tolist(), self.run.network.dt, alpha=alpha)
+        read = "_splits" in vars(self.run)  # the data set is not read for its names alone
+        names = self.run.splits()[2].class_names if read else None
+        labels, dt = batch.labels.tolist(), self.run.network.dt
+        return plots.activity(populations, out.readout.numpy(), labels, dt, alpha=alpha, names=names)
 
     def training(self) -> Figure:
         """Loss, accuracy and firing rates over epochs; `surgrad.figures.plots.training_curves`."""

@@ -119,7 +119,13 @@ def _finish(axes: np.ndarray, populations: Sequence[np.ndarray], duration: float
 
 
 def activity(
-    populations: Sequence[np.ndarray], readout: np.ndarray, labels: Sequence[int], dt: float, *, alpha: float = 0.3
+    populations: Sequence[np.ndarray],
+    readout: np.ndarray,
+    labels: Sequence[int],
+    dt: float,
+    *,
+    alpha: float = 0.3,
+    names: Sequence[str] | None = None,
 ) -> Figure:
     """Snapshot of the activity of all layers, one column per sample.
 
@@ -129,6 +135,7 @@ def activity(
         labels: (B,) class of each sample.
         dt: time step (s).
         alpha: opacity of a spike.
+        names: of the classes; None for their numbers.
     """
     with style():
         figure, axes = _stack(len(populations) - 1, len(labels), 1.1 + 1.25 * len(labels))
@@ -137,7 +144,7 @@ def activity(
             others = [c for c in range(readout.shape[2]) if c != label]
             axes[0, column].plot(time, readout[:, column, others], color="0.75", linewidth=0.6)
             axes[0, column].plot(time, readout[:, column, label], color=class_color(label), linewidth=1.4)
-            axes[0, column].set_title(f"class {label}")
+            axes[0, column].set_title(names[label] if names else f"class {label}")
             for row, spikes in enumerate(reversed(populations), start=1):
                 raster(axes[row, column], spikes[:, column], dt, color=class_color(label), alpha=alpha)
         _finish(axes, populations, len(readout) * dt)

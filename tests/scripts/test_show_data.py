@@ -56,9 +56,7 @@ def test_the_command_reports_and_draws(tmp_path, capsys):
     given = ["dataset=hdf5", f"dataset.train_path={tmp_path}/a.h5", f"dataset.test_path={tmp_path}/b.h5"]
     show_data.main([*given, "dataset.duration=0.1", "--out", str(tmp_path / "data.png")])
     said = capsys.readouterr().out
-    assert (
-        "training\n  samples                 18, 9 of each of 2 classes" in said or "samples                 18" in said
-    )
+    assert "samples                 18, " in said
     assert "measured in training: 16" in said
     assert (tmp_path / "data.png").read_bytes()[1:4] == b"PNG"
     with pytest.raises(UserError, match=r"dataset.train_path=nowhere.h5: no such file"):
