@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from surgrad.config.build import build, is_own
+from surgrad.config.explain import unknown_option
 from surgrad.datasets.events import EventDataset
 from surgrad.errors import UserError
 from surgrad.network.connections import Connection
@@ -159,7 +160,7 @@ def one_of_or_own(key: str, value: str, allowed: Iterable[str]) -> None:
     """Raise UserError unless a value is one of those allowed, or has the form of a class of one's own."""
     names = list(allowed)
     if value not in names and not is_own(value):
-        raise UserError(f"{key}={value}: unknown; allowed: {', '.join(names)}, or one of yours as my_module.MyClass")
+        raise UserError(f"{unknown_option(key, value, names)}, or one of yours as my_module.MyClass")
 
 
 def _named(found: Any) -> str:
