@@ -62,21 +62,26 @@ def ladder_figure(rungs: Mapping[str, Sequence[RunRecord]], *, chance: float, co
         chance: accuracy by chance.
         counts: accuracy from spike counts alone.
     """
-    axes_of = {"nb_weights": "parameters", "test_synaptic_operations": "synaptic operations per sample"}
+    axes_of = {
+        "nb_weights": ("parameters (thousands)", 1e-3),
+        "test_synaptic_operations": ("synaptic operations per sample (millions)", 1e-6),
+    }
     with style():
-        figure, (axes,) = panels(1, 2, (6.6, 2.8), sharey=True)
-        for ax, (x, label) in zip(axes, axes_of.items(), strict=True):
+        figure, (axes,) = panels(1, 2, (6.6, 3.4), sharey=True)
+        for ax, (x, (label, unit)) in zip(axes, axes_of.items(), strict=True):
             for k, (name, runs) in enumerate(rungs.items()):
-                at, accuracy = column(runs, x), interval(column(runs, "test_acc_best_valid"))
+                at, accuracy = unit * column(runs, x), interval(column(runs, "test_acc_best_valid"))
                 half = 0.0 if accuracy.n < 2 else accuracy.high - accuracy.mean
                 if np.isfinite(at).all():
+                    marker = "o" if np.isfinite(column(runs, "test_synaptic_operations")).all() else "s"
                     color = method_color("", k)
-                    ax.errorbar(at.mean(), accuracy.mean, half, fmt="o", color=color, label=name, markersize=4)
+                    ax.errorbar(at.mean(), accuracy.mean, half, fmt=marker, color=color, label=name, markersize=4)
             ax.axhline(counts, color="0.5", linewidth=0.8, linestyle=":", label="spike counts")
             chance_line(ax, chance)
-            ax.set(xlabel=label, xscale="log", ylim=(0, 1.02))
+            ax.set(xlabel=label, ylim=(0, 1.02))
+            ax.set_xlim(left=0)
         axes[0].set_ylabel("test accuracy, unseen speakers")
-        legend_outside(figure, axes, ncols=3)
+        legend_outside(figure, axes, ncols=2)
     return figure
 
 
