@@ -57,6 +57,18 @@ SCRIPTS: dict[str, tuple[str, list[str]]] = {
             "plot=false",
         ],
     ),
+    "non_spiking": (
+        "Classification",
+        [
+            *RANDMAN,
+            "~dataset.units_per_channel",
+            "dataset.duration=0.2",
+            "model.nb_units=6",
+            "batch_size=16",
+            "nb_epochs=5",
+            "plot=false",
+        ],
+    ),
     "event_SNN": ("Classification", [*EVENT, "method=eventprop"]),
     "event_SNN on a grid": ("Classification", [*EVENT, "method=surrogate"]),
     "yin_yang": ("Classification", ["nb_hidden=30", "nb_epochs=3", "plot=false"]),

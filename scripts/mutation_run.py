@@ -51,8 +51,8 @@ class Mistake(NamedTuple):
 NAMED = (
     (
         "surgrad/training/fit.py",
-        'self.best = Best(**state["best"])',
-        "pass",
+        'self.best, self.done = Best(**state["best"]), int(state["epoch"])',
+        'self.done = int(state["epoch"])',
         ["tests/training/test_training.py", "-k", "resumed"],
     ),
     (

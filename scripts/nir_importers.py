@@ -2,7 +2,7 @@
 
 pip install nir nirtorch norse snntorch spikingjelly
 python3 scripts/nir_importers.py                                  # a table of those that are installed
-python3 scripts/nir_importers.py --record tests/reference/nir_importers.npz
+python3 scripts/nir_importers.py --record tests/network/nir_importers.npz
 """
 
 import argparse

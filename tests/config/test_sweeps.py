@@ -280,6 +280,7 @@ def test_submitit_runs_what_slurm_would_on_this_machine(folder):
     assert {run.summary["threads"] for run in records(folder)} == {max(1, CORES // 2)}
 
 
+@pytest.mark.slow
 def test_a_job_that_slurm_takes_off_its_node_is_queued_again_and_goes_on(folder):
     """submitit answers the signal before a time limit or a preemption; here it is sent by hand."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")

@@ -1,6 +1,5 @@
 """Stretched time, paired gains and learned distributions of the heterogeneity study."""
 
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import torch
 from dense_suite import TINY, run_dense
 from matplotlib.figure import Figure
+from torch import nn
 
 from surgrad.analysis.intervals import interval
 from surgrad.datasets.events import EventDataset
@@ -20,14 +20,16 @@ from surgrad.training.loop import BatchGrid, Compute, Objective
 from surgrad.training.losses import build_loss
 
 
-@dataclass
-class Watcher:
+class Watcher(nn.Module):
     """In the place of a network: remembers the batches it is given and answers with class 0."""
 
-    layers: tuple = ()
-    seen: list = field(default_factory=list)
+    layers = ()
 
-    def __call__(self, batch, **options):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, batch, **options):
         self.seen.append(batch)
         readout = torch.zeros(batch.nb_steps, len(batch), 2)
         readout[..., 0] = 1.0

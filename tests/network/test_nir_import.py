@@ -85,7 +85,7 @@ def test_other_simulators_emitted_the_spikes_of_our_networks():
     spec = importlib.util.spec_from_file_location("nir_importers", REPO / "scripts" / "nir_importers.py")
     importers = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(importers)
-    with np.load(REPO / "tests" / "reference" / "nir_importers.npz") as recorded:
+    with np.load(REPO / "tests" / "network" / "nir_importers.npz") as recorded:
         found = {name: recorded[name] for name in recorded.files}
     assert {name.split("/")[0] for name in found} == set(nir_export.DIALECTS)
     nets = importers.networks()

@@ -184,6 +184,7 @@ def command(*arguments):
     return [sys.executable, str(SCRIPT), *map(str, arguments), *CHANNELS]
 
 
+@pytest.mark.slow
 def test_killed_conversion_goes_on_and_two_processes_draw_what_one_draws(convert, folder):
     for index in range(2, 30):
         write_wav(folder / f"0_ann_{index}.wav", 600 + 40 * index, duration=0.3)

@@ -244,6 +244,7 @@ def test_more_trials_go_on_where_the_search_ended(cfg):
     assert len(outcome(c)) == 6
 
 
+@pytest.mark.slow
 def test_killed_anywhere_a_search_ends_as_if_it_had_not_been(cfg, tmp_path):
     undisturbed, killed = cfg(["seconds=0.05"], folder=str(tmp_path / "a")), cfg(["seconds=0.05"])
     search.search(undisturbed)

@@ -157,6 +157,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_job_which_goes_on_with_the_same_command(tmp_path):
     (tmp_path / "dying.py").write_text(DYING)
     # of a stochastic network
