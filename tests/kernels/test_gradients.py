@@ -86,8 +86,6 @@ def skip_unless_available(kernel):
 @pytest.mark.parametrize("binary", [True, False], ids=["spikes", "analogue"])
 def test_gradients_by_everything_of_everything(kernel, kind, binary):
     skip_unless_available(kernel)
-    if kernel == "cuda" and not binary:
-        pytest.skip("one path for both")
     torch.manual_seed(3)
     network = build_network(kind)
     x = (torch.rand(2 * T, B, *network.layers[0].feedforward.in_shape) < 0.4).float()
