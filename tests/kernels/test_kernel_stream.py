@@ -1,6 +1,7 @@
 """Layers driven by a current: the streaming kernel against the reference, and the memory of its arrays."""
 
 import gc
+import platform
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from surgrad.kernels import dispatch
 from surgrad.kernels.cpu import build
-from surgrad.kernels.cpu.memory import KEPT, PAGE, Pool
+from surgrad.kernels.cpu.memory import KEPT, MALLOC_VARIABLES, PAGE, Pool, keep_freed
 from surgrad.kernels.philox import NoiseKey
 from surgrad.neurons import escape_noise, surrogate
 from surgrad.neurons.lif import LIF, RESETS, LIFState
@@ -107,6 +108,14 @@ def test_a_pool_keeps_a_bounded_amount_of_memory():
     assert sum(map(len, pool._free)) <= KEPT
     pool.release()
     assert not pool._free
+
+
+def test_the_c_library_keeps_freed_memory_unless_the_user_has_decided(monkeypatch):
+    for name in MALLOC_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert keep_freed() == (platform.libc_ver()[0] == "glibc")
+    monkeypatch.setenv(MALLOC_VARIABLES[0], "131072")
+    assert not keep_freed()
 
 
 def test_gradients_of_trained_time_constants_are_the_same_in_every_run():

@@ -1,12 +1,14 @@
 """Large arrays whose memory is used again: a fresh page costs more than what is written to it.
 
 The memory of an array goes back to a pool when the last tensor on it is gone, and serves the next array of about its
-size. Pages are huge where the system allows it.
+size. Pages are huge where the system allows it. Smaller arrays are torch's, of whose freed memory the C library keeps
+more than it would by itself (`keep_freed`).
 """
 
 import ctypes
 import math
 import mmap
+import os
 import threading
 import weakref
 
@@ -18,6 +20,25 @@ PAGE = 2**21
 KEPT = 2**30  # bytes at most that wait to be used again
 PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}  # none on Windows
 SLACK = 1.125  # a piece may be this much larger than what it serves
+
+#: Parameters of glibc's mallopt(3) and the bytes they are set to. Left alone, it returns the end of its heap to the
+#: system whenever twice the largest freed block is free there: in the middle of a training step, or not, as it happens.
+MALLOPT = {-1: 2**28, -3: 2**25}  # M_TRIM_THRESHOLD; M_MMAP_THRESHOLD, the largest allowed
+MALLOC_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")  # the user's own choice
+
+
+def keep_freed() -> bool:
+    """Have the C library keep up to 256 MiB of freed memory for the next arrays; whether it will.
+
+    Not where it is not glibc, nor where the user has set one of ``MALLOC_VARIABLES``.
+    """
+    if any(name in os.environ for name in MALLOC_VARIABLES):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, TypeError, OSError):  # another C library; Windows has no handle of the whole process
+        return False
+    return all(mallopt(parameter, nb_bytes) for parameter, nb_bytes in MALLOPT.items())
 
 
 class Pool:
@@ -61,5 +82,6 @@ class Pool:
                 self._free.pop(0)
 
 
+keep_freed()
 POOL = Pool()
 empty = POOL.empty
