@@ -1,7 +1,7 @@
 """Layers driven by a current: the streaming kernel against the reference, and the memory of its arrays."""
 
 import gc
-import platform
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from surgrad.kernels import dispatch
 from surgrad.kernels.cpu import build
-from surgrad.kernels.cpu.memory import KEPT, MALLOC_VARIABLES, PAGE, Pool, keep_freed
+from surgrad.kernels.cpu.memory import KEPT, MALLOC_VARIABLES, MALLOPT, PAGE, Pool, keep_freed
 from surgrad.kernels.philox import NoiseKey
 from surgrad.neurons import escape_noise, surrogate
 from surgrad.neurons.lif import LIF, RESETS, LIFState
@@ -111,10 +111,19 @@ def test_a_pool_keeps_a_bounded_amount_of_memory():
 
 
 def test_the_c_library_keeps_freed_memory_unless_the_user_has_decided(monkeypatch):
+    told = {}
+    library = SimpleNamespace(mallopt=lambda parameter, nb_bytes: told.update({parameter: nb_bytes}) or 1)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: library)
     for name in MALLOC_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    assert keep_freed() == (platform.libc_ver()[0] == "glibc")
+    assert keep_freed()
+    assert told == MALLOPT
+    told.clear()
     monkeypatch.setenv(MALLOC_VARIABLES[0], "131072")
+    assert not keep_freed()
+    assert not told
+    monkeypatch.delenv(MALLOC_VARIABLES[0])
+    del library.mallopt  # another C library
     assert not keep_freed()
 
 
