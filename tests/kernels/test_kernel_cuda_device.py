@@ -13,12 +13,12 @@ from kernels.triton_networks import (
     GPU,
     NOISES,
     assert_close,
-    check,
     cuda,
     loss_of,
     network,
     results,
     spikes_for,
+    strict,
 )
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -136,14 +136,14 @@ needs_gpu = pytest.mark.skipif(not GPU, reason="needs a CUDA device")
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_published_shapes_on_a_gpu(noise, recurrent):
     net = published(noise, recurrent)
-    check(net, spikes_for(net, 100, 48, 0.02))
+    strict(net, spikes_for(net, 100, 48, 0.02))
 
 
 @needs_gpu
 @pytest.mark.parametrize("nb_units", [128, 256, 700])
 def test_dense_recurrence_on_a_gpu(nb_units):
     net = network(Dense(700, nb_units), recurrent=[Dense(nb_units, nb_units)], trained="units", classes=20)
-    check(net, spikes_for(net, 100, 64, 0.02))
+    strict(net, spikes_for(net, 100, 64, 0.02))
 
 
 @needs_gpu
