@@ -60,7 +60,7 @@ def network_of(
 
 def spikes_for(network: Network, nb_steps: int, nb_samples: int, density: float) -> Tensor:
     """Bernoulli spikes (T, B, *in_shape), float32."""
-    shape = (nb_steps, nb_samples, *network.layers[0].feedforward.in_shape)
+    shape = (nb_steps, nb_samples, *network.spec().stack[0].incoming.known_in_shape)
     return (torch.rand(shape, generator=torch.Generator().manual_seed(1)) < density).float().to(DEVICE)
 
 

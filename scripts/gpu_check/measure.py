@@ -174,7 +174,7 @@ def epoch() -> Iterator[Row]:
     """Epochs of a data set of the size of the spiking digits (7340 samples of 7000 events), batches of 400."""
     nb_samples, nb_events, nb_steps, batch_size = (6, 60, 6, 4) if DRY else (7340, 7000, 350, 400)
     network = published("stochasticsuperspike")
-    random, nb_units = np.random.default_rng(0), network.layers[0].feedforward.in_shape[-1]
+    random, nb_units = np.random.default_rng(0), network.spec().stack[0].incoming.known_in_shape[-1]
     times = random.random(nb_samples * nb_events, dtype=np.float32) * np.float32(DT * nb_steps)
     units = random.integers(0, nb_units, nb_samples * nb_events)
     labels, offsets = random.integers(0, 20, nb_samples), np.arange(nb_samples + 1) * nb_events

@@ -137,7 +137,7 @@ def end_state_gradients() -> str:
         w = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)).to(DEVICE)
         ((state.layers[0].u.t() * w).sum() + state.layers[0].i.sum() + state.layers[1].s.sum()).backward()
         found.append(_gradients(network))
-    return _apart(*found, 1e-4)
+    return _apart(found[0], found[1], 1e-4)
 
 
 def autocast() -> str:
@@ -177,7 +177,7 @@ def backward_twice() -> str:
         network.zero_grad()
         loss.backward(retain_graph=again)
         found.append(_gradients(network))
-    return _apart(*found, 0.0)
+    return _apart(found[0], found[1], 0.0)
 
 
 def recomputed() -> str:
@@ -187,7 +187,7 @@ def recomputed() -> str:
     for memory in ("full", "recompute"):
         run(network, x, memory=memory)
         found.append(_gradients(network))
-    return _apart(*found, 0.0)
+    return _apart(found[0], found[1], 0.0)
 
 
 def repeats() -> str:
