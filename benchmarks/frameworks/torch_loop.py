@@ -10,6 +10,8 @@ from benchmarks.frameworks import surgrad
 from benchmarks.problems import BETA, DECAY_MEM, DECAY_SYN, ConvSNNStep, LIFScan, LinearLIF, Matching, Recurrent
 
 MODEL = "LIF with exponential synapses (i and u)"
+# As the library: PyTorch's default for convolutions on a GPU is tf32. A framework has a process of its own.
+torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "ieee"
 
 
 def version() -> str:

@@ -15,6 +15,7 @@ from surgrad.experiments import parts
 from surgrad.experiments.datasets import DatasetConfig
 from surgrad.experiments.parts import one_of_or_own
 from surgrad.kernels.dispatch import KERNELS
+from surgrad.kernels.precision import PRECISIONS
 from surgrad.runs.find import find_one
 from surgrad.training.loop import Compute
 from surgrad.training.losses import LOSSES, ReadoutCrossEntropy
@@ -116,13 +117,13 @@ class TrainingConfig(FitConfig):
     kernel: str = "auto"  # auto | reference | cpu | cuda
     memory: str = "full"  # full | recompute: keep less for the backward pass, same gradients
     truncate: int = 0  # cut gradients at every multiple of this many steps; 0: never
-    precision: str = "float32"  # float32 | bf16: of products, on a GPU
+    precision: str = "float32"  # float32 | tf32 | bf16: of products, on a GPU
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("kernel", self.kernel, ("auto", *KERNELS))
         one_of("memory", self.memory, ("full", "recompute"))
-        one_of("precision", self.precision, ("float32", "bf16"))
+        one_of("precision", self.precision, PRECISIONS)
         positive(self, "", "tau_mem", "tau_syn", "tau_readout", "test_draws")
         not_negative(self, "", "truncate")
 

@@ -11,11 +11,11 @@ from surgrad.kernels.checks import INTEGERS, count_of, require_device, require_n
 from surgrad.kernels.contract import LayerSpec, NetworkSpec
 from surgrad.kernels.events import Events
 from surgrad.kernels.philox import NoiseKey
+from surgrad.kernels.precision import PRECISIONS
 from surgrad.kernels.state import AdaptiveLayerState, LayerState, NetworkState
 from surgrad.neurons.lif import LIFState
 
 MEMORIES = ("full", "recompute")
-PRECISIONS = ("float32", "bf16")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class RunOptions(TypedDict, total=False):
     return_state: also return the state after the last step.
     truncate: if not 0, cut gradients at every multiple of this many steps (truncated backpropagation).
     memory: "full", or "recompute" to keep less for the backward pass, for long T; the gradients are the same.
-    precision: of the products; "bf16" only on a GPU (state is always float32, spikes are exact in either).
+    precision: of the products; "tf32" and "bf16" only on a GPU (state is always float32, spikes are exact in all).
     kernel: "auto", "reference", "cpu" or "cuda".
     """
 

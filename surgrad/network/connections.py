@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from surgrad.errors import UserError
+from surgrad.kernels import precision
 from surgrad.kernels.contract import ConnectionSpec
 from surgrad.kernels.cpu.products import linear
 from surgrad.kernels.philox import NoiseKey, uniform
@@ -147,7 +147,7 @@ class DelayedDense(Dense):
         s = s.flatten(2).to(self.weight.dtype)
         current = s.new_zeros(len(s) + shift + self.nb_taps(dt) - 1, s.shape[1], len(self.weight))
         for k, share in enumerate(self.shares(dt)):
-            current[shift + k : shift + k + len(s)] += F.linear(s, self.weight * share)
+            current[shift + k : shift + k + len(s)] += precision.linear(s, self.weight * share)
         return current
 
 
@@ -295,9 +295,8 @@ class Conv(nn.Module):
     def forward(self, s: Tensor) -> Tensor:
         """(..., *in_shape) -> (..., *out_shape)."""
         lead = s.shape[: s.dim() - len(self.in_shape)]
-        convolve = F.conv1d if len(self.kernel_size) == 1 else F.conv2d
         s = s.reshape(-1, *self.in_shape).to(self.weight.dtype)
-        return convolve(s, self.weight, stride=self.stride, padding=self.padding).view(*lead, *self.out_shape)
+        return precision.convolution(s, self.weight, self.stride, self.padding).view(*lead, *self.out_shape)
 
 
 class MaskedDense(Dense):

@@ -210,7 +210,7 @@ def test_random_networks(seed):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"precision": "half"}, "float32, bf16"), ({"neuron": LIF(lambda x, s: s)}, "does not know")],
+    [({"precision": "half"}, "float32, tf32, bf16"), ({"neuron": LIF(lambda x, s: s)}, "does not know")],
     ids=["precision", "surrogate"],
 )
 def test_mistakes_are_named(options, message):

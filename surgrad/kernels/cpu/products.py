@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from surgrad.errors import UserError, known
+from surgrad.kernels import precision
 from surgrad.kernels.cpu.build import compiled
 from surgrad.kernels.cpu.instruction_set import chosen, executable
 from surgrad.kernels.cpu.memory import empty
@@ -88,8 +88,8 @@ class _Linear(torch.autograd.Function):
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x W^T for x (..., in) and W (out, in): `torch.nn.functional.linear` without bias."""
+    """x W^T for x (..., in) and W (out, in), in float32."""
     if not _suits(x, weight):
-        return F.linear(x, weight)
+        return precision.linear(x, weight)
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     return _Linear.apply(rows, weight.contiguous()).view(*x.shape[:-1], -1)

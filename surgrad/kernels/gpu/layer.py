@@ -58,7 +58,7 @@ class Population:
         recurrent: connection of the layer to itself, or None.
         index: number of the layer, part of the address of its random numbers.
         nb_samples: batch size.
-        precision: "float32" or "bf16", of products.
+        precision: of products, see `surgrad.kernels.precision`.
         unit_gain: whether the current is scaled by 1 - b.
     """
 
@@ -181,8 +181,9 @@ class Population:
     def _dot_precision(self, device: torch.device) -> str:
         if self.precision == "bf16":
             return "bf16"
-        has_tf32 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-        return "tf32x3" if has_tf32 else "ieee"
+        if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+            return "ieee"
+        return "tf32x3" if self.precision == "float32" else "tf32"
 
     def forward(
         self,

@@ -1,19 +1,17 @@
 """Products of many time steps at once, by cuBLAS and cuDNN: currents, and gradients of inputs and weights.
 
 Spikes are 0 or 1, exact in any format. ``precision`` says what becomes of weights and gradients inside a product:
-"float32" keeps them, "bf16" rounds them to 8 bits and still sums in float32. State never passes through here.
+"float32" keeps them, "tf32" and "bf16" round them to 10 and 8 bits and still sum in float32; what the process allows
+is set around a whole pass (`surgrad.kernels.precision.products`). State never passes through here.
 """
-
-import contextlib
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from surgrad.errors import known
 from surgrad.kernels.contract import ConnectionSpec
-
-INPUT, WEIGHT = 0, 1  # place of each gradient in what PyTorch's convolution_backward returns
+from surgrad.kernels.precision import convolution_gradients
 
 
 def _rounded(x: Tensor, precision: str) -> Tensor:
@@ -42,7 +40,7 @@ def input_gradient(connection: ConnectionSpec, weight: Tensor, g: Tensor, precis
         in_shape = connection.known_in_shape
         shape = (g.shape[0] * g.shape[1], *in_shape)
         images = weight.new_empty(1).expand(shape)
-        gradient = _convolution_backward(connection, weight, images, g, precision, INPUT)
+        gradient = _gradient(connection, weight, images, g, precision, of_input=True)
         return gradient.contiguous().view(*g.shape[:2], *in_shape)
     product = _matmul(g.reshape(-1, weight.shape[0]), weight, precision)
     return product.view(*g.shape[:2], *connection.known_in_shape)
@@ -52,43 +50,27 @@ def weight_gradient(connection: ConnectionSpec, weight: Tensor, s: Tensor, g: Te
     """dL/dW = sum over time and samples of dL/dI s^T, in the shape of ``weight``, float32."""
     if connection.kind == "conv":
         images = s.reshape(-1, *connection.known_in_shape).float()
-        return _convolution_backward(connection, weight, images, g, precision, WEIGHT)
+        return _gradient(connection, weight, images, g, precision, of_input=False)
     return _matmul(g.reshape(-1, weight.shape[0]).t(), s.reshape(-1, weight.shape[1]), precision)
-
-
-@contextlib.contextmanager
-def _convolution_precision(precision: str) -> Iterator[None]:
-    """cuDNN's default is tf32; here float32 means float32, and tf32 is used where bf16 operands fit into it exactly."""
-    settings = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # set on the module when it is loaded
-    before = settings.fp32_precision
-    settings.fp32_precision = "tf32" if precision == "bf16" else "ieee"
-    try:
-        yield
-    finally:
-        settings.fp32_precision = before
 
 
 def _convolved(connection: ConnectionSpec, weight: Tensor, s: Tensor, precision: str) -> Tensor:
     convolve = F.conv1d if len(connection.kernel_size) == 1 else F.conv2d
     weight = _rounded(weight, precision).float()
-    with _convolution_precision(precision):
-        images = s.reshape(-1, *connection.known_in_shape).float()
-        # cuDNN may answer with channels last, which a scan must not see.
-        out = convolve(images, weight, stride=connection.stride, padding=connection.padding).contiguous()
-        return out.view(*s.shape[:2], *connection.out_shape)
+    images = s.reshape(-1, *connection.known_in_shape).float()
+    # cuDNN may answer with channels last, which a scan must not see.
+    out = convolve(images, weight, stride=connection.stride, padding=connection.padding).contiguous()
+    return out.view(*s.shape[:2], *connection.out_shape)
 
 
-def _convolution_backward(
-    connection: ConnectionSpec, weight: Tensor, s: Tensor, g: Tensor, precision: str, wanted: int
+def _gradient(
+    connection: ConnectionSpec, weight: Tensor, s: Tensor, g: Tensor, precision: str, of_input: bool
 ) -> Tensor:
-    """One gradient of a convolution: by its `INPUT` or by its `WEIGHT`."""
-    nb_axes = len(connection.kernel_size)
+    """The gradient of a convolution by its input, or by its weight."""
     weight, g = (_rounded(value, precision).float() for value in (weight, g))
-    with _convolution_precision(precision):
-        return torch.ops.aten.convolution_backward(
-            g.reshape(-1, *connection.out_shape), s, weight, None, connection.stride, connection.padding,
-            [1] * nb_axes, False, [0] * nb_axes, 1, [wanted == INPUT, wanted == WEIGHT, False],
-        )[wanted]  # fmt: skip
+    g, wanted = g.reshape(-1, *connection.out_shape), (of_input, not of_input)
+    by_input, by_weight = convolution_gradients(g, s, weight, connection.stride, connection.padding, wanted)
+    return known("the gradient", by_input if of_input else by_weight)
 
 
 def taps(connection: ConnectionSpec, weight: Tensor) -> Tensor:

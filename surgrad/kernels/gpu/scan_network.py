@@ -8,6 +8,7 @@ of every layer at about sqrt(T) steps. What else is allocated grows with the chu
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from surgrad.errors import known
+from surgrad.kernels import precision
 from surgrad.kernels.contract import ConnectionSpec
 from surgrad.kernels.gpu import products
 from surgrad.kernels.gpu.layer import Population, Saved
@@ -97,6 +99,10 @@ class Plan:
     keep_states: bool = False
     return_spikes: bool = False
 
+    def products(self, inputs: Tensor) -> AbstractContextManager[None]:
+        """Products in the precision of this call, on the device of its inputs."""
+        return precision.products(self.stages[0].population.precision, inputs.device)
+
 
 def chunks(nb_steps: int, longest: int, truncate: int) -> list[Chunk]:
     """Cut T steps into chunks of at most ``longest``, none of which crosses a multiple of ``truncate`` (0: none)."""
@@ -152,7 +158,7 @@ class NetworkScan(torch.autograd.Function):
             results.append(torch.zeros_like(p.u))
             stage.spikes = torch.empty(len(inputs) + 1, *p.u.shape, dtype=torch.uint8, device=p.u.device)
             stage.spikes[0] = known("the spikes of the step before", p.before)
-        with torch.cuda.device_of(inputs):
+        with torch.cuda.device_of(inputs), plan.products(inputs):
             for chunk in plan.chunks:
                 for k, p in enumerate(layers):
                     _scan_chunk(plan, k, chunk, _below(plan, k, inputs, chunk), p, states[k], results[k])
@@ -170,7 +176,7 @@ class NetworkScan(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         plan, (inputs, *tensors) = ctx.plan, ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        with torch.cuda.device_of(inputs):
+        with torch.cuda.device_of(inputs), plan.products(inputs):
             layers, needs = _by_layer(LayerTensors, tensors), _by_layer(LayerNeeds, wanted[2:])
             adjoint = _Adjoint(plan, inputs, layers, needs, wanted[1], gradients)
             for number in range(len(plan.chunks) - 1, -1, -1):

@@ -1,0 +1,122 @@
+"""What float32 means in a product, and that a product repeats itself, whatever the process allows.
+
+By default PyTorch lets cuDNN's convolutions round to tf32, with 10 bits in the place of 23;
+`torch.set_float32_matmul_precision` lets matrix products do so, on processors with bf16 too. A weight so rounded moves
+membranes by up to 1e-3 of the current, and spikes with them. So the library's products take their operands as they
+are, unless ``precision`` asks for less, and take those of cuDNN's algorithms whose sums have one order, so that a run
+repeats itself.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+PRECISIONS = ("float32", "tf32", "bf16")
+#: Settings of matrix products and of convolutions, objects with a ``fp32_precision``: on a CPU and on a GPU.
+_BACKENDS: Any = torch.backends  # whose modules are set when they are loaded
+_ON_CPU = (_BACKENDS.mkldnn.matmul, _BACKENDS.mkldnn.conv)
+_ON_GPU = (_BACKENDS.cuda.matmul, _BACKENDS.cudnn.conv)
+_EXACT = ("ieee", "none")
+
+
+@contextmanager
+def products(precision: str, device: torch.device) -> Iterator[None]:
+    """Products within are in ``precision``, one of `PRECISIONS`, and repeat themselves; afterwards all is as before.
+
+    "bf16" takes operands of 8 bits, which fit into tf32 exactly.
+    """
+    on_cpu = device.type == "cpu"
+    switches = _ON_CPU if on_cpu else _ON_GPU
+    before = [switch.fp32_precision for switch in switches]
+    cudnn = torch.backends.cudnn
+    chosen = cudnn.deterministic, cudnn.benchmark
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee" if precision == "float32" or on_cpu else "tf32"
+        if not on_cpu:
+            cudnn.deterministic, cudnn.benchmark = True, False
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+        if not on_cpu:
+            cudnn.deterministic, cudnn.benchmark = chosen
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x W^T in float32, and its gradients: `torch.nn.functional.linear` without bias."""
+    if x.dtype != torch.float32 or (x.device.type == "cpu" and _ON_CPU[0].fp32_precision in _EXACT):
+        return F.linear(x, weight)
+    return _Linear.apply(x, weight)
+
+
+def convolution(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
+    """The convolution of images (N, channels, *spatial) over one or two axes in float32, and its gradients."""
+    if x.dtype != torch.float32 or (x.device.type == "cpu" and _ON_CPU[1].fp32_precision in _EXACT):
+        return _convolve(x, weight, stride, padding)
+    return _Convolution.apply(x, weight, stride, padding)
+
+
+def _convolve(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
+    return (F.conv1d if len(stride) == 1 else F.conv2d)(x, weight, stride=stride, padding=padding)
+
+
+def convolution_gradients(
+    g: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...], wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients by input and weight, those that are wanted; in the precision that is set.
+
+    Args:
+        g: dL/d(out).
+        x: the images; where only their gradient is wanted, anything of their shape.
+        weight: (filters, channels, *kernel_size).
+        stride: of each axis.
+        padding: of each axis.
+        wanted: which gradients are.
+    """
+    ones, zeros = [1] * len(stride), [0] * len(stride)
+    return torch.ops.aten.convolution_backward(
+        g, x, weight, None, stride, padding, ones, False, zeros, 1, [*wanted, False]
+    )[:2]
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
+        with products("float32", x.device):
+            return F.linear(x, weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        by_x, by_weight = ctx.needs_input_grad
+        with products("float32", g.device):
+            g_weight = g.flatten(0, -2).t() @ x.flatten(0, -2) if by_weight else None
+            return g @ weight if by_x else None, g_weight
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
+        with products("float32", x.device):
+            return _convolve(x, weight, stride, padding)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.shape = inputs[2:]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (x, weight), (stride, padding) = ctx.saved_tensors, ctx.shape
+        with products("float32", g.device):
+            by_x, by_weight = convolution_gradients(g, x, weight, stride, padding, ctx.needs_input_grad[:2])
+        return by_x, by_weight, None, None

@@ -1,0 +1,155 @@
+"""Products are in float32 whatever the process allows, forward and backward, and leave its flags as they were."""
+
+import pytest
+import torch
+from kernels.triton_networks import NOISES, assert_close, cuda, ids_of, loss_of, network, results, spikes_for
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from surgrad.errors import UserError
+from surgrad.kernels import call, checks, precision
+from surgrad.kernels.gpu import layer
+from surgrad.network.connections import Conv, DelayedDense, Dense
+from surgrad.neurons.lif import LIF
+
+CPU = (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
+GPU = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+
+
+@pytest.fixture
+def loose():
+    """Everything is allowed; afterwards what was."""
+    switches = (*CPU, *GPU)
+    before = [switch.fp32_precision for switch in switches]
+    torch.set_float32_matmul_precision("medium")
+    CPU[1].fp32_precision, GPU[1].fp32_precision = "bf16", "tf32"
+    yield [switch.fp32_precision for switch in switches]
+    torch.set_float32_matmul_precision("highest")
+    for switch, value in zip(switches, before, strict=True):
+        switch.fp32_precision = value
+
+
+class Products(TorchDispatchMode):
+    """What was allowed when a product ran: matrix products, convolutions, whether sums have one order."""
+
+    def __init__(self, switches):
+        super().__init__()
+        self.switches, self.seen = switches, []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation._schema.name.removeprefix("aten::")
+        if name in ("mm", "addmm", "linear", "convolution", "convolution_backward"):
+            cudnn = torch.backends.cudnn
+            self.seen.append((*(s.fp32_precision for s in self.switches), cudnn.deterministic and not cudnn.benchmark))
+        return operation(*args, **(kwargs or {}))
+
+
+def connections(device):
+    for connection in (Dense((2, 3), 5), Conv((2, 9), 3, 3), Conv((2, 5, 4), 3, 3)):
+        nn.init.normal_(connection.weight, generator=torch.Generator().manual_seed(1))
+        x = torch.randn(4, 2, *connection.in_shape, generator=torch.Generator().manual_seed(0))
+        yield connection.to(device), x.to(device).requires_grad_()
+
+
+@pytest.mark.parametrize(("device", "switches"), [("cpu", CPU), ("meta", GPU)])
+def test_connections_are_in_float32(loose, device, switches):
+    """The meta device stands for a GPU: it is asked for the same, and computes nothing."""
+    for connection, x in connections(device):
+        with Products(switches) as products:
+            connection(x).square().sum().backward()
+        assert len(products.seen) >= 2
+        assert {seen[:2] for seen in products.seen} == {("ieee", "ieee")}
+        assert device == "cpu" or all(seen[2] for seen in products.seen)
+        assert [switch.fp32_precision for switch in (*CPU, *GPU)] == loose
+
+
+def test_delayed_connections_are_in_float32(loose):
+    connection = DelayedDense(6, 5, 10e-3)
+    with Products(CPU) as products:
+        connection(torch.ones(7, 2, 6), dt=2e-3).square().sum().backward()
+    assert {seen[0] for seen in products.seen} == {"ieee"}
+
+
+def test_flags_change_nothing_on_a_cpu(loose):
+    found = []
+    for matmul in ("bf16", "ieee"):
+        CPU[0].fp32_precision = CPU[1].fp32_precision = matmul
+        for connection, x in connections("cpu"):
+            y = connection(x)
+            y.square().sum().backward()
+            found.append((y.detach(), x.grad, connection.weight.grad))
+    half = len(found) // 2
+    for a, b in zip(found[:half], found[half:], strict=True):
+        assert_close(a[0], b[0], tolerance=1e-6)
+        assert_close(a[1], b[1], tolerance=1e-6)
+        assert_close(a[2], b[2], tolerance=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (precision._Linear.apply, [(3, 2, 4), (5, 4)]),
+        (lambda x, w: precision._Convolution.apply(x, w, (2,), (1,)), [(3, 2, 5), (4, 2, 3)]),
+    ],
+    ids=["linear", "convolution"],
+)
+def test_their_derivatives_of_both_orders(function, shapes):
+    g = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(shape, generator=g, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_what_is_thrown_leaves_the_flags_as_they_were(loose):
+    def stopped():
+        with precision.products("float32", torch.device("meta")):
+            raise ValueError(f"stop at {GPU[0].fp32_precision}")
+
+    with pytest.raises(ValueError, match="stop at ieee"):
+        stopped()
+    assert [switch.fp32_precision for switch in (*CPU, *GPU)] == loose
+
+
+class Launches:
+    """In place of a Triton kernel."""
+
+    def __getitem__(self, grid):
+        return lambda *args, **constants: None
+
+
+@pytest.mark.parametrize(("wanted", "allowed"), [("float32", "ieee"), ("tf32", "tf32"), ("bf16", "tf32")])
+def test_a_network_on_a_gpu_is_in_the_precision_it_was_given(loose, monkeypatch, wanted, allowed):
+    for name in ("scan", "scan_adjoint"):
+        monkeypatch.setattr(layer, name, Launches())
+    for module in (checks, call):
+        monkeypatch.setattr(module, "require_device", lambda *args: None)
+    convolution = Conv((1, 9), 3, 3)
+    net = network(convolution, recurrent=[Conv(convolution.out_shape, 3, 3, 1, 1)]).to_empty(device="meta")
+    options = call.Options(call.Address(call.NoiseKey(), torch.arange(2, device="meta")), precision=wanted)
+    with Products(GPU) as products:
+        loss_of(cuda.run(net.spec(), torch.zeros(7, 2, 1, 9, device="meta"), options)).backward()
+    assert len(products.seen) >= 6
+    assert set(products.seen) == {(allowed, allowed, True)}
+    assert [switch.fp32_precision for switch in (*CPU, *GPU)] == loose
+
+
+@pytest.mark.parametrize("wanted", ["tf32", "bf16"])
+def test_precisions_below_float32_keep_the_spikes_of_weights_that_fit(wanted):
+    net = network(Dense(8, 6), neuron=LIF(escape_noise=NOISES[1]), recurrent=[Dense(6, 6)])
+    for parameter in net.parameters():
+        if parameter.dim() == 2:
+            parameter.data = parameter.data.bfloat16().float()
+    x = spikes_for(net, 9, 2)
+    (a, exact), (b, rounded) = (results("cuda", net, x, precision=p) for p in ("float32", wanted))
+    assert torch.equal(a.spikes[0], b.spikes[0])
+    for name, gradient in exact.items():
+        assert_close(gradient, rounded[name], name, 2e-2)
+
+
+def test_a_cpu_has_no_other_precision():
+    net = network(Dense(4, 3))
+    x = spikes_for(net, 3, 1)
+    with pytest.raises(UserError, match="is for kernel='cuda'"):
+        net(x, ids=ids_of(x), precision="tf32", kernel="reference")
+    with pytest.raises(UserError, match="float32, tf32, bf16"):
+        net(x, ids=ids_of(x), precision="half")
