@@ -22,6 +22,11 @@ from surgrad.experiments.dense.figures import ladder_figure
 from surgrad.runs.record import REPO, RunRecord, load_runs, run_id
 
 DENSE, NON_SPIKING = "python3 Classification/dense_SNN.py", "python3 Classification/non_spiking.py"
+#: Axonal delays in the loop of every hidden layer, seen through a triangle that narrows
+LOOP = "connection@recurrent_connection=axonal_delays recurrent_connection.width=50e-3 lr_delay=0.05"
+
+#: Adaptation by Euler's rule is stable at steps of 10 ms for weak coupling alone
+EULER = "neuron.scheme=euler neuron.a=[0,8]"
 
 #: What a rung adds to the one before, and its command.
 RUNGS = {
@@ -29,8 +34,12 @@ RUNGS = {
     "recurrent": f"{DENSE} --config-name=ladder/recurrent",
     "recurrent, + time constants of each neuron": f"{DENSE} --config-name=ladder/heterogeneous",
     "recurrent, + adaptation": f"{DENSE} --config-name=ladder/adaptive",
+    "recurrent, + adaptation by Euler's rule": f"{DENSE} --config-name=ladder/adaptive {EULER}",
+    "recurrent, + delays in the recurrence": f"{DENSE} --config-name=ladder/recurrent {LOOP}",
     "feed-forward, + normalisation, dropout, schedule, augmentation": f"{DENSE} --config-name=ladder/normalized",
     "feed-forward, + delays": f"{DENSE} --config-name=ladder/delays",
+    "feed-forward, + a delay of each axon": f"{DENSE} --config-name=ladder/delays connection=axonal_delays",
+    "feed-forward, + a delay of each dendrite": f"{DENSE} --config-name=ladder/delays connection=dendritic_delays",
     "feed-forward, + all of these": f"{DENSE} --config-name=ladder/full",
     "GRU": f"{NON_SPIKING} model=gru",
     "convolution over time": f"{NON_SPIKING} model=convolutional",

@@ -25,6 +25,7 @@ MODULES = {
     "surgrad.layers": (
         "surgrad.network.layers",
         "surgrad.network.connections",
+        "surgrad.network.neuron_delays",
         "surgrad.network.parameters",
         "surgrad.network.normalization",
     ),

@@ -20,6 +20,7 @@ REGISTRY: dict[str, frozenset[str]] = {
     "surgrad.neurons.escape_noise": frozenset(),
     "surgrad.neurons.lif": frozenset(),
     "surgrad.network.connections": frozenset(),
+    "surgrad.network.neuron_delays": frozenset(),
     "surgrad.network.layers": frozenset(),
     "surgrad.network.parameters": frozenset(),
     "surgrad.network.normalization": frozenset(),

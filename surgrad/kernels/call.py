@@ -12,7 +12,7 @@ from surgrad.kernels.contract import LayerSpec, NetworkSpec
 from surgrad.kernels.events import Events
 from surgrad.kernels.philox import NoiseKey
 from surgrad.kernels.precision import PRECISIONS
-from surgrad.kernels.state import AdaptiveLayerState, LayerState, NetworkState
+from surgrad.kernels.state import AnyLayerState, NetworkState, kind_of
 from surgrad.neurons.lif import LIFState
 
 MEMORIES = ("full", "recompute")
@@ -149,7 +149,7 @@ def network_state(network: NetworkSpec, state: NetworkState | None, x: Tensor | 
 
 def _pending(network: NetworkSpec, pending: tuple[Tensor | None, ...], nb_samples: int) -> tuple[Tensor | None, ...]:
     stack = network.stack
-    delayed = [layer.feedforward is not None and layer.feedforward.kind == "delayed" for layer in stack]
+    delayed = [layer.feedforward is not None and layer.feedforward.has_delays for layer in stack]
     if not pending and not any(delayed):
         return ()
     if len(pending) != len(stack):
@@ -168,15 +168,17 @@ def _pending(network: NetworkSpec, pending: tuple[Tensor | None, ...], nb_sample
     return tuple(found)
 
 
-def layer_state(
-    name: str, layer: LayerSpec, old: LayerState | AdaptiveLayerState, nb_samples: int
-) -> LayerState | AdaptiveLayerState:
+def layer_state(name: str, layer: LayerSpec, old: AnyLayerState, nb_samples: int) -> AnyLayerState:
     """State of one layer in its dtype and layout. Raises: UserError where it does not fit."""
-    kind: type[LayerState] | type[AdaptiveLayerState] = LayerState if layer.adaptation is None else AdaptiveLayerState
+    kind = kind_of(layer.adaptation is not None, layer.has_recurrent_delays)
     if type(old) is not kind:
         raise UserError(f"{name} is {type(old).__name__}; this layer has a {kind.__name__}")
     shape = (nb_samples, *layer.unit_shape)
-    new = kind(*(state_tensor(f"{name}.{n}", x, shape, layer.a) for n, x in zip(old._fields, old, strict=True)))
+    reach = layer.recurrent.nb_taps if layer.recurrent is not None else 0
+    shapes = {"pending": (reach, *shape)}
+    new: AnyLayerState = kind(
+        *(state_tensor(f"{name}.{n}", x, shapes.get(n, shape), layer.a) for n, x in zip(old._fields, old, strict=True))
+    )
     s = new.s.detach()
     if s.device.type == "cpu" and not bool(((s == 0) | (s == 1)).all()):
         raise UserError(f"{name}.s must hold the spikes of the last step, 0 or 1")

@@ -27,15 +27,17 @@ class ConnectionSpec:
 
     Args:
         name: where it stands in its network, for messages.
-        kind: "dense", "conv", "delayed" (a delay for each synapse), or "module", of which only ``function`` is known.
+        kind: "dense", "conv", "delayed", "axonal", "dendritic" (a delay for each synapse, presynaptic neuron,
+            postsynaptic neuron), or "module", of which only ``function`` is known.
         out_shape: of the units.
         in_shape: in_shape is None where it is not known.
-        function: (..., *in_shape) -> (..., *out_shape), with hooks and all; a delayed one as `DelayedDense.forward`.
+        function: (..., *in_shape) -> (..., *out_shape), with hooks and all; one with delays as `DelayedDense.forward`.
         weight: (out, in), or (filters, channels, *kernel_size).
         kernel_size: of a convolution, one number for each spatial axis.
         stride: of a convolution, one number for each spatial axis.
         padding: of a convolution, one number for each spatial axis.
-        delays: of a delayed one: in steps, shaped as ``weight``.
+        delays: of kind "delayed": in steps, shaped as ``weight``.
+        shares: of kinds "axonal" and "dendritic": (nb_taps, N), of a neuron's spike that arrive after 0, 1, … steps.
         nb_taps: steps that one spike reaches.
         own: why only ``function`` may be used ("Biased defines forward"), or "".
         others: the parameters of a connection of which only ``function`` is known.
@@ -51,6 +53,7 @@ class ConnectionSpec:
     stride: tuple[int, ...] = ()
     padding: tuple[int, ...] = ()
     delays: Tensor | None = None
+    shares: Tensor | None = None
     nb_taps: int = 1
     own: str = ""
     others: tuple[tuple[str, Tensor], ...] = ()
@@ -63,8 +66,16 @@ class ConnectionSpec:
         else:
             expected = (math.prod(self.out_shape), math.prod(self.in_shape))
         for name, x in self.tensors:
-            if x.shape != expected:
+            if x is not self.shares and x.shape != expected:
                 require_shape(name, x, expected, f"the shape of {self.in_shape} -> {self.out_shape}")
+        if self.shares is not None:
+            of = self.in_shape if self.kind == "axonal" else self.out_shape
+            require_shape(f"{self.name}.shares", self.shares, (self.nb_taps, math.prod(of)), "(nb_taps, neurons)")
+
+    @property
+    def has_delays(self) -> bool:
+        """Whether spikes arrive at several steps, so that ``function`` takes ``shift`` and gives further currents."""
+        return self.kind in ("delayed", "axonal", "dendritic")
 
     @property
     def known_weight(self) -> Tensor:
@@ -79,7 +90,7 @@ class ConnectionSpec:
     @cached_property
     def tensors(self) -> tuple[tuple[str, Tensor], ...]:
         """Every parameter with its name."""
-        own = (("weight", self.weight), ("delays", self.delays), *self.others)
+        own = (("weight", self.weight), ("delays", self.delays), ("shares", self.shares), *self.others)
         return tuple((f"{self.name}.{name}", x) for name, x in own if x is not None)
 
 
@@ -126,6 +137,8 @@ class LayerSpec:
         feedforward: None where the layer is driven by a current. ``recurrent``: from the layer to itself, or None.
         adaptation: constants of adaptive neurons, else None.
         input: what happens to spikes and currents on their way to the neurons, or None.
+        recurrent_dropout: probability that a neuron is silent in ``recurrent`` for a whole sample; what is left counts
+            1 / (1 - recurrent_dropout).
     """
 
     name: str
@@ -138,6 +151,7 @@ class LayerSpec:
     adaptation: AdaptationValues | None = None
     index: int = 0
     input: InputSpec | None = None
+    recurrent_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         for name, x in self.constants:
@@ -149,6 +163,10 @@ class LayerSpec:
     def incoming(self) -> ConnectionSpec:
         """``feedforward`` of a layer in a network. Raises: UserError for one that is driven by a current."""
         return known(f"the feedforward connection of {self.name}", self.feedforward)
+
+    @property
+    def has_recurrent_delays(self) -> bool:
+        return self.recurrent is not None and self.recurrent.has_delays
 
     @cached_property
     def constants(self) -> tuple[tuple[str, Tensor], ...]:
@@ -255,8 +273,12 @@ class NetworkSpec:
     @property
     def changed_input(self) -> str | None:
         """The first population whose input is changed on its way, and how; None without one."""
-        parts = ((layer.name, layer.input) for layer in self.stack)
-        return next((f"{name} ({part.what})" for name, part in parts if part is not None), None)
+        for layer in self.stack:
+            if layer.input is not None:
+                return f"{layer.name} ({layer.input.what})"
+            if isinstance(layer, LayerSpec) and layer.recurrent_dropout:
+                return f"{layer.name} (dropout of {layer.recurrent_dropout:g} in its recurrence)"
+        return None
 
     @cached_property
     def dtype(self) -> torch.dtype:

@@ -67,3 +67,21 @@ class InputSpec:
         if self.dropout:
             current = current / (1 - self.dropout)
         return current if self.function is None else self.function(current)
+
+
+def kept_in_loop(
+    dropout: float, index: int, noise: NoiseKey, ids: Tensor, unit_shape: tuple[int, ...]
+) -> Tensor | None:
+    """What spikes count in the recurrence of a layer, 0 or 1 / (1 - dropout), (B, *units); None without dropout.
+
+    Args:
+        dropout: probability that a neuron is silent there for a whole sample.
+        index: number of the layer.
+        noise: key of the call's random numbers.
+        ids: (B,) int64, numbers of the samples.
+        unit_shape: of the layer.
+    """
+    if not dropout:
+        return None
+    drawn = uniform(replace(noise, layer=2 * STREAM + index), 0, ids, unit_shape)
+    return (drawn > dropout) / (1 - dropout)

@@ -20,7 +20,7 @@ from surgrad.kernels.call import Address, Options
 from surgrad.kernels.contract import LayerSpec, NetworkSpec
 from surgrad.kernels.events import Events
 from surgrad.kernels.philox import uniform
-from surgrad.kernels.state import AdaptiveLayerState, LayerState, NetworkOutput
+from surgrad.kernels.state import AnyLayerState, NetworkOutput
 from surgrad.neurons.escape_noise import EscapeNoise
 
 
@@ -79,11 +79,11 @@ def replay(
     def scan(
         layer: LayerSpec,
         current: Tensor,
-        old: LayerState | AdaptiveLayerState | None,
+        old: AnyLayerState | None,
         address: Address,
         memory: str = "full",
         return_membrane: bool = False,
-    ) -> tuple[Tensor, Tensor | None, LayerState | AdaptiveLayerState]:
+    ) -> tuple[Tensor, Tensor | None, AnyLayerState]:
         start = address.first_step - begin
         recorded = spikes[layer.index][start : start + len(current)].detach()
         given = replace(layer, neuron=replace(layer.neuron, escape_noise=_Recorded(iter(recorded))))

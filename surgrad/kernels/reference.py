@@ -18,7 +18,15 @@ from surgrad.kernels.call import Address, Options
 from surgrad.kernels.contract import ConnectionSpec, LayerSpec, NetworkSpec, ReadoutSpec
 from surgrad.kernels.events import Events
 from surgrad.kernels.philox import NoiseKey, uniform
-from surgrad.kernels.state import AdaptiveLayerState, LayerState, NetworkOutput, NetworkState
+from surgrad.kernels.recurrence import DelayedState, delayed_loop, recurrence
+from surgrad.kernels.state import (
+    AdaptiveLayerState,
+    AnyLayerState,
+    DelayedLayerState,
+    LayerState,
+    NetworkOutput,
+    NetworkState,
+)
 from surgrad.neurons.lif import (
     LIF,
     AdaptationValues,
@@ -29,7 +37,7 @@ from surgrad.neurons.lif import (
     spike,
 )
 
-State = TypeVar("State", LIFState, AdaptiveState)
+State = TypeVar("State", LIFState, AdaptiveState, DelayedState)
 
 
 def lif(
@@ -218,7 +226,7 @@ def drive(
         the currents, and those still on their way after the last step (None without learned delays).
     """
     below = below.dense(torch.get_default_dtype()) if isinstance(below, Events) else below
-    if connection.kind == "delayed":
+    if connection.has_delays:
         return deliver(connection.function(below, shift=delay), len(below), pending)
     current = connection.function(delayed(below, delay, before))
     expected = (*below.shape[:2], *connection.out_shape)
@@ -251,27 +259,34 @@ class _Loop(TypedDict):
 def scan(
     layer: LayerSpec,
     current: Tensor,
-    old: LayerState | AdaptiveLayerState | None,
+    old: AnyLayerState | None,
     address: Address,
     memory: str = "full",
     return_membrane: bool = False,
-) -> tuple[Tensor, Tensor | None, LayerState | AdaptiveLayerState]:
+) -> tuple[Tensor, Tensor | None, AnyLayerState]:
     """Spikes of a layer driven by ``current``, its membranes if asked for, and its state after the last step."""
     options: _Loop = {
-        "recurrence": layer.recurrent.function if layer.recurrent is not None else None,
+        "recurrence": None if layer.has_recurrent_delays else recurrence(layer, address),
         "previous": old.s if old is not None else None,
         "noise": replace(address.noise, layer=layer.index),
         "ids": address.ids,
         "first_step": address.first_step,
         "memory": memory,
     }
+    if layer.has_recurrent_delays:
+        assert old is None or isinstance(old, DelayedLayerState)  # see `call.layer_state`
+        begin, step = delayed_loop(layer, current, old, address)
+        rest = (options["previous"], options["noise"], options["ids"], options["first_step"], memory)
+        spikes, membranes, final = _scan(current, step, layer.neuron, None, begin, *rest)
+        kept = DelayedLayerState(final.i, final.u, spikes[-1], final.w, final.pending)
+        return spikes, membranes if return_membrane else None, kept
     if layer.adaptation is None:
         first = LIFState(old.i, old.u) if old is not None else None
         spikes, membranes, last = lif(current, layer.a, layer.b, layer.neuron, state=first, **options)
         return spikes, membranes if return_membrane else None, LayerState(last.i, last.u, spikes[-1])
     constants = (layer.a, layer.b, layer.adaptation)
-    begin = AdaptiveState(old.i, old.u, old.w) if isinstance(old, AdaptiveLayerState) else None
-    spikes, membranes, end = adaptive(current, *constants, layer.neuron, state=begin, **options)
+    adapted = AdaptiveState(old.i, old.u, old.w) if isinstance(old, AdaptiveLayerState) else None
+    spikes, membranes, end = adaptive(current, *constants, layer.neuron, state=adapted, **options)
     return spikes, membranes if return_membrane else None, AdaptiveLayerState(end.i, end.u, spikes[-1], end.w)
 
 
@@ -284,8 +299,8 @@ def integrate(layer: ReadoutSpec, current: Tensor, state: LIFState | None = None
 Drive = Callable[[ConnectionSpec, Tensor | Events, int, Tensor | None, Tensor | None], tuple[Tensor, Tensor | None]]
 #: layer, current, its state, address of the noise, memory -> as `scan`
 Scan = Callable[
-    [LayerSpec, Tensor, LayerState | AdaptiveLayerState | None, Address, str],
-    tuple[Tensor, Tensor | None, LayerState | AdaptiveLayerState],
+    [LayerSpec, Tensor, AnyLayerState | None, Address, str],
+    tuple[Tensor, Tensor | None, AnyLayerState],
 ]
 
 

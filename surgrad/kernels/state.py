@@ -25,6 +25,27 @@ class AdaptiveLayerState(NamedTuple):
     w: Tensor
 
 
+class DelayedLayerState(NamedTuple):
+    """`AdaptiveLayerState` of a layer with recurrent delays; w is 0 in neurons without adaptation.
+
+    pending: recurrent currents on their way, which arrive at the next, second, … step, (steps, B, *units).
+    """
+
+    i: Tensor
+    u: Tensor
+    s: Tensor
+    w: Tensor
+    pending: Tensor
+
+
+AnyLayerState = LayerState | AdaptiveLayerState | DelayedLayerState
+
+
+def kind_of(adaptive: bool, recurrent_delays: bool) -> type[LayerState | AdaptiveLayerState | DelayedLayerState]:
+    """The class of a layer's state."""
+    return DelayedLayerState if recurrent_delays else AdaptiveLayerState if adaptive else LayerState
+
+
 class NetworkState(NamedTuple):
     """State of a network between two calls.
 
@@ -33,7 +54,7 @@ class NetworkState(NamedTuple):
         None where there are none.
     """
 
-    layers: tuple[LayerState | AdaptiveLayerState, ...]
+    layers: tuple[AnyLayerState, ...]
     readout: LIFState | None
     last_input: Tensor
     step: int

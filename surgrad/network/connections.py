@@ -66,7 +66,7 @@ class Dense(nn.Module):
 
 
 class DelayedDense(Dense):
-    """All-to-all connection with a delay per synapse: I_i(t) = sum_j w_ij s_j(t - d_ij), d_ij in (0, max_delay).
+    """All-to-all connection with a delay per synapse: I_i(t) = sum_j w_ij s_j(t - d_ij), d_ij up to max_delay.
 
     On a grid, a spike whose delay is k + f steps, 0 <= f < 1, arrives with 1 - f of its weight after k and with f after
     k + 1 steps, so that currents are continuous in the delays and differentiable between whole steps (delays by
@@ -79,9 +79,10 @@ class DelayedDense(Dense):
         trainable: whether delays are learned.
         seed: of the starting delays; equal connections of a network start alike.
         rounded: evaluate with delays of whole steps, as hardware has them.
+        min_delay: lower end of the range, s.
 
     Raises:
-        UserError: for a max_delay that is not positive.
+        UserError: for a max_delay that is not positive, or a min_delay that is negative or not below it.
     """
 
     def __init__(
@@ -92,15 +93,24 @@ class DelayedDense(Dense):
         trainable: bool = True,
         seed: int = 0,
         rounded: bool = False,
+        min_delay: float = 0.0,
     ):
         super().__init__(in_shape, nb_units)
         if not 0 < max_delay < math.inf:
             raise UserError(
                 f"max_delay={max_delay} s must be positive; use surgrad.network.connections.Dense without delays"
             )
-        start = uniform(NoiseKey(seed), 0, torch.arange(nb_units), (self.fan_in,))
-        self.delay = Bounded(0.0, max_delay, start, trainable)  # s, (nb_units, fan_in)
+        if not 0 <= min_delay < max_delay:
+            raise UserError(f"min_delay={min_delay} s must be from 0 to below max_delay={max_delay:g} s")
+        self.delay = Bounded(min_delay, max_delay, self._starts(seed), trainable)  # s, (nb_units, fan_in)
         self.rounded = rounded
+
+    def _starts(self, seed: int) -> Tensor:
+        """Where every delay begins, as a share of the range."""
+        return uniform(NoiseKey(seed), 0, torch.arange(self.weight.shape[0]), (self.fan_in,))
+
+    def begin_epoch(self, number: int) -> None:
+        """What changes over epochs is that of epoch ``number``, 1, 2, …"""
 
     def spec(self, name: str, dt: float | None = None) -> ConnectionSpec:
         """What kernels are given of this connection, called ``name`` in messages; dt in s."""
@@ -198,7 +208,6 @@ class GaussianDelays(DelayedDense):
         self.begin_epoch(1)
 
     def begin_epoch(self, number: int) -> None:
-        """Take the width of epoch ``number``, 1, 2, …"""
         done = min((number - 1) / self.anneal_epochs, 1.0) if self.anneal_epochs else 1.0
         self.sigma = self.sigma_start * (self.sigma_end / self.sigma_start) ** done
 
@@ -217,7 +226,7 @@ class GaussianDelays(DelayedDense):
 
 @torch.no_grad()
 def learned_delays(network: nn.Module) -> dict[str, Tensor]:
-    """Delays in s, (nb_units, fan_in), of every connection with learned ones, by its name in the network."""
+    """Delays in s of every connection with learned ones, as many as it has, by its name in the network."""
     connections = ((name, part) for name, part in network.named_modules() if isinstance(part, DelayedDense))
     return {name: part.delay().cpu() for name, part in connections}
 
@@ -225,7 +234,7 @@ def learned_delays(network: nn.Module) -> dict[str, Tensor]:
 def begin_epoch(network: nn.Module, number: int) -> None:
     """Let the parts of a network that change over epochs be those of epoch ``number``, 1, 2, …"""
     for part in network.modules():
-        if isinstance(part, GaussianDelays):
+        if isinstance(part, DelayedDense):
             part.begin_epoch(number)
 
 

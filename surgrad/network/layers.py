@@ -11,7 +11,6 @@ from surgrad.kernels import dispatch
 from surgrad.kernels.call import RunOptions
 from surgrad.kernels.contract import LayerSpec, NetworkSpec, ReadoutSpec, connection_spec
 from surgrad.kernels.state import NetworkOutput, NetworkState
-from surgrad.network.connections import DelayedDense
 from surgrad.network.normalization import input_spec
 from surgrad.network.parameters import Adaptation, TimeConstant
 from surgrad.neurons.lif import LIF, AdaptiveLIF
@@ -76,6 +75,8 @@ class _Callable(nn.Module):
 class SpikingLayer(_Callable):
     """A LIF population with its feed-forward and, if given, recurrent connection: I[t] = W s_in[t-d] + R s[t-1].
 
+    A recurrent connection with delays adds them to the one step.
+
     Args:
         feedforward: connection from the layer below: `Dense`, `Conv`, `DelayedDense`, or any module that maps
             (..., *in_shape) to (..., *out_shape), as `torch.nn.Linear`.
@@ -88,6 +89,7 @@ class SpikingLayer(_Callable):
             `surgrad.network.normalization.TemporalBatchNorm`; None: as it is.
         dropout: probability that a unit of the layer below is silent for a whole sample, while training; what is left
             counts 1 / (1 - dropout).
+        recurrent_dropout: probability that a unit is silent in the recurrent connection for a whole sample, likewise.
         dt: time step in s, for a layer that is called by itself; one in a Network has that of the network.
     """
 
@@ -101,17 +103,16 @@ class SpikingLayer(_Callable):
         unit_shape: Sequence[int] | None = None,
         normalization: nn.Module | None = None,
         dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
         dt: float | None = None,
     ):
         super().__init__()
-        self.dt = dt
+        self.dt, self.recurrent_dropout = dt, _dropout(recurrent_dropout)
         self.feedforward, self.recurrent, self.neuron = feedforward, recurrent, neuron
         self.normalization, self.dropout = normalization, _dropout(dropout)
         self.tau_mem, self.tau_syn = _time_constant(tau_mem), _time_constant(tau_syn)
         self.unit_shape = _shape_of(feedforward, "out_shape", unit_shape)
         self.adaptation = Adaptation(neuron, self.unit_shape) if isinstance(neuron, AdaptiveLIF) else None
-        if isinstance(recurrent, DelayedDense):
-            raise UserError("recurrent delays are one step; learn delays in the feed-forward connection")
         loop = [_shape_of(recurrent, end, self.unit_shape) for end in ("in_shape", "out_shape")]
         if recurrent is not None and loop != [self.unit_shape] * 2:
             raise UserError(
@@ -153,7 +154,8 @@ class SpikingLayer(_Callable):
 
     @property
     def _draws(self) -> bool:
-        return self.neuron.escape_noise.stochastic or (self.training and self.dropout > 0)
+        dropped = self.training and (self.dropout > 0 or self.recurrent_dropout > 0)
+        return self.neuron.escape_noise.stochastic or dropped
 
     def decays(self, dt: float) -> tuple[Tensor, Tensor]:
         """Decays a of the synapse and b of the membrane over a step of dt seconds."""
@@ -171,6 +173,7 @@ class SpikingLayer(_Callable):
             adaptation=None if self.adaptation is None else self.adaptation.values(dt),
             index=index,
             input=input_spec(self.normalization, self.dropout, name, self.training, index),
+            recurrent_dropout=self.recurrent_dropout if self.training and self.recurrent is not None else 0.0,
         )
 
     def extra_repr(self) -> str:

@@ -112,6 +112,8 @@ class HiddenParts(NamedTuple):
         dropout: of the spikes between layers, not of the input: probability.
         readout: makes the connection of the readout from (in_shape, nb_units).
         synaptic: makes the synaptic time constants of a hidden layer as `time_constants`; None: that does.
+        recurrent: makes the connection of a hidden layer to itself from (in_shape, nb_units).
+        recurrent_dropout: of the spikes that come back to their own layer: probability.
     """
 
     connection: Callable[[Sequence[int], int], nn.Module] = Dense
@@ -120,6 +122,18 @@ class HiddenParts(NamedTuple):
     dropout: float = 0.0
     readout: Callable[[Sequence[int], int], nn.Module] = Dense
     synaptic: Callable[[float, int], TimeConstant] | None = None
+    recurrent: Callable[[Sequence[int], int], nn.Module] = Dense
+    recurrent_dropout: float = 0.0
+
+
+def spike_readout(nb_classes: int) -> Readout:
+    """Hands on the spikes of a last layer of ``nb_classes`` neurons: y[t] = s[t - 1 - d], d the network's delay.
+
+    Losses of its sum over time are losses of spike counts (`surgrad.losses.SumOverTimeCrossEntropy`).
+    """
+    each = Dense(nb_classes, nb_classes)
+    nn.init.eye_(each.weight).requires_grad_(False)
+    return Readout(each, 1e-6, 1e-6, u0=0.0, unit_gain=False)  # forgets everything within a step
 
 
 def dense_snn(
@@ -156,9 +170,10 @@ def dense_snn(
             neuron,
             parts.time_constants(tau_mem, units),
             (parts.synaptic or parts.time_constants)(tau_syn, units),
-            Dense(units, units) if recurrent else None,
+            parts.recurrent((units,), units) if recurrent else None,
             normalization=None if parts.normalization is None else parts.normalization((units,)),
             dropout=parts.dropout if k else 0.0,
+            recurrent_dropout=parts.recurrent_dropout,
         )
         for k, (below, units) in enumerate(pairwise(sizes[:-1]))
     ]

@@ -48,7 +48,7 @@ class Network(nn.Module):
         readout: readout layer, or None.
         dt: time step in s.
         delay: steps d between a spike below and its arrival, I_l[t] = W s_{l-1}[t-d]: 1 in classification, 0 in
-            spike-train matching. The recurrent delay is one step.
+            spike-train matching. Recurrent spikes arrive after one step, and the delays of their connection.
 
     Raises:
         UserError: where shapes do not fit or delay is not 0 or 1.
@@ -108,8 +108,9 @@ class Network(nn.Module):
         if state is None and not options.get("return_state") and isinstance(spikes, Events | Tensor):
             nb_steps = spikes.nb_steps if isinstance(spikes, Events) else len(spikes)
             for layer in self.stack:
-                if isinstance(layer.feedforward, DelayedDense):
-                    layer.feedforward.require_within(self.dt, nb_steps)
+                for connection in (layer.feedforward, getattr(layer, "recurrent", None)):
+                    if isinstance(connection, DelayedDense):
+                        connection.require_within(self.dt, nb_steps)
         return dispatch.run(self.spec(), spikes, seed=seed, draw=draw, ids=ids, state=state, **options)
 
     def _place_layers(self) -> None:

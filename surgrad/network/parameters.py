@@ -97,6 +97,7 @@ class Adaptation(nn.Module):
 
     def __init__(self, neuron: AdaptiveLIF, unit_shape: Sequence[int]):
         super().__init__()
+        self.scheme = neuron.scheme
 
         def bounded(index: int, low: float, high: float) -> Bounded:
             start = uniform(NoiseKey(neuron.seed, index), 0, torch.zeros(1, dtype=torch.int64), unit_shape)[0]
@@ -121,9 +122,11 @@ class Adaptation(nn.Module):
             UserError: naming the largest a that is stable.
         """
         d = math.exp(-dt / self.tau_w.low)
-        bound = float(((1 + b) * (1 + d) / (gain * (1 - d))).min())
+        edge = (1 + b) * (1 + d) if self.scheme == "symplectic" else 1 - b * d
+        bound = float((edge / (gain * (1 - d))).min())
+        advice = "" if self.scheme == "symplectic" else ", or scheme='symplectic'"
         if self.a.high >= bound:
             raise UserError(
                 f"a={self.a.high:g} makes the adaptation unstable at tau_w={self.tau_w.low:g} s and dt={dt:g} s: "
-                f"keep it below {bound:.4g}, or take a smaller time step"
+                f"keep it below {bound:.4g}, or take a smaller time step{advice}"
             )

@@ -73,6 +73,8 @@ RESETS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]] = 
     "subtractive_leak": _subtractive_leak,
 }
 
+SCHEMES = ("symplectic", "euler")
+
 DECAYS: dict[str, Callable[[Tensor], Tensor]] = {
     "exponential": lambda x: torch.exp(-x),
     "euler": lambda x: 1 - x,
@@ -141,8 +143,9 @@ class AdaptiveLIF(LIF):
 
         -1 < a < (1 + b_mem) (1 + d) / (g (1 - d)),      g = 1 - b_mem, or 1 without unit gain.
 
-    The plain Euler form, in which w follows the membrane of the step before, is unstable from
-    a = (1 - b_mem d) / (g (1 - d)) on, about dt (1/tau_mem + 1/tau_w) / 4 of that, or 1/33 for 20 ms, 100 ms and 2 ms.
+    With ``scheme`` "euler" (EF-adLIF), u[t+1] is driven by i[t] - w[t], the adaptation of the step before. That form is
+    unstable from a = (1 - b_mem d) / (g (1 - d)) on, about dt (1/tau_mem + 1/tau_w) / 4 of that, or 1/33 for 20 ms,
+    100 ms and 2 ms.
     `surgrad.network.network.Network` refuses ranges that leave the stable region.
 
     Every neuron of a layer has its own a, b and tau_w: they start anywhere in the given ranges with equal probability
@@ -154,11 +157,12 @@ class AdaptiveLIF(LIF):
         tau_w: range of the time constant of w, in s.
         trainable: whether a, b and tau_w are learned.
         seed: of the starting values; layers of equal shape start alike.
+        scheme: "symplectic" (SE-adLIF) or "euler" (EF-adLIF).
 
     The others as in `LIF`; the reset is by default the paper's, "multiplicative_leak".
 
     Raises:
-        UserError: for a range that is none, a of -1 or below, or tau_w that is not positive.
+        UserError: for a range that is none, a of -1 or below, tau_w that is not positive, or an unknown scheme.
     """
 
     reset: str = "multiplicative_leak"
@@ -167,9 +171,12 @@ class AdaptiveLIF(LIF):
     tau_w: tuple[float, float] = (60e-3, 300e-3)
     trainable: bool = True
     seed: int = 0
+    scheme: str = "symplectic"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.scheme not in SCHEMES:
+            raise UserError(f"scheme={self.scheme!r} is unknown; allowed: {', '.join(SCHEMES)}")
         lowest = {"a": -1.0, "b": -math.inf, "tau_w": 0.0}
         for name, bound in lowest.items():
             value = tuple(getattr(self, name))  # lists in YAML
@@ -220,7 +227,8 @@ def adaptive_step(
     v = state.u - r if neuron.reset.startswith("subtractive") else state.u * (1 - r)
     w = adaptation.decay * state.w + (1 - adaptation.decay) * (adaptation.a * v + adaptation.b * s)
     c = 1 - b if neuron.unit_gain else torch.ones_like(b)
-    return AdaptiveState(a * state.i + current, RESETS[neuron.reset](state.u, state.i - w, r, b, c), w)
+    felt = state.w if isinstance(neuron, AdaptiveLIF) and neuron.scheme == "euler" else w
+    return AdaptiveState(a * state.i + current, RESETS[neuron.reset](state.u, state.i - felt, r, b, c), w)
 
 
 def readout_step(state: LIFState, current: Tensor, a: Tensor, b: Tensor, unit_gain: bool = True) -> LIFState:

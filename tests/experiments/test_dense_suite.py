@@ -160,6 +160,24 @@ def test_adaptive_neurons_and_delays_train(main, tmp_path, name):
     assert (tmp_path / "run" / "Plots" / "delays.png").exists() == (name == "delays")
 
 
+def test_spikes_of_a_last_layer_are_counted(main):
+    cfg = composed("config", "spiking_readout=true", "loss_type=sum_ce", "hidden=[8]")
+    network = network_of(cfg)
+    with torch.no_grad():
+        network.layers[1].feedforward.weight.abs_()
+    nb_inputs, nb_classes = network.layers[0].feedforward.in_shape[0], network.layers[1].unit_shape[0]
+    assert [layer.unit_shape for layer in network.stack] == [(8,), (nb_classes,), (nb_classes,)]
+    x = (torch.rand(60, 3, nb_inputs, generator=torch.Generator().manual_seed(1)) < 0.1).float()
+    out = network(x, record=True)
+    assert out.recorded[1].sum() > 20
+    assert torch.equal(out.y[2:], out.recorded[1][:-2])
+    cfg.objective().loss(out.y, torch.tensor([0, 1, 2])).backward()
+    assert all(bool(layer.feedforward.weight.grad.any()) for layer in network.layers)
+    assert network.readout.feedforward.weight.grad is None
+    with pytest.raises(UserError, match="leave readout_connection="):
+        composed("config", "spiking_readout=true", "connection@readout_connection=delayed")
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
@@ -179,6 +197,7 @@ def test_adaptive_neurons_and_delays_train(main, tmp_path, name):
         ("+lr_schedule={name:step,gama:1}", "gama"),
         ("label_smoothing=1", "label_smoothing=1"),
         ("dropout=1", "dropout=1.0"),
+        ("recurrent_dropout=1", "recurrent_dropout=1.0"),
         ("+normalization._target_=surgrad.layers.BatchNorm", "did you mean TemporalBatchNorm"),
         ("+readout_connection.x=1", "readout_connection={'x': 1}: has no _target_"),
         ("ema=-0.1", "ema=-0.1"),

@@ -17,6 +17,7 @@ from surgrad.datasets.sources.hdf5 import write_shd
 from surgrad.experiments.dense.config import DenseConfig
 from surgrad.experiments.non_spiking.config import NonSpikingConfig
 from surgrad.network.connections import DelayedDense, GaussianDelays
+from surgrad.network.neuron_delays import AxonalDelays
 from surgrad.network.normalization import TemporalBatchNorm
 from surgrad.runs.record import REPO, load_runs
 
@@ -45,19 +46,27 @@ def test_every_rung_composes_builds_and_has_a_folder_of_its_own(script):
             network = cfg.network(140, 20, torch.Generator().manual_seed(1))
             cfg.fit_options(cfg.build_optimizer(network))
     names = {path.stem for path in (CONFIGS / "dense" / "ladder").glob("*.yaml")}
-    used = {line.partition("ladder/")[2] for line in script.RUNGS.values() if "ladder/" in line}
-    assert used | {"dcls", "se_adlif"} == names
+    used = {line.partition("ladder/")[2].split()[0] for line in script.RUNGS.values() if "ladder/" in line}
+    assert used | {"dcls", "se_adlif", "delrec"} == names
 
 
-@pytest.mark.parametrize(("name", "data", "nb_classes"), [("dcls", "ssc", 35), ("se_adlif", "shd", 20)])
+@pytest.mark.parametrize(
+    ("name", "data", "nb_classes"), [("dcls", "ssc", 35), ("se_adlif", "shd", 20), ("delrec", "ssc", 35)]
+)
 def test_published_networks_compose_on_the_heidelberg_sets(name, data, nb_classes):
     cfg = configuration(f"python3 Classification/dense_SNN.py --config-name=ladder/{name} dataset={data}")
     assert (cfg.dataset.name, cfg.dataset.network_inputs, cfg.dataset.nb_classes) == (data, 140, nb_classes)
     network = cfg.network(140, nb_classes, torch.Generator().manual_seed(1))
     cfg.fit_options(cfg.build_optimizer(network))
     kinds = {type(part) for part in network.modules()}
-    assert {GaussianDelays, TemporalBatchNorm} <= kinds if name == "dcls" else DelayedDense not in kinds
+    wanted = {"dcls": {GaussianDelays, TemporalBatchNorm}, "delrec": {AxonalDelays, TemporalBatchNorm}}
+    assert wanted.get(name, set()) <= kinds
+    assert DelayedDense not in kinds
     assert isinstance(network.readout.feedforward, GaussianDelays) == (name == "dcls")
+    if name == "delrec":
+        delays = [layer.recurrent.delay().detach() for layer in network.layers]
+        assert all(len(x[0]) == 256 and 0.08 < float(x.min()) < 0.09 and 0.27 < float(x.max()) < 0.28 for x in delays)
+        assert [layer.recurrent_dropout for layer in network.layers] == [0.2, 0.2]
     if name == "se_adlif":
         taus = [layer.tau_mem.tau.detach() for layer in network.layers]
         assert all(0.0199 < float(tau.min()) < 0.03 and 0.09 < float(tau.max()) < 0.1001 for tau in taus)
@@ -84,11 +93,18 @@ def folder(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize(("name", "data"), [("dcls", "shd"), ("se_adlif", "ssc")])
+#: Configuration and data set; of the best three rungs those that are in no claim
+TRAINED = [("dcls", "shd"), ("se_adlif", "ssc"), ("delrec", "shd"), ("full", "ssc")]
+EULER = ["neuron.scheme=euler", "neuron.a=[0,60]", "neuron.b=[0,120]"]
+
+
+@pytest.mark.parametrize(("name", "data"), [*TRAINED, ("se_adlif", "shd euler")])
 def test_published_networks_train_on_files_of_the_right_format(tmp_path, folder, name, data):
+    data, *scheme = data.split()
     small = ["hidden=[8,6]", "nb_epochs=2", "batch_size=16", "plot=false", "wandb.mode=disabled", "device=cpu"]
     small += ["dataset.duration=0.3", f"dataset.datadir={folder}", f"hydra.run.dir={tmp_path}/run"]
-    run_dense(f"--config-name=ladder/{name}", f"dataset={data}", *small)
+    small += ["recurrent_connection.max_delay=0.15", "recurrent_connection.width=0.05"] if name == "delrec" else []
+    run_dense(f"--config-name=ladder/{name}", f"dataset={data}", *small, *(EULER if scheme else []))
     (record,) = load_runs(tmp_path / "run")
     assert record.status == "done"
     assert {"test_acc_best_valid", "test_synaptic_operations"} <= record.summary.keys()

@@ -41,6 +41,7 @@ from surgrad.kernels.philox import NoiseKey
 from surgrad.network.connections import Conv, DelayedDense, Dense
 from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
+from surgrad.network.neuron_delays import AxonalDelays
 from surgrad.neurons.escape_noise import Sigmoid
 from surgrad.neurons.lif import LIF, AdaptiveLIF, LIFState
 
@@ -53,9 +54,11 @@ def build_network(variant):
     neuron = {"adaptive": AdaptiveLIF(), "noise": LIF(escape_noise=Sigmoid(5.0))}.get(variant, LIF())
     if variant == "conv":
         first, loop = Conv((1, 12), 4, 3, 2), Conv((4, 5), 4, 3, 1, 1)
+    elif variant == "loop":
+        first, loop = AxonalDelays(12, 9, 0.01), AxonalDelays(9, 9, 8e-3, width=4e-3)
     else:
         first, loop = DelayedDense(12, 9, 0.01) if variant == "delays" else Dense(12, 9), Dense(9, 9)
-    layer = SpikingLayer(first, neuron, 20e-3, 10e-3, loop)
+    layer = SpikingLayer(first, neuron, 20e-3, 10e-3, loop, recurrent_dropout=0.3 * (variant == "loop"))
     return Network([layer], Readout(Dense(first.out_shape, 4), 20e-3, 10e-3), DT)
 
 
@@ -74,11 +77,9 @@ def network_arguments(variant):
 
 
 def flat(out):
-    found = [out] if isinstance(out, torch.Tensor) else []
     if isinstance(out, tuple | list):
-        for part in out:
-            found += flat(part)
-    return found
+        return [x for part in out for x in flat(part)]
+    return [out] if isinstance(out, torch.Tensor) else []
 
 
 def run_network(chosen, network, autocast=False, **arguments):
@@ -233,7 +234,7 @@ ENTRIES = {
         run_network,
         FORWARD | {"everything": WHOLE},
         CPU,
-        ("lif", "conv", "adaptive", "delays", "noise"),
+        ("lif", "conv", "adaptive", "delays", "loop", "noise"),
         {"network": PARTS, "x": ("x ",)},
         {"options": tuple(RunOptions.__annotations__)},
     ),
@@ -243,7 +244,7 @@ ENTRIES = {
         run_batch,
         EVENTS | {"everything": {"every event twice, backwards": (repeated, "clean")}},
         CPU,
-        ("lif", "adaptive", "delays"),
+        ("lif", "adaptive", "delays", "loop"),
         {name: (name, "events") for name in EVENTS},
     ),
     "lif": Entry(dispatch.lif, lif_arguments, run_lif, LIF_ROWS, CPU, words=LIF_WORDS),

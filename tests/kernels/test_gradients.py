@@ -14,6 +14,7 @@ from surgrad.kernels.gpu import network as cuda
 from surgrad.network.connections import Conv, DelayedDense, Dense
 from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
+from surgrad.network.neuron_delays import AxonalDelays, DendriticDelays
 from surgrad.network.parameters import TimeConstant
 from surgrad.neurons.lif import LIF, AdaptiveLIF, spike
 from surgrad.neurons.surrogate import SuperSpike
@@ -32,9 +33,14 @@ def build_network(kind):
         first, second, loop = Conv((1, 9), 3, 3, 2), Dense((3, 4), 5), Conv((3, 4), 3, 3, 1, 1)
     elif kind == "delays":
         first, second, loop = DelayedDense(8, 6, 9e-3), DelayedDense(6, 5, 5e-3, seed=1), Dense(6, 6)
+    elif kind == "neuron delays":
+        first, second = AxonalDelays(8, 6, 9e-3), DendriticDelays(6, 5, 5e-3)
+        loop = AxonalDelays(6, 6, 7e-3, width=3e-3)
     else:
         first, second, loop = Dense(8, 6), Dense(6, 5), Dense(6, 6)
-    neuron = AdaptiveLIF(SOFT, diff_reset=True) if kind == "adaptive" else LIF(SOFT, diff_reset=True)
+    adaptive = {"adaptive": AdaptiveLIF(SOFT, diff_reset=True)}
+    adaptive["euler"] = AdaptiveLIF(SOFT, diff_reset=True, a=(0.0, 20.0), scheme="euler")
+    neuron = adaptive.get(kind, LIF(SOFT, diff_reset=True))
     layers = [
         SpikingLayer(first, neuron, tau(20e-3, *first.out_shape), tau(10e-3), loop),
         SpikingLayer(second, neuron, tau(20e-3), tau(10e-3), None),
@@ -71,7 +77,7 @@ def gradients(network, x, state, kernel, dtype, **options):
     return out.spikes, {name: y.grad for name, y in named.items()}
 
 
-KINDS = ["dense", "no delay", "conv", "adaptive", "delays"]
+KINDS = ["dense", "no delay", "conv", "adaptive", "euler", "delays", "neuron delays"]
 CELLS = [("cpu", kind) for kind in KINDS] + [("cuda", kind) for kind in ("dense", "conv")]
 
 

@@ -1,6 +1,7 @@
 """Every instruction set that this machine can execute computes the same spikes, and gradients to rounding."""
 
 import pytest
+import test_gradients
 import test_kernel_cpu
 import test_kernel_layerwise
 import torch
@@ -93,6 +94,14 @@ def test_adaptive_neurons_with_learned_delays(isa, threads):
     x = test_kernel_layerwise.spikes_for(network)
     expected, got = (test_kernel_layerwise.run(network, x, kernel) for kernel in ("reference", "cpu"))
     test_kernel_layerwise.assert_same(expected, got)
+
+
+def test_recurrent_delays(isa, threads):
+    network = test_gradients.build_network("neuron delays")
+    network.layers[0].recurrent_dropout = 0.3
+    x = (torch.rand(40, 9, 8, generator=torch.Generator().manual_seed(1)) < 0.4).float()
+    expected, got = (test_kernel_layerwise.run(network, x, kernel) for kernel in ("reference", "cpu"))
+    test_kernel_layerwise.assert_same(expected, got, 1e-3)
 
 
 def test_products(isa, threads):

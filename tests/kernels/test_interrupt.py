@@ -21,6 +21,7 @@ from surgrad.kernels.cpu import superspike as superspike_kernel
 from surgrad.network.connections import DelayedDense, Dense
 from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
+from surgrad.network.neuron_delays import AxonalDelays
 from surgrad.neurons.lif import LIF, AdaptiveLIF
 from surgrad.runs.folder import open_run
 from surgrad.runs.record import load_runs
@@ -125,6 +126,11 @@ RUNS = {
     "stream": (stream, "lif", "surgrad_forward surgrad_backward"),
     "adaptive": (adaptive, "adaptive", "adaptive_forward adaptive_backward"),
     "delays": (lambda: network(lambda: DelayedDense(128, 256, 20e-3)), "delays", "synapses_forward synapses_backward"),
+    "spread": (
+        lambda: network(lambda: AxonalDelays(128, 256, 20e-3)),
+        "delays",
+        "spread_forward spread_correlate",
+    ),
     "products": (matrices, "products", "surgrad_product"),
     "eventprop": (event_layer, "eventprop", "eventprop_forward_f32 eventprop_backward_f32"),
     "peaks": (lambda: event_readout("peaks"), "eventprop", "eventprop_peaks_f32 eventprop_peaks_backward_f32"),

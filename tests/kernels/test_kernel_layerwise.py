@@ -182,6 +182,7 @@ def test_without_a_compiler_the_specification_runs_and_says_so_once(monkeypatch,
 
 def test_descriptor_has_the_size_the_compiler_gave_it():
     assert ctypes.sizeof(delays.SynapsesDesc) == delays.library().synapses_size()
+    assert ctypes.sizeof(delays.SpreadDesc) == delays.library().spread_size()
 
 
 def test_what_a_network_does_not_need_is_not_compiled(monkeypatch):

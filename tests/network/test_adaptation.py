@@ -82,6 +82,24 @@ def test_without_synapse_it_is_the_published_recursion():
     assert torch.equal(ours[2:], torch.stack(published)[:-2])
 
 
+def test_the_euler_scheme_is_the_published_one_and_feels_the_adaptation_of_the_step_before():
+    alpha, beta, a, b = 0.85, 0.97, 20.0, 80.0
+    current = 6 * randn(200, 2, 5).abs()
+    u = w = s = torch.zeros_like(current[0])
+    published = []
+    for drive in current:
+        new = alpha * u + (1 - alpha) * (drive - w)
+        w = beta * w + (1 - beta) * (a * u + b * s)
+        s = (new > 1).double()
+        u = new * (1 - s)
+        published.append(s)
+    values = AdaptationValues(*(number(x) for x in (beta, a, b)))
+    ours = reference.adaptive(current, number(0.0), number(alpha), values, AdaptiveLIF(scheme="euler"))[0]
+    assert ours.sum() > 100
+    assert torch.equal(ours[2:], torch.stack(published)[:-2])
+    assert not torch.equal(ours, reference.adaptive(current, number(0.0), number(alpha), values, AdaptiveLIF())[0])
+
+
 def test_spikes_raise_the_adaptation_current_and_spread_out():
     b, d = decays(1e-3)
     current = torch.full((1500, 1, 1), 3.0, dtype=torch.float64)
@@ -293,6 +311,11 @@ def test_every_parameter_of_a_network_is_reached_by_the_gradient():
             lambda: Network([SpikingLayer(Dense(2, 3), AdaptiveLIF(a=(0.0, 5000.0)), TAU_MEM, 10e-3)], None, 4e-3),
             "a=5000 makes the adaptation unstable at tau_w=0.06 s and dt=0.004 s: keep it below",
         ),
+        (
+            lambda: Network([SpikingLayer(Dense(2, 3), AdaptiveLIF(scheme="euler"), TAU_MEM, 10e-3)], None, 4e-3),
+            "a=60 makes the adaptation unstable .* below 20.* or scheme='symplectic'",
+        ),
+        (lambda: AdaptiveLIF(scheme="exact"), "scheme='exact' is unknown; allowed: symplectic, euler"),
     ],
 )
 def test_what_cannot_be_is_named(make, message):

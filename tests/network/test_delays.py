@@ -5,7 +5,7 @@ import torch
 
 from surgrad.errors import UserError
 from surgrad.kernels import reference
-from surgrad.network.connections import DelayedDense, Dense
+from surgrad.network.connections import DelayedDense
 from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
 from surgrad.neurons.lif import LIF
@@ -145,10 +145,7 @@ def test_a_delay_longer_than_the_window_is_named():
     [
         (lambda: DelayedDense(3, 4, 0.0), "max_delay=0.0 s must be positive"),
         (lambda: DelayedDense(3, 4, float("nan")), "max_delay=nan"),
-        (
-            lambda: SpikingLayer(Dense(3, 4), LIF(), 0.02, 0.01, DelayedDense(4, 4, 0.01)),
-            "recurrent delays are one step",
-        ),
+        (lambda: DelayedDense(3, 4, 0.01, min_delay=0.01), "min_delay=0.01 s must be from 0 to below max_delay=0.01 s"),
     ],
 )
 def test_impossible_delays_are_named(make, message):

@@ -18,13 +18,18 @@ from surgrad.experiments.datasets import DatasetConfig, DatasetNode, dataset_con
 from surgrad.experiments.training import TrainingConfig
 from surgrad.network.dale import impose
 from surgrad.network.initializers import Initializer
-from surgrad.network.models import HiddenParts, dense_snn, one_per_layer
+from surgrad.network.models import HiddenParts, dense_snn, one_per_layer, spike_readout
 from surgrad.network.network import Network
 from surgrad.training.loop import BatchGrid, Objective
 from surgrad.training.optimizers import keep_within_bounds, parameter_groups
 
 #: Nodes that may be left out, and the group in configs/shared that has examples.
-OPTIONAL = {"time_constants": "time_constants", "readout_connection": "connection", "normalization": "normalization"}
+OPTIONAL = {
+    "time_constants": "time_constants",
+    "recurrent_connection": "connection",
+    "readout_connection": "connection",
+    "normalization": "normalization",
+}
 RATES = ("lr_tau", "lr_delay", "lr_adaptation")
 
 
@@ -43,16 +48,19 @@ class DenseConfig(TrainingConfig):
     connection: dict[str, Any] = field(default_factory=dict)  # node with _partial_, called with (in_shape, nb_units)
     time_constants: dict[str, Any] = field(default_factory=dict)  # node with _partial_; {}: fixed, one per layer
     synaptic_too: bool = True  # time_constants are those of membranes and synapses; false: of membranes alone
+    recurrent_connection: dict[str, Any] = field(default_factory=dict)  # as connection; {}: all to all, after one step
     readout_connection: dict[str, Any] = field(default_factory=dict)  # as connection; {}: all to all, without delays
     normalization: dict[str, Any] = field(
         default_factory=dict
     )  # node with _partial_, called with (unit_shape); {}: none
     dropout: float = 0.0  # probability that a hidden neuron is silent for a whole training sample
+    recurrent_dropout: float = 0.0  # the same in its own layer's recurrence alone
     initializer: dict[str, Any] = field(default_factory=dict)  # node
     regularizers: dict[str, Any] = field(default_factory=dict)  # nodes, under names of your choice; null: without it
 
     tau_readout: float = 20e-3  # membrane time constant of the readout (s)
     readout_unit_gain: bool = True  # scale the readout's current by 1 - b
+    spiking_readout: bool = False  # read spikes of a last layer of one neuron for each class, which sum_ce counts
 
     lr: float = 5e-3  # learning rate
     lr_tau: float | None = None  # of trained time constants, relative changes; null: lr
@@ -77,8 +85,11 @@ class DenseConfig(TrainingConfig):
         for name, group in OPTIONAL.items():
             if getattr(self, name):
                 validate.node(name, getattr(self, name), f"those in configs/shared/{group}")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout={self.dropout}: must be a probability from 0 to below 1")
+        if self.spiking_readout and self.readout_connection:
+            raise UserError("spiking_readout=true reads spikes as they are: leave readout_connection={}")
+        for name in ("dropout", "recurrent_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: must be a probability from 0 to below 1")
         for name, node in self.regularizers.items():
             if node is not None:
                 validate.node(f"regularizers.{name}", node, "surgrad.regularizers.UpperBoundL2")
@@ -96,11 +107,13 @@ class DenseConfig(TrainingConfig):
         return self._network([nb_inputs, *self.hidden, nb_classes], generator)
 
     def _network(self, sizes: list[int], generator: torch.Generator) -> Network:
+        sizes = [*sizes, sizes[-1]] if self.spiking_readout else sizes
         surrogate = parts.part("surrogate", self.surrogate, "surrogate")
         hidden = HiddenParts(parts.factory("connection", self.connection, "connection"), dropout=self.dropout)
-        if self.readout_connection:
-            readout = parts.factory("connection", self.readout_connection, "readout_connection")
-            hidden = hidden._replace(readout=readout)
+        hidden = hidden._replace(recurrent_dropout=self.recurrent_dropout)
+        for name in ("recurrent", "readout"):
+            if node := getattr(self, f"{name}_connection"):
+                hidden = hidden._replace(**{name: parts.factory("connection", node, f"{name}_connection")})
         if self.normalization:
             hidden = hidden._replace(normalization=parts.factory("normalization", self.normalization, "normalization"))
         if self.time_constants:
@@ -123,6 +136,8 @@ class DenseConfig(TrainingConfig):
             impose(network, self.inhibitory)
         initialize: Initializer = parts.part("initializer", self.initializer, "initializer")
         initialize(network, generator)
+        if self.spiking_readout:
+            network.readout = spike_readout(sizes[-1])
         return network
 
     def grid(self, nb_inputs: int, device: str = "cpu", batch_size: int | None = None) -> BatchGrid:

@@ -1,12 +1,13 @@
 """Adaptive LIF neurons over time on the CPU: `surgrad.kernels.reference.adaptive`, compiled (`adaptive.cpp`).
 
-Layout, buffers and descriptors are those of `network.py` for a single layer that is driven by a current.
+Also layers whose spikes come back after axonal delays, or through dropout; plain LIF neurons are adaptive ones without
+coupling there. Layout, buffers and descriptors are those of `network.py` for one layer that is driven by a current.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +20,10 @@ from surgrad.kernels.cpu.descriptors import Call, Plan, Stage, fields, knows, ro
 from surgrad.kernels.cpu.layout import Layout, pack, pack_weight
 from surgrad.kernels.cpu.memory import empty
 from surgrad.kernels.cpu.network import channels_first, channels_last
-from surgrad.kernels.state import AdaptiveLayerState
-from surgrad.neurons.lif import AdaptiveLIF
+from surgrad.kernels.inputs import kept_in_loop
+from surgrad.kernels.recurrence import recurrence
+from surgrad.kernels.state import AdaptiveLayerState, AnyLayerState, DelayedLayerState, LayerState
+from surgrad.neurons.lif import LIF, AdaptationValues, AdaptiveLIF
 
 _pointer = ctypes.c_void_p
 
@@ -29,6 +32,7 @@ class AdaptiveDesc(ctypes.Structure):
     _fields_ = fields(_pointer, "network", "decay", "a", "b", "w_first", "w_last") + fields(
         _pointer, "g_w_last", "g_w_first", "g_decay", "g_a", "g_b"
     )
+    _fields_ += [*fields(ctypes.c_int64, "euler", "taps"), *fields(_pointer, "shares", "kept", "g_shares")]
 
 
 @cache
@@ -44,52 +48,62 @@ def library() -> ctypes.CDLL:
 def unknown_neuron(layer: LayerSpec) -> str | None:
     """Why the compiled scan does not know the neuron of an adaptive layer, or None."""
     neuron = layer.neuron
-    if type(neuron) is not AdaptiveLIF:
+    if type(neuron) is not (LIF if layer.adaptation is None else AdaptiveLIF):
         return f"{layer.name} ({type(neuron).__name__} neurons)"
     return None if knows(neuron) else f"{layer.name} ({neuron.surrogate} with {neuron.escape_noise})"
+
+
+class _Fixed(NamedTuple):
+    """What a scan is given that carries no gradient: ``kept`` (B, places), ``before``: earlier spikes as bits."""
+
+    plan: Plan
+    euler: bool
+    kept: Tensor | None
+    before: Tensor | None
 
 
 class _Scan(torch.autograd.Function):
     """Spikes (T, B, n), channels last, and i, u, w after the last step (B, places).
 
-    Inputs: the plan; spikes of the step before as bits; (i, u, w) of the first step or None; current (T, B, n);
-    recurrent weight or None; decays and couplings by place.
+    Inputs: what is fixed; (i, u, w) of the first step or None; current (T, B, n); recurrent weight or None; shares of a
+    spike that come back after 1, 2, … steps (taps, places), or None for all after one; decays and couplings by place.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        plan: Plan,
-        before: Tensor | None,
+        fixed: _Fixed,
         i: Tensor | None,
         u: Tensor | None,
         w: Tensor | None,
         current: Tensor,
         recurrent: Tensor | None,
+        shares: Tensor | None,
         a: Tensor,
         b: Tensor,
         *adaptation: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
+        plan = fixed.plan
         layout = plan.stages[0].layout
         call = Call(plan, [(None, recurrent, a, b, current)], backward=False)
         T, B, nb_units = current.shape
         bits, spikes = empty(B, T, layout.words, dtype=torch.int64), empty(T, B, nb_units)
         checkpoints = empty(-(-T // plan.block), B, 3, layout.places) if any(ctx.needs_input_grad) else None
         ends = [torch.empty(B, layout.places) for _ in range(3)]
-        call.point(0, i_first=i, u_first=u, bits_before=before, bits=bits, out=spikes)
+        call.point(0, i_first=i, u_first=u, bits_before=fixed.before, bits=bits, out=spikes)
         call.point(0, checkpoints=checkpoints, i_last=ends[0], u_last=ends[1])
-        described = _describe(call, adaptation, w_first=w, w_last=ends[2])
+        described = _describe(call, fixed, shares, adaptation, w_first=w, w_last=ends[2])
         library().adaptive_forward(ctypes.byref(described))
-        ctx.plan, ctx.kept = plan, (bits, checkpoints, before)
-        ctx.save_for_backward(i, u, w, current, recurrent, a, b, *adaptation)
+        ctx.fixed, ctx.kept = fixed, (bits, checkpoints)
+        ctx.save_for_backward(i, u, w, current, recurrent, shares, a, b, *adaptation)
         return spikes, *ends
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor | None, *g_ends: Tensor | None) -> tuple[Tensor | None, ...]:
-        _, _, _, current, recurrent, a, b, *adaptation = ctx.saved_tensors
-        plan, needed = ctx.plan, ctx.needs_input_grad[2:]
+        _, _, _, current, recurrent, shares, a, b, *adaptation = ctx.saved_tensors
+        plan, needed = ctx.fixed.plan, ctx.needs_input_grad[1:]
         call = Call(plan, [(None, recurrent, a, b, current)], backward=True)
         places = plan.stages[0].layout.places
         gradient = rows(gradient, *current.shape)
@@ -99,53 +113,84 @@ class _Scan(torch.autograd.Function):
         sums = [torch.zeros(call.threads, places) for _ in range(5)]
         g_current = torch.empty_like(current) if needed[3] else None
         g_recurrent = torch.zeros(call.threads, *recurrent.shape) if needed[4] else None
-        bits, checkpoints, before = ctx.kept
-        call.point(0, bits=bits, checkpoints=checkpoints, bits_before=before, g_out=gradient, g_a=sums[0], g_b=sums[1])
-        call.point(0, g_current=g_current, g_recurrent=g_recurrent, g_i_last=g_i, g_u_last=g_u)
-        call.point(0, g_i_first=firsts[0], g_u_first=firsts[1])
-        described = _describe(
-            call, adaptation, g_decay=sums[2], g_a=sums[3], g_b=sums[4], g_w_last=g_w, g_w_first=firsts[2]
-        )
+        g_shares = torch.zeros(call.threads, *shares.shape) if needed[5] else None
+        bits, checkpoints = ctx.kept
+        call.point(0, bits=bits, checkpoints=checkpoints, bits_before=ctx.fixed.before, g_out=gradient)
+        call.point(0, g_a=sums[0], g_b=sums[1], g_current=g_current, g_recurrent=g_recurrent)
+        call.point(0, g_i_last=g_i, g_u_last=g_u, g_i_first=firsts[0], g_u_first=firsts[1])
+        found = {"g_decay": sums[2], "g_a": sums[3], "g_b": sums[4], "g_w_first": firsts[2], "g_shares": g_shares}
+        described = _describe(call, ctx.fixed, shares, adaptation, g_w_last=g_w, **found)
         library().adaptive_backward(ctypes.byref(described))
-        g_recurrent = None if g_recurrent is None else g_recurrent.sum(0)
-        return None, None, *firsts, g_current, g_recurrent, *(partial.sum(0) for partial in sums)
+        loop = (None if x is None else x.sum(0) for x in (g_recurrent, g_shares))
+        return None, *firsts, g_current, *loop, *(partial.sum(0) for partial in sums)
 
 
-def _describe(call: Call, adaptation: Sequence[Tensor], **others: Tensor | None) -> AdaptiveDesc:
+def _describe(
+    call: Call, fixed: _Fixed, shares: Tensor | None, adaptation: Sequence[Tensor], **others: Tensor | None
+) -> AdaptiveDesc:
     tensors = dict(zip(("decay", "a", "b"), adaptation, strict=True)) | others
+    tensors |= {"shares": shares, "kept": fixed.kept}
     pointers = {name: None if x is None else x.data_ptr() for name, x in tensors.items()}
-    return AdaptiveDesc(network=ctypes.addressof(call.network), **pointers)
+    taps = 0 if shares is None else len(shares)
+    return AdaptiveDesc(network=ctypes.addressof(call.network), euler=fixed.euler, taps=taps, **pointers)
 
 
 def scan(
     layer: LayerSpec,
     current: Tensor,
-    old: AdaptiveLayerState | None,
+    old: AnyLayerState | None,
     address: Address,
     memory: str = "full",
     return_membrane: bool = False,
-) -> tuple[Tensor, None, AdaptiveLayerState]:
-    """Spikes and end state of one adaptive layer driven by a current, as `surgrad.kernels.reference.scan`."""
+) -> tuple[Tensor, None, AnyLayerState]:
+    """Spikes and end state of one layer driven by a current, as `surgrad.kernels.reference.scan`."""
     T, B = current.shape[:2]
     layout = Layout.padded(layer.unit_shape)
     first: tuple[Tensor | None, ...] = (None, None, None)
-    before = None
+    before, arriving = None, recurrence(layer, address)
     if old is not None:
-        current = with_earlier_spikes(layer, current, old.s)
-        first = tuple(layout.to_places(x) for x in (old.i, old.u, old.w))
-        before = None if old.s.requires_grad else pack(old.s[None], layout)
+        w = None if isinstance(old, LayerState) or layer.adaptation is None else layout.to_places(old.w)
+        first = (layout.to_places(old.i), layout.to_places(old.u), w)
+    if isinstance(old, DelayedLayerState):
+        current = torch.cat([current[: len(old.pending)] + old.pending[:T], current[len(old.pending) :]])
+    elif old is not None and old.s.requires_grad and arriving is not None:
+        current = torch.cat([current[:1] + arriving(old.s), current[1:]])
+    elif old is not None:
+        before = pack(old.s[None], layout)
+    kept = kept_in_loop(layer.recurrent_dropout, layer.index, address.noise, address.ids, layer.unit_shape)
+    scheme = layer.neuron.scheme if isinstance(layer.neuron, AdaptiveLIF) else ""
     plan = Plan([Stage(layer, layout)], T, B, 0, address, memory=memory)
+    fixed = _Fixed(plan, scheme == "euler", None if kept is None else layout.to_places(kept), before)
     weight = None if layer.recurrent is None else pack_weight(layer.recurrent, layout, layout)
-    adaptation = known(f"{layer.name}.adaptation", layer.adaptation)
+    adaptation = layer.adaptation or AdaptationValues(*(torch.zeros(()) for _ in range(3)))
     constants = [layout.constant(x) for x in (layer.a, layer.b, *adaptation)]
-    spikes, *ends = _Scan.apply(plan, before, *first, channels_last(current), weight, *constants)
+    spikes, *ends = _Scan.apply(fixed, *first, channels_last(current), weight, _shares(layer, layout), *constants)
     spikes = channels_first(spikes, layer.unit_shape)
     i, u, w = (layout.from_places(x) for x in ends)
+    if layer.recurrent is not None and layer.recurrent.has_delays:
+        pending = _on_the_way(spikes, layer.recurrent.nb_taps, known("recurrence", arriving), old)
+        return spikes, None, DelayedLayerState(i, u, spikes[-1], w, pending)
+    if layer.adaptation is None:
+        return spikes, None, LayerState(i, u, spikes[-1])
     return spikes, None, AdaptiveLayerState(i, u, spikes[-1], w)
 
 
-def with_earlier_spikes(layer: LayerSpec, current: Tensor, s: Tensor) -> Tensor:
-    """``current`` with what spikes of the step before bring through the recurrence, if their gradient is asked for."""
-    if layer.recurrent is None or not s.requires_grad:
-        return current
-    return torch.cat([current[:1] + layer.recurrent.function(s), current[1:]])
+def _shares(layer: LayerSpec, layout: Layout) -> Tensor | None:
+    """Shares of a spike that come back after 1, 2, … steps, (taps, places); None for all of it after one step."""
+    if layer.recurrent is None:
+        return None
+    if layer.recurrent.shares is not None:
+        return layout.to_places(layer.recurrent.shares)
+    return torch.ones(1, layout.places) if layer.recurrent_dropout else None
+
+
+def _on_the_way(
+    spikes: Tensor, nb_taps: int, arriving: Callable[[Tensor], Tensor], old: AnyLayerState | None
+) -> Tensor:
+    """Recurrent currents (nb_taps, B, *units) that arrive after the last step."""
+    last = spikes[-nb_taps:]
+    pending = arriving(last)[len(last) - 1 :]
+    if isinstance(old, DelayedLayerState) and len(spikes) < nb_taps:
+        rest = old.pending[len(spikes) :]
+        pending = torch.cat([pending[: len(rest)] + rest, pending[len(rest) :]])
+    return pending

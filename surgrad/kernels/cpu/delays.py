@@ -1,7 +1,8 @@
 """Input currents from spike events on the CPU: `DelayedDense` and `Dense` without their sums over silent inputs.
 
 Every event is added to the currents of all neurons at the steps at which it arrives (`delays.cpp`); in the backward
-pass it collects the gradients from there. The specification is `DelayedDense.forward`.
+pass it collects the gradients from there. The specification is `DelayedDense.forward`. Delays of neurons alone are a
+sum over time for every unit, `spread`.
 """
 
 import ctypes
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from surgrad.errors import UserError
 from surgrad.kernels.contract import ConnectionSpec
 from surgrad.kernels.cpu.build import compiled
 from surgrad.kernels.cpu.descriptors import fields
@@ -31,13 +33,21 @@ class SynapsesDesc(ctypes.Structure):
     )
 
 
+class SpreadDesc(ctypes.Structure):
+    _fields_ = fields(_int, "T", "B", "N", "taps", "steps", "lead", "threads") + fields(
+        _pointer, "x", "shares", "y", "sums"
+    )
+
+
 @cache
 def library() -> ctypes.CDLL:
     """The compiled sums. Raises: UserError if they cannot be compiled."""
     lib = compiled("delays")
     lib.synapses_forward.argtypes, lib.synapses_forward.restype = [_pointer] * 2, None
     lib.synapses_backward.argtypes, lib.synapses_backward.restype = [_pointer] * 4, None
-    lib.synapses_size.restype = _int
+    for function in (lib.spread_forward, lib.spread_correlate):
+        function.argtypes, function.restype = [_pointer], None
+    lib.synapses_size.restype = lib.spread_size.restype = _int
     return lib
 
 
@@ -121,3 +131,68 @@ def currents(connection: ConnectionSpec, below: Tensor | Events, shift: int) -> 
     spikes = below.flatten(2) if connection.kind == "delayed" and isinstance(below, Tensor) else None
     length = events.nb_steps + shift + connection.nb_taps - 1
     return _Arrivals.apply(events, length, shift, spikes, connection.weight, connection.delays)
+
+
+class _Spread(torch.autograd.Function):
+    """y (T + taps - 1, B, N) of x (T, B, N) and shares (taps, N); N is a multiple of LANES."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shares: Tensor) -> Tensor:
+        ctx.save_for_backward(x, shares)
+        return _filtered(x, shares, len(x) + len(shares) - 1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, shares = ctx.saved_tensors
+        gradient, g_x, g_shares = gradient.contiguous(), None, None
+        if ctx.needs_input_grad[0]:
+            g_x = _filtered(gradient, shares.flip(0), len(x), lead=len(shares) - 1)
+        if ctx.needs_input_grad[1]:
+            sums = torch.zeros(torch.get_num_threads(), *shares.shape)
+            desc = _describe(x, shares, gradient)
+            desc.sums = sums.data_ptr()
+            library().spread_correlate(ctypes.byref(desc))
+            g_shares = sums.sum(0)
+        return g_x, g_shares
+
+
+def _describe(x: Tensor, shares: Tensor, y: Tensor, lead: int = 0) -> SpreadDesc:
+    sizes = (*x.shape, len(shares), len(y), lead, torch.get_num_threads())
+    return SpreadDesc(*sizes, *(tensor.data_ptr() for tensor in (x, shares, y)))
+
+
+def _filtered(x: Tensor, shares: Tensor, steps: int, lead: int = 0) -> Tensor:
+    y = empty(steps, *x.shape[1:])
+    library().spread_forward(ctypes.byref(_describe(x, shares, y, lead)))
+    return y
+
+
+def spread(x: Tensor, shares: Tensor) -> Tensor:
+    """y[t] = sum_n shares[n] x[t - n] for every unit alone.
+
+    Args:
+        x: (T, B, N).
+        shares: (nb_taps, N).
+
+    Returns:
+        (T + nb_taps - 1, B, N).
+    """
+    nb_taps, nb_units = shares.shape
+    if x.device.type == "cpu" and x.dtype == shares.dtype == torch.float32 and compilable():
+        missing = -nb_units % LANES
+        y: Tensor = _Spread.apply(F.pad(x, (0, missing)).contiguous(), F.pad(shares, (0, missing)).contiguous())
+        return y[..., :nb_units]
+    kernel = shares.flip(0).T[:, None, :, None]  # one filter over time for each unit; units are the channels
+    y = F.conv2d(x.permute(2, 0, 1)[None], kernel, padding=(nb_taps - 1, 0), groups=nb_units)
+    return y[0].permute(1, 2, 0)
+
+
+@cache
+def compilable() -> bool:
+    """Whether the compiled sums are there."""
+    try:
+        library()
+    except UserError:
+        return False
+    return True

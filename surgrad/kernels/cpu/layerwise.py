@@ -15,20 +15,26 @@ from surgrad.kernels.contract import ConnectionSpec, LayerSpec, NetworkSpec
 from surgrad.kernels.cpu import adaptive, delays
 from surgrad.kernels.cpu import network as cpu
 from surgrad.kernels.events import Events
-from surgrad.kernels.state import AdaptiveLayerState, LayerState
+from surgrad.kernels.state import AnyLayerState, LayerState
 
 
 def needed(network: NetworkSpec) -> bool:
-    """Whether a network has adaptive neurons or learned delays."""
-    return any(layer.incoming.kind == "delayed" for layer in network.stack) or any(
-        layer.adaptation is not None for layer in network.layers
+    """Whether a network has adaptive neurons, learned delays or dropout in a loop."""
+    return any(layer.incoming.has_delays for layer in network.stack) or any(
+        layer.adaptation is not None or layer.has_recurrent_delays or layer.recurrent_dropout
+        for layer in network.layers
     )
 
 
 def unknown(layer: LayerSpec) -> str | None:
     """Why a layer is scanned by the reference, or None."""
-    if layer.recurrent is not None and layer.recurrent.own:
-        return f"{layer.recurrent.name} ({layer.recurrent.own})"
+    loop = layer.recurrent
+    if loop is not None and loop.own:
+        return f"{loop.name} ({loop.own})"
+    if loop is not None and loop.kind in ("delayed", "dendritic"):
+        return f"{loop.name} (recurrent delays that are not axonal)"
+    if loop is not None and layer.recurrent_dropout and loop.kind == "conv":
+        return f"{loop.name} (dropout in a recurrent convolution)"
     return (cpu if layer.adaptation is None else adaptive).unknown_neuron(layer)
 
 
@@ -64,18 +70,17 @@ def _drive(
 def _scan(
     layer: LayerSpec,
     current: Tensor,
-    old: LayerState | AdaptiveLayerState | None,
+    old: AnyLayerState | None,
     address: Address,
     memory: str = "full",
     return_membrane: bool = False,
-) -> tuple[Tensor, Tensor | None, LayerState | AdaptiveLayerState]:
+) -> tuple[Tensor, Tensor | None, AnyLayerState]:
     """As `reference.scan`."""
     if unknown(layer) is not None:
         return reference.scan(layer, current, old, address, memory, return_membrane)
-    if layer.adaptation is None:
-        assert not isinstance(old, AdaptiveLayerState)  # see `call.layer_state`
+    if layer.adaptation is None and not layer.has_recurrent_delays and not layer.recurrent_dropout:
+        assert old is None or isinstance(old, LayerState)  # see `call.layer_state`
         return cpu.scan(layer, current, old, address, memory, return_membrane)
-    assert not isinstance(old, LayerState)
     return adaptive.scan(layer, current, old, address, memory, return_membrane)
 
 

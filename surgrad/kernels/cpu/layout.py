@@ -94,7 +94,7 @@ def two_axes(sizes: Sequence[int], missing: int) -> tuple[int, int]:
 
 def pack_weight(connection: ConnectionSpec, below: Layout, out: Layout) -> Tensor:
     """Weights as (kernel_h, kernel_w, in_stride, stride): a dense connection is a kernel that covers its input."""
-    kernel = two_axes(below.unit_shape[1:] if connection.kind == "dense" else connection.kernel_size, 1)
+    kernel = two_axes(connection.kernel_size if connection.kind == "conv" else below.unit_shape[1:], 1)
     w = connection.known_weight.reshape(out.channels, below.channels, *kernel).permute(2, 3, 1, 0)
     return F.pad(w, (0, out.stride - out.channels, 0, below.stride - below.channels)).contiguous()
 
@@ -102,7 +102,7 @@ def pack_weight(connection: ConnectionSpec, below: Layout, out: Layout) -> Tenso
 def geometry(connection: ConnectionSpec, below: Layout, out: Layout) -> dict[str, int]:
     """What `ConnectionDesc` in connection.h says of a connection, apart from its weights."""
     height, width = below.grid
-    if connection.kind == "dense":
+    if connection.kind != "conv":
         kernel, step, pad, grid = (height, width), (1, 1), (0, 0), (1, 1)
     else:
         kernel, step = two_axes(connection.kernel_size, 1), two_axes(connection.stride, 1)

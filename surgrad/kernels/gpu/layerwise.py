@@ -11,28 +11,30 @@ from surgrad.kernels import reference
 from surgrad.kernels.call import Address
 from surgrad.kernels.contract import LayerSpec
 from surgrad.kernels.gpu import network as cuda
-from surgrad.kernels.state import AdaptiveLayerState, LayerState
+from surgrad.kernels.state import AnyLayerState, LayerState
 
 
 def unknown(layer: LayerSpec) -> str | None:
     """Why a layer is scanned by the reference, or None."""
     if layer.recurrent is not None and layer.recurrent.own:
         return f"{layer.recurrent.name} ({layer.recurrent.own})"
+    if layer.has_recurrent_delays or layer.recurrent_dropout:
+        return f"{layer.name} (recurrent {'delays' if layer.has_recurrent_delays else 'dropout'})"
     return cuda.unknown_neuron(layer)
 
 
 def _scan(
     layer: LayerSpec,
     current: Tensor,
-    old: LayerState | AdaptiveLayerState | None,
+    old: AnyLayerState | None,
     address: Address,
     memory: str = "full",
     return_membrane: bool = False,
-) -> tuple[Tensor, Tensor | None, LayerState | AdaptiveLayerState]:
+) -> tuple[Tensor, Tensor | None, AnyLayerState]:
     """As `reference.scan`."""
     if unknown(layer) is not None:
         return reference.scan(layer, current, old, address, memory, return_membrane)
-    assert not isinstance(old, AdaptiveLayerState)  # see `call.layer_state`
+    assert old is None or isinstance(old, LayerState)  # see `call.layer_state`
     return cuda.scan(layer, current, old, address, memory, return_membrane)
 
 

@@ -53,7 +53,7 @@ def obstacle(network: NetworkSpec) -> str | None:
         return network.changed_input
     for layer in network.stack:
         for connection in (layer.feedforward, getattr(layer, "recurrent", None)):
-            if connection is not None and (connection.own or connection.kind == "delayed"):
+            if connection is not None and (connection.own or connection.has_delays):
                 return f"{connection.name} ({connection.own or 'learned delays'})"
         if isinstance(layer, LayerSpec) and unknown_neuron(layer) is not None:
             return unknown_neuron(layer)

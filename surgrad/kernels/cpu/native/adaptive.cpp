@@ -1,6 +1,8 @@
 // A layer of adaptive LIF neurons through time, driven by a given current and by its own spikes. As in lif.cpp, a small group of
 // samples walks through all steps in blocks: spikes are kept as bits and the state at the start of each block, and the backward
 // pass computes the states of a block again before it runs the adjoint. Equations in surgrad/neurons/lif.py, `AdaptiveLIF`.
+// Own spikes may come back after delays, one for each neuron, and weighed for each sample: what arrives is then read off the bits of
+// the steps before.
 #include "identity.h"
 #include "network_run.h"
 
@@ -12,6 +14,11 @@ extern "C" struct AdaptiveDesc {
     const float* g_w_last;       // (B, places) or null
     float* g_w_first;            // (B, places) or null
     float *g_decay, *g_a, *g_b;  // (threads, places), zeroed
+    int64_t euler;               // whether the membrane feels w[t] instead of w[t+1]
+    int64_t taps;                // steps over which a spike comes back to the layer; 0: after one step, as it is
+    const float* shares;         // (taps, places) of a spike of each neuron
+    const float* kept;           // (B, places) weight of the neuron's spikes in its recurrence, or null
+    float* g_shares;             // (threads, taps, places), zeroed, or null
 };
 
 namespace {
@@ -27,16 +34,16 @@ struct States { float *i, *u, *w; };
 
 // One step of a row. With `threshold` spikes are drawn and written to `bits`; without it they are known (REPLAY) and the states
 // before the step go to `keep`.
-template <int RESET, bool REPLAY>
+template <int RESET, bool REPLAY, bool EULER>
 void step_row(const Row& k, const Coupling& c, const float* current, const float* threshold, States x, Bits* bits, States keep) {
     for (int64_t n = 0; n < k.n; n += LANES) {
         vf i = load(x.i + n), u = load(x.u + n), w = load(x.w + n);
         if (REPLAY) store(keep.i + n, i), store(keep.u + n, u), store(keep.w + n, w);
         else bits[n / LANES] = bits_of(u - 1.0f > (threshold ? load(threshold + n) : vf{}));
         vf s = zero_or_one(bits[n / LANES]);
-        w = next_w(w, after_reset<RESET>(u, s), s, load(c.d + n), load(c.a + n), load(c.b + n));
-        store(x.w + n, w);
-        store(x.u + n, next_u<RESET>(u, i - w, s, load(k.b + n), load(k.c + n)));
+        vf next = next_w(w, after_reset<RESET>(u, s), s, load(c.d + n), load(c.a + n), load(c.b + n));
+        store(x.w + n, next);
+        store(x.u + n, next_u<RESET>(u, i - (EULER ? w : next), s, load(k.b + n), load(k.c + n)));
         store(x.i + n, load(k.a + n) * i + load(current + n));
     }
 }
@@ -49,17 +56,17 @@ struct AdaptiveAdjointRow {
     float *g_syn, *g_mem, *g_d, *g_a, *g_b;  // sums of the derivatives by decays and couplings
     float dc;                // dc/db of the membrane: -1 if c = 1 - b, 0 if c = 1
 };
-template <int RESET, bool DIFF>
+template <int RESET, bool DIFF, bool EULER>
 void adaptive_adjoint_row(const Row& k, const Coupling& c, const AdaptiveAdjointRow& r) {
     auto add = [](float* to, vf value) { store(to, load(to) + value); };
     for (int64_t n = 0; n < k.n; n += LANES) {
         vf mem = load(k.b + n), gain = load(k.c + n), d = load(c.d + n), a = load(c.a + n), b = load(c.b + n);
         vf i = load(r.x.i + n), u = load(r.x.u + n), w = load(r.x.w + n), s = zero_or_one(r.bits[n / LANES]), stay = 1.0f - s;
         vf li = load(r.l.i + n), lu = load(r.l.u + n), gs = load(r.gs + n);
-        vf v = after_reset<RESET>(u, s), drive = i - next_w(w, v, s, d, a, b);
+        vf v = after_reset<RESET>(u, s), drive = i - (EULER ? w : next_w(w, v, s, d, a, b));
         vf kept = RESET >= SUBTRACTIVE ? lu : stay * lu;              // reaches u[t] through the leak
         vf driven = RESET == MULTIPLICATIVE ? kept : lu;              // reaches the drive i[t] - w[t+1]
-        vf lw = load(r.l.w + n) - gain * driven, dv = (1.0f - d) * a * lw;
+        vf felt = gain * driven, lw = EULER ? load(r.l.w + n) : load(r.l.w + n) - felt, dv = (1.0f - d) * a * lw;
         add(r.g_syn + n, li * i);
         add(r.g_mem + n, kept * (RESET == SUBTRACTIVE_LEAK ? v : u) + r.dc * driven * drive);
         add(r.g_d + n, lw * (w - a * v - b * s));
@@ -73,18 +80,18 @@ void adaptive_adjoint_row(const Row& k, const Coupling& c, const AdaptiveAdjoint
         store(r.dI + n, li);
         store(r.l.i + n, load(k.a + n) * li + gain * driven);
         store(r.l.u + n, mem * kept + (RESET >= SUBTRACTIVE ? dv : dv * stay) + load(r.h + n) * gs);
-        store(r.l.w + n, d * lw);
+        store(r.l.w + n, EULER ? d * lw - felt : d * lw);
     }
 }
 
 using Step = void (*)(const Row&, const Coupling&, const float*, const float*, States, Bits*, States);
 using AdaptiveAdjoint = void (*)(const Row&, const Coupling&, const AdaptiveAdjointRow&);
-const Step draw_rows[] = {step_row<0, false>, step_row<1, false>, step_row<2, false>, step_row<3, false>};
-const Step known_rows[] = {step_row<0, true>, step_row<1, true>, step_row<2, true>, step_row<3, true>};
-const AdaptiveAdjoint adaptive_adjoints[4][2] = {{adaptive_adjoint_row<0, false>, adaptive_adjoint_row<0, true>},
-                                                 {adaptive_adjoint_row<1, false>, adaptive_adjoint_row<1, true>},
-                                                 {adaptive_adjoint_row<2, false>, adaptive_adjoint_row<2, true>},
-                                                 {adaptive_adjoint_row<3, false>, adaptive_adjoint_row<3, true>}};
+#define BY_RESET(f, ...) {f<0, __VA_ARGS__>, f<1, __VA_ARGS__>, f<2, __VA_ARGS__>, f<3, __VA_ARGS__>}
+const Step draw_rows[2][4] = {BY_RESET(step_row, false, false), BY_RESET(step_row, false, true)};
+const Step known_rows[2][4] = {BY_RESET(step_row, true, false), BY_RESET(step_row, true, true)};
+const AdaptiveAdjoint adaptive_adjoints[2][2][4] = {
+    {BY_RESET(adaptive_adjoint_row, false, false), BY_RESET(adaptive_adjoint_row, true, false)},
+    {BY_RESET(adaptive_adjoint_row, false, true), BY_RESET(adaptive_adjoint_row, true, true)}};
 
 struct Group {  // samples [b0, b0 + nb) of a layer
     const AdaptiveDesc& desc;
@@ -103,9 +110,26 @@ struct Group {  // samples [b0, b0 + nb) of a layer
     Bits* bits(int64_t t, int64_t g) const { return (Bits*)(d.bits + ((b0 + g) * net.T + t) * y.words); }
     float* checkpoint(int64_t block, int64_t g) const { return d.checkpoints + (block * net.B + b0 + g) * 3 * P; }
 
-    void input(int64_t t, int64_t g, float* I, int32_t* events) const {
+    // What of the spikes before step t arrives there in the recurrence
+    void arrivals(int64_t t, int64_t g, float* to) const {
+        std::memset(to, 0, P * sizeof(float));
+        for (int64_t tap = 0; tap < std::min(desc.taps, t + 1); tap++) {
+            const Bits* s = run.own(0, b0 + g, t - 1 - tap);
+            const float* share = desc.shares + tap * P;
+            if (s)
+                for (int64_t n = 0; n < P; n += LANES) store(to + n, fused(zero_or_one(s[n / LANES]), load(share + n), load(to + n)));
+        }
+        weigh(g, to);
+    }
+    void weigh(int64_t g, float* x) const {
+        const float* kept = desc.kept + (b0 + g) * P;
+        if (desc.kept)
+            for (int64_t n = 0; n < P; n += LANES) store(x + n, load(kept + n) * load(x + n));
+    }
+    void input(int64_t t, int64_t g, float* I, int32_t* events, float* arrived) const {
         y.pad(d.current + (t * net.B + b0 + g) * y.n, I);
-        if (y.rec.exists) y.rec.gather(events, decode(run.own(0, b0 + g, t - 1), y.words, events), I);
+        if (desc.taps) arrivals(t, g, arrived), y.rec.gather_weighed(arrived, I);
+        else if (y.rec.exists) y.rec.gather(events, decode(run.own(0, b0 + g, t - 1), y.words, events), I);
     }
     const float* threshold(int64_t t, int64_t g, float* plain, float* padded) const {
         if (d.noise == STEP) return nullptr;
@@ -119,9 +143,9 @@ struct Group {  // samples [b0, b0 + nb) of a layer
 
     void forward() const {
         const size_t bytes = P * sizeof(float);
-        Scratch scratch(3 * row + 4 * (P + 64) + run.events + 64);
+        Scratch scratch(3 * row + 5 * (P + 64) + run.events + 64);
         States x = take(scratch, row);
-        float *I = scratch.take(P), *plain = scratch.take(P + 64), *padded = scratch.take(P + 64);
+        float *I = scratch.take(P), *arrived = scratch.take(P), *plain = scratch.take(P + 64), *padded = scratch.take(P + 64);
         int32_t* events = (int32_t*)scratch.take(run.events + 64);
         const Interrupted interrupted;
         initial_state(y, b0, nb, x.i, x.u);
@@ -137,9 +161,9 @@ struct Group {  // samples [b0, b0 + nb) of a layer
                     float* to = checkpoint(t / run.S, g);
                     for (float* from : {mine.i, mine.u, mine.w}) std::memcpy(to, from, bytes), to += P;
                 }
-                input(t, g, I, events);
+                input(t, g, I, events, arrived);
                 ((uint64_t*)bits(t, g))[y.words - 1] = 0;
-                draw_rows[d.reset](y.row, coupling, I, threshold(t, g, plain, padded), mine, bits(t, g), {});
+                draw_rows[desc.euler][d.reset](y.row, coupling, I, threshold(t, g, plain, padded), mine, bits(t, g), {});
                 expand(bits(t, g), P, I);
                 y.unpad(I, d.out + (t * net.B + b0 + g) * y.n);
             }
@@ -151,20 +175,42 @@ struct Group {  // samples [b0, b0 + nb) of a layer
         }
     }
 
+    // dL/d(what arrives) at step t from dL/dI[t], for later use by `collect`: back is a ring of `taps` steps
+    void send_back(int64_t t, const float* dI, float* back) const {
+        float* to = back + t % desc.taps * row;
+        std::memset(to, 0, row * sizeof(float));
+        y.rec.dense_adjoint(nb, dI, P, to, P);
+        for (int64_t g = 0; g < nb; g++) weigh(g, to + g * P);
+    }
+    // dL/ds[t] and dL/dshares from the steps at which s[t] arrives
+    void collect(int64_t t, const float* back, float* gs, int64_t thread) const {
+        for (int64_t tap = 0; tap < std::min(desc.taps, net.T - 1 - t); tap++)
+            for (int64_t g = 0; g < nb; g++) {
+                const float *from = back + (t + 1 + tap) % desc.taps * row + g * P, *share = desc.shares + tap * P;
+                float* sums = desc.g_shares ? desc.g_shares + (thread * desc.taps + tap) * P : nullptr;
+                const Bits* s = bits(t, g);
+                for (int64_t n = 0; n < P; n += LANES) {
+                    vf r = load(from + n);
+                    store(gs + g * P + n, fused(load(share + n), r, load(gs + g * P + n)));
+                    if (sums) store(sums + n, fused(zero_or_one(s[n / LANES]), r, load(sums + n)));
+                }
+            }
+    }
+
     void backward(int64_t thread) const {
         const int64_t S = run.S;
         const size_t bytes = P * sizeof(float);
-        Scratch scratch((6 * S + 8) * row + run.halo + run.events + 64 * PADDING);
+        Scratch scratch((7 * S + 8 + desc.taps) * row + run.halo + run.events + 64 * PADDING);
         States x = take(scratch, row), l = take(scratch, row), keep = take(scratch, S * row);
         float *h = scratch.take(S * row), *gs = scratch.take(S * row), *dI = scratch.take((S + 1) * row), *I = scratch.take(P);
-        float* halo = scratch.take(run.halo);
+        float *halo = scratch.take(run.halo), *arrived = scratch.take(S * row), *back = scratch.take(desc.taps * row);
         int32_t* events = (int32_t*)scratch.take(run.events + 64);
         std::memset(dI, 0, row * sizeof(float));
         last_gradient(d.g_i_last, b0 * P, l.i, nb * P);
         last_gradient(d.g_u_last, b0 * P, l.u, nb * P);
         last_gradient(desc.g_w_last, b0 * P, l.w, nb * P);
         const Interrupted interrupted;
-        const auto adjoint = adaptive_adjoints[d.reset][d.diff_reset != 0];
+        const auto adjoint = adaptive_adjoints[desc.euler][d.diff_reset != 0][d.reset];
         for (int64_t block = (net.T - 1) / S; block >= 0; block--) {
             const int64_t t0 = block * S, t1 = std::min(t0 + S, net.T);
             std::memcpy(dI + (t1 - t0) * row, dI, row * sizeof(float));  // of the first step of the block after this one
@@ -176,15 +222,18 @@ struct Group {  // samples [b0, b0 + nb) of a layer
                 for (int64_t g = 0; g < nb; g++) {
                     if (interrupted(y.work())) return;
                     const int64_t k = (t - t0) * row + g * P;
-                    input(t, g, I, events);
-                    known_rows[d.reset](y.row, coupling, I, nullptr, at(x, g * P), bits(t, g), at(keep, k));
+                    input(t, g, I, events, arrived + k);
+                    known_rows[desc.euler][d.reset](y.row, coupling, I, nullptr, at(x, g * P), bits(t, g), at(keep, k));
                     surrogate_row(d.surrogate, d.surrogate_p, keep.u + k, bits(t, g), h + k, P);
                     y.pad(d.g_out + t * d.g_out_t + (b0 + g) * d.g_out_b, gs + k);
                 }
             for (int64_t t = t1 - 1; t >= t0; t--) {
                 if (interrupted(nb * y.work())) return;
                 const int64_t k = (t - t0) * row;
-                if (y.rec.exists) {  // s[t] enters I[t+1]
+                if (desc.taps) {
+                    if (t + 1 < net.T) send_back(t + 1, dI + k + row, back);
+                    collect(t, back, gs + k, thread);
+                } else if (y.rec.exists) {  // s[t] enters I[t+1]
                     const float* next = dI + k + row;
                     if (y.rec.single()) y.rec.dense_adjoint(nb, next, P, gs + k, P);
                     else
@@ -196,7 +245,9 @@ struct Group {  // samples [b0, b0 + nb) of a layer
                             {h + here, gs + here, bits(t, g), at(keep, here), at(l, g * P), dI + here, d.g_a + thread * P, d.g_b + thread * P,
                              desc.g_decay + thread * P, desc.g_a + thread * P, desc.g_b + thread * P, d.unit_gain ? -1.0f : 0.0f});
                     if (d.g_current) y.unpad(dI + here, d.g_current + (t * net.B + b0 + g) * y.n);
-                    if (d.g_recurrent)
+                    if (d.g_recurrent && desc.taps)
+                        y.rec.scatter_weighed(arrived + here, dI + here, d.g_recurrent + thread * y.rec.weights());
+                    else if (d.g_recurrent)
                         y.rec.scatter(events, decode(run.own(0, b0 + g, t - 1), y.words, events), dI + here,
                                       d.g_recurrent + thread * y.rec.weights());
                 }

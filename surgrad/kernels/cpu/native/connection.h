@@ -144,6 +144,20 @@ struct Connection : ConnectionDesc {
         }
         for (int v = 0; v < NV; v++) store(to + v * LANES, sum[v]);
     }
+    // current += W s, and dW += their outer product, of a dense connection for analogue s, most of it 0
+    void gather_weighed(const float* s, float* current) const {
+        for (int64_t m = 0; m < in_units(); m++)
+            if (s[m] != 0.0f)
+                for (int64_t j = 0; j < stride; j += LANES) store(current + j, fused(splat(s[m]), load(forward + m * stride + j), load(current + j)));
+    }
+    void scatter_weighed(const float* s, const float* adjoint_current, float* gradient) const {
+        for (int64_t m = 0; m < in_units(); m++)
+            if (s[m] != 0.0f)
+                for (int64_t j = 0; j < stride; j += LANES) {
+                    float* to = gradient + m * stride + j;
+                    store(to, fused(splat(s[m]), load(adjoint_current + j), load(to)));
+                }
+    }
     // dW += (outer product of the active units and the adjoint current)
     void scatter(const int32_t* events, int64_t nb_events, const float* adjoint_current, float* gradient) const {
         add_rows<false>(events, nb_events, gradient, const_cast<float*>(adjoint_current));

@@ -2,6 +2,7 @@
 // c spikes (c = 1 where they are not counted) adds c times
 //     w0[j][i] to I[t + k[j][i]][i]    and    w1[j][i] to I[t + k[j][i] + 1][i]
 // for every neuron i: a delay between k and k + 1 steps is shared between the two (surgrad/network/connections.py, `DelayedDense`).
+// Delays of neurons alone are a sum over time for every unit, `SpreadDesc`.
 // One sample at a time lies in the cache. With delays its currents are kept neuron by neuron, so that the two arrivals are neighbours.
 #include <algorithm>
 #include <cstdint>
@@ -23,6 +24,15 @@ extern "C" struct SynapsesDesc {
     const float* counts;           // spikes of every event, or null: one
 };
 
+// y[t + lead] = sum_k shares[k] x[t + lead - k] for every unit alone, and the sums of x[t + lead - k] y[t] for every k
+extern "C" struct SpreadDesc {
+    int64_t T, B, N, taps;     // x (T, B, N); N is a multiple of PADDING
+    int64_t steps, lead;       // y (steps, B, N) begins `lead` steps later than x
+    int64_t threads;
+    const float *x, *shares;   // shares (taps, N)
+    float *y, *sums;           // sums (threads, taps, N), zeroed
+};
+
 namespace {
 
 using Desc = SynapsesDesc;
@@ -32,8 +42,8 @@ pair& at(float* p, int64_t k) { return *(pair*)(p + k); }
 pair at(const float* p, int64_t k) { return *(const pair*)(p + k); }
 
 // Samples in fixed shares, so that sums over them are the same in every run
-template <class F>
-void over_samples(const Desc& d, F f) {
+template <class D, class F>
+void over_samples(const D& d, F f) {
     const int64_t parts = std::max<int64_t>(1, std::min(d.threads, d.B));
     share(parts, [&](int64_t part) {
         for (int64_t b = d.B * part / parts; b < d.B * (part + 1) / parts; b++) f(b, part);
@@ -99,6 +109,43 @@ void back_to_spikes(const Desc& d, const float* gradient, float* out) {
     }
 }
 
+// One sample of (steps, B, N) as (steps, N): far rows of a power of two apart would share few places of the cache
+const float* alone(const float* all, int64_t steps, int64_t B, int64_t N, int64_t b, std::vector<float>& to) {
+    to.resize(steps * N);
+    for (int64_t t = 0; t < steps; t++) std::memcpy(to.data() + t * N, all + (t * B + b) * N, N * sizeof(float));
+    return to.data();
+}
+void spread(const SpreadDesc& d, int64_t b, std::vector<float>& memory) {
+    constexpr int64_t NV = PADDING / LANES;
+    const float* x = alone(d.x, d.T, d.B, d.N, b, memory);
+    const Interrupted interrupted;
+    for (int64_t t = 0; t < d.steps && !interrupted(d.N * d.taps); t++) {
+        const int64_t s = t + d.lead, k0 = std::max<int64_t>(0, s - d.T + 1), k1 = std::min(d.taps, s + 1);
+        for (int64_t n = 0; n < d.N; n += PADDING) {
+            vf sum[NV] = {};
+            for (int64_t k = k0; k < k1; k++)
+                for (int v = 0; v < NV; v++)
+                    sum[v] = fused(load(d.shares + k * d.N + n + v * LANES), load(x + (s - k) * d.N + n + v * LANES), sum[v]);
+            for (int v = 0; v < NV; v++) store(d.y + (t * d.B + b) * d.N + n + v * LANES, sum[v]);
+        }
+    }
+}
+void correlate(const SpreadDesc& d, int64_t b, std::vector<float>& memory, std::vector<float>& more, float* sums) {
+    const float *x = alone(d.x, d.T, d.B, d.N, b, memory), *y = alone(d.y, d.steps, d.B, d.N, b, more);
+    const Interrupted interrupted;
+    for (int64_t k = 0; k < d.taps && !interrupted(d.N * d.T); k++) {
+        const int64_t t0 = std::max<int64_t>(0, k - d.lead), t1 = std::min(d.steps, d.T + k - d.lead);
+        for (int64_t n = 0; n < d.N; n += LANES) {
+            vf sum = load(sums + k * d.N + n), more{};
+            for (int64_t t = t0; t < t1; t += 2) {
+                sum = fused(load(x + (t + d.lead - k) * d.N + n), load(y + t * d.N + n), sum);
+                if (t + 1 < t1) more = fused(load(x + (t + 1 + d.lead - k) * d.N + n), load(y + (t + 1) * d.N + n), more);
+            }
+            store(sums + k * d.N + n, sum + more);
+        }
+    }
+}
+
 // Between one sample's own layout and (length, B, nb_out)
 template <class F>
 void each_step(const Desc& d, int64_t b, F copy) {
@@ -151,5 +198,19 @@ void synapses_backward(const Desc* desc, const float* gradient, float* sums, flo
     });
 }
 
+void spread_forward(const SpreadDesc* desc) {
+    Call call;
+    std::vector<std::vector<float>> memory(desc->threads);
+    over_samples(*desc, [&](int64_t b, int64_t part) { spread(*desc, b, memory[part]); });
+}
+void spread_correlate(const SpreadDesc* desc) {
+    Call call;
+    std::vector<std::vector<float>> memory(2 * desc->threads);
+    over_samples(*desc, [&](int64_t b, int64_t part) {
+        correlate(*desc, b, memory[2 * part], memory[2 * part + 1], desc->sums + part * desc->taps * desc->N);
+    });
+}
+
+int64_t spread_size() { return sizeof(SpreadDesc); }
 int64_t synapses_size() { return sizeof(Desc); }
 }
