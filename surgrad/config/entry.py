@@ -17,17 +17,16 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError
 
 from surgrad.config import launchers
-from surgrad.config.check import check_settings
+from surgrad.config.check import check_settings, resolved
 from surgrad.config.command_line import command_line, options, translated
 from surgrad.config.common import CommonConfig, resolve_device, use_threads
 from surgrad.config.explain import CONFIG_ERRORS, explain
 from surgrad.config.help import help_text
 from surgrad.config.hydra_setup import CONFIGS, errors_as_raised, remove_empty, store, write_record
 from surgrad.config.jobs import Job, jobs
-from surgrad.config.names import named
+from surgrad.config.names import known_id, named
 from surgrad.errors import UserError
 from surgrad.paths import runs_folder
 from surgrad.runs.folder import Run, RunDone, open_run
@@ -40,8 +39,7 @@ log = logging.getLogger(__name__)
 
 def _run_id(_root_: DictConfig) -> str:
     """`${run_id:}` in hydra.run.dir: a run with any other setting gets another folder, the same command the same."""
-    keys = [key for key in _root_ if key not in NOT_IDENTITY]
-    return run_id({str(key): _resolved(_root_, str(key)) for key in keys})
+    return known_id() or run_id(resolved(_root_, without=NOT_IDENTITY))
 
 
 def _run_leaf(above: str, leaf: str, _root_: DictConfig) -> str:
@@ -55,18 +53,6 @@ def _run_leaf(above: str, leaf: str, _root_: DictConfig) -> str:
         return there[0]
     overrides = [str(override) for override in OmegaConf.select(_root_, "hydra.overrides.task", default=[])]
     return f"{named(leaf, Path(above).parts, overrides)}-{own_id}"
-
-
-def _resolved(config: DictConfig, key: str) -> Any:
-    if OmegaConf.is_missing(config, key):
-        return "???"
-    try:
-        value = config[key]
-    except InterpolationResolutionError as error:
-        if "Recursive" not in str(error):
-            raise
-        raise UserError(f"{key}: refers to itself") from error
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 # process-wide, as Hydra's own resolvers are; importing this module again (in a sweep's workers) changes nothing
@@ -209,7 +195,7 @@ def _run(
 ) -> Any:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        cfg, settings = check_settings(composed.copy(), schema)
+        cfg, settings = check_settings(composed, schema)
         rerun = getattr(cfg, "rerun", "missing")
         device = resolve_device(str(getattr(cfg, "device", "auto")))
         launchers.take_gpu(device, HydraConfig.get().job)

@@ -3,12 +3,12 @@
 import importlib.util
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -32,27 +32,25 @@ class Job:
 
     Args:
         overrides: of the command line, as Hydra reads them.
-        composed: the composed configuration; jobs share the node `hydra`.
+        choices: the option chosen for each group.
+        composed: the composed configuration, without Hydra's node.
         schema: dataclass of the suite.
     """
 
     overrides: tuple[str, ...]
+    choices: Mapping[str, Any]
     composed: DictConfig
     schema: type
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The configuration as a run folder records it."""
-        composed = self.composed.copy()
-        with open_dict(composed):
-            composed.pop("hydra", None)
-        settings: dict[str, Any] = check_settings(composed, self.schema)[1]
+        settings: dict[str, Any] = check_settings(self.composed, self.schema)[1]
         return settings
 
     def get(self, key: str) -> Any:
         """The option chosen for a group, or a value of the configuration by its dotted key; None without one."""
-        chosen = self.composed.hydra.runtime.choices
-        return chosen[key] if key in chosen else OmegaConf.select(self.composed, key)
+        return self.choices[key] if key in self.choices else OmegaConf.select(self.composed, key)
 
 
 @cache
@@ -102,13 +100,21 @@ def jobs(configs: Path, schema: type, arguments: Sequence[str]) -> list[Job]:
             loader = GlobalHydra.instance().config_loader()
             if not parsed.multirun:
                 composed = loader.load_configuration(name, overrides, run_mode=RunMode.RUN)
-                return [Job(tuple(overrides), composed, schema)]
+                return [_job(overrides, composed, schema)]
             master = loader.load_configuration(name, overrides, run_mode=RunMode.MULTIRUN)
             swept = master.hydra.sweeper.get("params") or {}
             lines = [*(f"{key}={value}" for key, value in swept.items()), *master.hydra.overrides.task]
             parser = OverridesParser.create(config_loader=loader)
             (products,) = BasicSweeper.split_arguments(parser.parse_overrides(lines), None)
             composed_jobs = Composer(loader, master)([list(product) for product in products])
-            return [Job(tuple(product), composed, schema) for product, composed in composed_jobs]
+            return [_job(product, composed, schema) for product, composed in composed_jobs]
     except CONFIG_ERRORS as error:
         raise UserError(f"{' '.join(arguments)}: {explain(error, options('.', [configs]))}") from error
+
+
+def _job(overrides: Sequence[str], composed: DictConfig, schema: type) -> Job:
+    """A job with a copy of what is composed for it."""
+    choices = cast(dict[str, Any], OmegaConf.to_container(composed.hydra.runtime.choices))
+    with open_dict(composed):
+        del composed["hydra"]
+    return Job(tuple(overrides), choices, composed.copy(), schema)

@@ -10,6 +10,9 @@ from surgrad.runs.record import NOT_IDENTITY
 
 #: Keys that the sweep sweeps whose runs are being planned; None outside of sweeps.
 _swept: ContextVar[Sequence[str] | None] = ContextVar("swept", default=None)
+#: The id of the run that is being named, where it is known already.
+_id: ContextVar[str] = ContextVar("id", default="")
+known_id = _id.get
 MOST_CHARACTERS = 100
 
 
@@ -29,6 +32,16 @@ def sweep_of(products: Sequence[Sequence[str]]) -> Iterator[None]:
         yield
     finally:
         _swept.reset(token)
+
+
+@contextmanager
+def run_of(id_: str) -> Iterator[None]:
+    """Name a run inside of which the id is known."""
+    token = _id.set(id_)
+    try:
+        yield
+    finally:
+        _id.reset(token)
 
 
 def named(leaf: str, above: Collection[str], overrides: Iterable[str]) -> str:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from surgrad.config.check import check_settings
 from surgrad.config.entry import JobFailed, preflight
 from surgrad.config.explain import CONFIG_ERRORS, explain
+from surgrad.config.names import run_of
 from surgrad.errors import UserError
 from surgrad.runs.folder import require_same
-from surgrad.runs.record import RunRecord
+from surgrad.runs.record import RunRecord, run_id
 from surgrad.runs.stopping import signals_as_exit
 from surgrad.runs.tables import sweep_table
 
@@ -87,30 +88,20 @@ def _planned(overrides: list[str], config: DictConfig, schema: type) -> Job:
     global_config: Any = HydraConfig.instance()  # its set_config would copy
     before, global_config.cfg = global_config.cfg, config
     try:
-        folder, name, unnamed = _folder(config)
-        with open_dict(config):
-            del config["hydra"]
         cfg, settings = check_settings(config, schema)
         preflight(cfg)
+        whole = OmegaConf.get_type(config) is schema  # else the id is of a configuration without defaults
+        with run_of(run_id(settings) if whole else ""):
+            name = str(config.hydra.sweep.subdir)
+            folder = Path(config.hydra.sweep.dir, name).absolute()
     finally:
         global_config.cfg = before
-    if unnamed:
-        raise unnamed
     rerun = getattr(cfg, "rerun", "missing")
     own = any(override.lstrip("+").startswith("hydra.sweep.subdir=") for override in overrides)
     job = Job(overrides, folder, rerun, "" if own else f"hydra.sweep.subdir='{name}'")
     if job.stamp and rerun != "all":
         require_same(folder, settings)
     return job
-
-
-def _folder(config: DictConfig) -> tuple[Path, str, Exception | None]:
-    """The run folder and its name, or why it has none: a mistake of which `check_settings` says more."""
-    try:
-        name = str(config.hydra.sweep.subdir)
-        return Path(config.hydra.sweep.dir, name).absolute(), name, None
-    except (UserError, *CONFIG_ERRORS) as error:
-        return Path(), "", error
 
 
 def run(jobs: Sequence[Job], launch: Launch, batch_size: int | None) -> None:

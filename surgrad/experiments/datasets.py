@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 from surgrad.config import validate
 from surgrad.config.build import build
@@ -320,7 +320,7 @@ def dataset_config(content: Any, kind: type[D] = DatasetConfig) -> D:  # type: i
         raise UserError("dataset: is empty; choose one, e.g. dataset=spiking_digits")
     name = content.get("name")
     own = OwnConfig if "source" in content else DATASETS.get(str(name), HDF5Config)
-    checked: D = check(OmegaConf.create({"dataset": dict(content)}), _wrapper(kind, own)).dataset  # type: ignore[arg-type]  # a class is hashable
+    checked: D = check({"dataset": dict(content)}, _wrapper(kind, own)).dataset  # type: ignore[arg-type]  # a class is hashable
     return checked
 
 

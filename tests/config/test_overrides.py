@@ -1,7 +1,9 @@
 """Mistaken and published overrides of every suite: one line that names the key, before anything is written."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import initialize_config_dir
@@ -10,6 +12,7 @@ from hydra.types import RunMode
 from suites import schema_of
 
 from surgrad.config import sweeps
+from surgrad.config.check import check, check_settings, resolved
 from surgrad.config.command_line import options, translated
 from surgrad.config.composing import Composer
 from surgrad.config.entry import entry
@@ -207,3 +210,37 @@ def test_published_commands_are_understood_and_every_data_set_fits(
         store(schema_of(suite), Path("Runs"), "run")
     else:
         assert len(planned(suite, listed)) == 1
+
+
+def test_jobs_are_composed_as_hydra_composes_them_whatever_the_jobs_before_changed():
+    """Overrides of a value, of a whole node and of a choice of files; what a job shares with the one before, too."""
+    products = [
+        *(["method.lr=0.1"], ["seed=3", "fano.repeats=7"], ["method=superspike", "method.lr=0.2"], ["seed=4"]),
+        *(["dataset.nb_filters=[2,3,4]", "method.lr=0.1"], ["plotting={nb_samples: 2}"], ["method.lr=0.3"], []),
+    ]
+    schema = schema_of("classification")
+    store(schema, Path("Runs"), "run")
+    with initialize_config_dir(str(CONFIGS / "classification"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
+        for overrides, config in Composer(loader, master)(products):
+            expected = loader.load_sweep_config(master, overrides)
+            assert list(config.hydra.overrides.task) == list(expected.hydra.overrides.task)
+            assert config.hydra.job.override_dirname == expected.hydra.job.override_dirname
+            assert resolved(config) == resolved(expected)
+            assert check_settings(config, schema) == check_settings(expected, schema)
+
+
+def test_values_that_read_alike_are_checked_apart():
+    @dataclass
+    class Schema:
+        any: Any = None
+        number: float = 0.0
+
+    assert [type(check({"any": value}, Schema).any) for value in (1, 1.0, True, "1", 1)] == [int, float, bool, str, int]
+    first = check({"any": [1]}, Schema)
+    first.any.append(2)
+    assert check({"any": [1]}, Schema).any == [1]
+    assert type(check({"number": 1}, Schema).number) is float
+    with pytest.raises(UserError, match="number=x: wanted float"):
+        check({"any": 1, "number": "x"}, Schema)
