@@ -97,8 +97,8 @@ KINDS: dict[str, Damage] = {"flips": flipped, "blocks": zeroed, "cuts": cut, "ra
 
 # ---------------------------------------------------------------- what is read
 def _states(folder: Path) -> Any:
-    names = states.state_names(folder / "state.h5")
-    return {name: states.read_state(folder / "state.h5", name)[0].tolist() for name in names}
+    names = states.state_names(folder)
+    return {name: states.read_state(folder, name)[0].tolist() for name in names}
 
 
 def _checkpoint(folder: Path) -> Any:

@@ -3,7 +3,8 @@
     config.yaml     the configuration as checked, all defaults filled in, nothing left to interpolate
     .hydra/         as Hydra composed it (scripts only): config.yaml, overrides.yaml, hydra.yaml
     metrics.csv     one row per epoch            summary.json    status, final numbers, versions, times
-    state.h5        recorded arrays              checkpoint.pt   to go on from; checkpoint.prev.pt the one before
+    state.h5        recorded arrays (parts of it while the run goes on)
+    checkpoint.pt   to go on from; checkpoint.prev.pt the one before
     Plots/*.png     figures                      run.log, traceback.txt, wandb/
     .surgrad        says that the folder is a run's, of which configuration and which data
 
@@ -210,7 +211,7 @@ def _is_complete(folder: Path, summary: Mapping[str, Any]) -> bool:
     facts = summary.get("metrics")
     reason = MetricsTable(folder / "metrics.csv").holds(facts) if isinstance(facts, Mapping) else ""
     try:
-        states.require_states(folder / "state.h5", summary.get("states"))
+        states.require_states(folder, summary.get("states"))
     except files.Damaged as error:
         reason = reason or str(error)
     if reason:
@@ -220,9 +221,10 @@ def _is_complete(folder: Path, summary: Mapping[str, Any]) -> bool:
 
 def _clear(folder: Path, resuming: bool) -> None:
     """Remove what an earlier attempt has left half written, or what will be computed again."""
-    leftovers = [f"{name}.tmp" for name in ("config.yaml", "metrics.csv", "summary.json", "state.h5", "checkpoint.pt")]
-    leftovers += ["traceback.txt", f"{marker.NAME}.tmp"]
-    for name in leftovers if resuming else [*leftovers, "metrics.csv", "state.h5"]:
+    leftovers = [f"{name}.tmp" for name in ("config.yaml", "metrics.csv", "summary.json", "checkpoint.pt")]
+    leftovers += ["traceback.txt", f"{marker.NAME}.tmp", *(path.name for path in folder.glob("state.*h5.tmp"))]
+    again = [] if resuming else ["metrics.csv", *(path.name for path in states.state_files(folder))]
+    for name in leftovers + again:
         with files.writing(folder / name):
             (folder / name).unlink(missing_ok=True)
 

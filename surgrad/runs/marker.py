@@ -6,6 +6,7 @@ and "versions", or config.yaml, run.log and .lock; its files need no checksum un
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from surgrad.runs.files import Damaged, read_json, write_json
 
 NAME = ".surgrad"
 SCHEMA = 1
+
+#: Names of the parts of state.h5.
+STATE_PART = re.compile(r"state\.(\d{6})\.h5")
 
 #: What may be in a folder before its run begins: what locks, Hydra and launchers put there, and a marker half written.
 _BEFORE = {*lock.NAMES, ".hydra", "wandb", f"{NAME}.tmp"}
@@ -89,7 +93,8 @@ def is_ours(folder: Path) -> bool:
 def require_ours(folder: Path) -> None:
     """Raise UserError if a folder holds anything that no run has put there, or a link where a run would write."""
     entries = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    links = [name for name in entries if name in _WRITTEN and (folder / name).is_symlink()]
+    written = [name for name in entries if name in _WRITTEN or STATE_PART.fullmatch(name)]
+    links = [name for name in written if (folder / name).is_symlink()]
     if links:
         raise UserError(f"{folder / links[0]} is a link: a run would write where it leads; remove it")
     foreign = [name for name in entries if name not in _BEFORE and not _is_log(name)]

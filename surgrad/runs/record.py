@@ -182,15 +182,15 @@ class RunRecord:
     @property
     def states(self) -> list[str]:
         """Names of the recorded arrays. Raises Damaged."""
-        return states.state_names(self.folder / "state.h5")
+        return states.state_names(self.folder)
 
     def state(self, name: str) -> np.ndarray:
         """A recorded array. Raises KeyError naming those there are; Damaged."""
-        return states.read_state(self.folder / "state.h5", name)[0]
+        return states.read_state(self.folder, name)[0]
 
     def attributes(self, name: str) -> dict[str, Any]:
         """Attributes (units, …) of a recorded array."""
-        return states.read_state(self.folder / "state.h5", name)[1]
+        return states.read_state(self.folder, name)[1]
 
     def checkpoint(self) -> dict[str, Any] | None:
         """The last checkpoint that is whole, on the CPU."""

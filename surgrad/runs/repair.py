@@ -32,7 +32,7 @@ def damages(folder: Path) -> list[Damaged]:
             raise Damaged(folder / "metrics.csv", reason)
 
     def arrays() -> None:
-        states.require_states(folder / "state.h5", record.summary.get("states"))
+        states.require_states(folder, record.summary.get("states"))
 
     looks = (
         lambda: marker.read_marker(folder),

@@ -77,10 +77,10 @@ class Run:
         return path
 
     def state(self, name: str, array: Any, units: str | None = None, **attributes: Any) -> None:
-        """Record an array in state.h5 under `name` ("epoch_10/spikes-hid_0"); one of the same name is replaced.
+        """Record an array under `name` ("epoch_10/spikes-hid_0"); one of the same name is replaced.
 
-        uint8 and bool arrays are chunked and compressed. Written at the next checkpoint, flush or the end, all
-        at once: a killed run loses only what it will compute again.
+        uint8 and bool arrays are chunked and compressed. Written at the next checkpoint, flush or the end, all at once:
+        a killed run loses only what it will compute again. At the end all are in state.h5.
         """
         if isinstance(array, torch.Tensor):
             array = array.detach().cpu().numpy()
@@ -130,14 +130,14 @@ class Run:
         content, facts = found
         self._states = list(facts.get("states") or [])
         foreign = facts and facts.get("run_id") != self.summary.get("run_id")
-        if foreign and (self.folder / "state.h5").exists():  # of fewer epochs: without what those ended with
-            self._states = states.write_states(self.folder / "state.h5", {}, keep=self._states)
+        if foreign:  # of fewer epochs: without what those ended with
+            self._states = states.join_states(self.folder, keep=self._states)
         for key, value in (facts.get("summary") or {}).items():
             self.summary.setdefault(key, value)
         return content
 
     def flush(self) -> None:
-        """Bring state.h5 and summary.json up to date."""
+        """Bring recorded arrays and summary.json up to date."""
         self._write_states()
         self._write_summary()
 
@@ -155,9 +155,9 @@ class Run:
         return self._metrics.damage or (f"metrics.csv has no row of its epoch {epoch}" if lost else "")
 
     def _arrays_missing(self, facts: dict[str, Any]) -> str:
-        """Why state.h5 does not hold what a checkpoint counts on."""
+        """Why recorded arrays that a checkpoint counts on are not there."""
         try:
-            states.require_states(self.folder / "state.h5", facts.get("states"))
+            states.require_states(self.folder, facts.get("states"))
         except files.Damaged as error:
             return str(error)
         return ""
@@ -173,7 +173,8 @@ class Run:
 
     def _write_states(self) -> None:
         if self._pending:
-            self._states = states.write_states(self.folder / "state.h5", self._pending)
+            states.write_states(self.folder, self._pending)
+            self._states = sorted({*self._states, *self._pending})
             self._pending = {}
 
     def _write_summary(self, *, sync: bool = True) -> None:
@@ -190,6 +191,7 @@ class Run:
         if error is None:
             self._metrics.sync()
             self._write_states()
+            self._states = states.join_states(self.folder)
             self.summary.pop("rows_of_shorter", None)
             self.summary |= {"status": "done", "metrics": self._metrics.facts(), "states": self._states}
         elif isinstance(error, KeyboardInterrupt | SystemExit):

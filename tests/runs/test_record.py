@@ -147,9 +147,14 @@ def bad_byte(where: Path) -> None:
     (where / "metrics.csv").write_bytes(b"\xff" + (where / "metrics.csv").read_bytes())
 
 
+def file_of(where: Path, name: str) -> Path:
+    """A file of a run; of one that goes on, a part of state.h5 in its place."""
+    return next(iter(sorted(where.glob("state.0*.h5"))), where / name) if name == "state.h5" else where / name
+
+
 def lose(name: str):
     def apply(where: Path) -> None:
-        (where / name).unlink()
+        file_of(where, name).unlink()
 
     apply.__name__ = f"lose_{name}"
     return apply
@@ -157,7 +162,7 @@ def lose(name: str):
 
 def spoil(name: str):
     def apply(where: Path) -> None:
-        (where / name).write_bytes(b"\x00\xff{{: garbage")
+        file_of(where, name).write_bytes(b"\x00\xff{{: garbage")
 
     apply.__name__ = f"spoil_{name}"
     return apply
@@ -165,8 +170,8 @@ def spoil(name: str):
 
 def cut(name: str):
     def apply(where: Path) -> None:
-        content = (where / name).read_bytes()
-        (where / name).write_bytes(content[: len(content) // 2])
+        path = file_of(where, name)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
     apply.__name__ = f"cut_{name}"
     return apply
