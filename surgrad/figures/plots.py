@@ -1,5 +1,6 @@
 """Every figure of the suite, in one style: functions take arrays and return a figure, neither shown nor saved."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, cast
@@ -74,9 +75,11 @@ def legend_outside(figure: Figure, axes: Sequence[Axes], *, ncols: int | None = 
             entries.setdefault(name, handle)
     if not entries:
         return
-    per_entry = 0.55 + 0.062 * max(map(len, entries))  # inches at the legend's size of letters
-    fitting = max(1, min(len(entries), int(figure.get_size_inches()[0] / per_entry)))
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=ncols or fitting, **options)
+    width = figure.get_size_inches()[0]
+    names = [textwrap.fill(name, int((width - 0.6) / 0.062)) for name in entries]  # inches of a letter
+    per_entry = 0.55 + 0.062 * max(len(line) for name in names for line in name.splitlines())
+    fitting = max(1, min(len(entries), int(width / per_entry)))
+    figure.legend(entries.values(), names, loc="outside lower center", ncols=ncols or fitting, **options)
 
 
 def class_color(label: int) -> tuple[float, ...]:
@@ -114,8 +117,7 @@ def _finish(axes: np.ndarray, populations: Sequence[np.ndarray], duration: float
             axes[row, 0].set_ylim(-0.02 * size, 1.02 * size)
             axes[row, 0].set_yticks([0, size])
     for ax in axes[-1]:
-        ax.set_xlabel("time (ms)")
-        ax.set_xlim(0, duration * 1e3)
+        ax.set(xlabel="time (ms)", xlim=(0, duration * 1e3))
 
 
 def activity(
@@ -188,11 +190,8 @@ def trials(spikes: np.ndarray, neurons: Sequence[int], dt: float, *, alpha: floa
         figure, axes = panels(1, len(neurons), (0.6 + 1.5 * len(neurons), 1.9), sharex=True, sharey=True)
         for k, neuron in enumerate(neurons):
             raster(axes[0, k], spikes[:, :, k], dt, alpha=alpha)
-            axes[0, k].set_title(f"neuron {neuron}")
-            axes[0, k].set_xlabel("time (ms)")
-        axes[0, 0].set_xlim(0, len(spikes) * dt * 1e3)
-        axes[0, 0].set_ylim(-1, spikes.shape[1])
-        axes[0, 0].set_ylabel("trial")
+            axes[0, k].set(title=f"neuron {neuron}", xlabel="time (ms)")
+        axes[0, 0].set(xlim=(0, len(spikes) * dt * 1e3), ylim=(-1, spikes.shape[1]), ylabel="trial")
         if title:
             figure.suptitle(title, fontsize=8)
     return figure

@@ -153,7 +153,8 @@ def _files(folder: Path) -> list[str]:
 # ---------------------------------------------------------------- compare
 def compare_runs(args: argparse.Namespace) -> Iterator[str]:
     """The runs' settings and final numbers side by side, and their curves in a figure."""
-    from surgrad.figures.runs import curves  # only here: tables do without matplotlib
+    from surgrad.figures.runs import curves  # only here: tables do without matplotlib and scipy
+    from surgrad.runs.intervals import curve
 
     found = sorted(find(args.where), key=lambda record: tables.natural(record.name))
     yield from (f"left out: {record.name}: damaged ({record.damage})" for record in found if record.damage)
@@ -180,7 +181,12 @@ def compare_runs(args: argparse.Namespace) -> Iterator[str]:
         own_id = record.folder.name.rpartition("-")[2]
         rows.append([name, tables.number(differs.get("seed")), record.status, *cells, own_id])
     yield tables.render(["run", "seed", "status", *numbers, "id"], rows, width=_width())
-    figure = curves([record.metrics for record in records], columns, names)
+    groups = {name: [one for one, own in zip(records, names, strict=True) if own == name] for name in names}
+    drawn_groups = {
+        name: ([one.metrics for one in group], {column: curve(group, column) for column in columns})
+        for name, group in groups.items()
+    }
+    figure = curves(drawn_groups, columns)
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(out) as temporary:

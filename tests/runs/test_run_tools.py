@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -166,10 +167,33 @@ def test_curves_are_the_rows_of_the_runs(study):
     from surgrad.figures.runs import curves
 
     records = load_runs(study)
-    figure = curves([record.metrics for record in records], ["train_loss", "valid_acc"], [r.name for r in records])
+    figure = curves({record.name: ([record.metrics], {}) for record in records}, ["train_loss", "valid_acc"])
     for axes, column in zip(figure.axes, ("train_loss", "valid_acc"), strict=True):
         drawn = {line.get_label(): line.get_ydata().tolist() for line in axes.get_lines()}
         assert drawn == {record.name: record.metrics[column].tolist() for record in records}
+
+
+def test_seeds_of_a_setting_are_drawn_as_their_mean_with_the_interval_of_student_s_t(study, monkeypatch):
+    from scipy.stats import ttest_1samp
+
+    from surgrad.figures import runs
+
+    drawn, curves = [], runs.curves
+    monkeypatch.setattr(runs, "curves", lambda *arguments: drawn.append(curves(*arguments)) or drawn[0])
+    list(run_tools.compare_runs(run_tools._parser().parse_args(["compare", str(study), "--metrics", "valid_acc"])))
+    (axes,), (legend,) = drawn[0].axes, drawn[0].legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["beta=10 (n = 5)", "beta=5"]
+    seeds = np.array([[seed / 10 + epoch / 100 for epoch in range(3)] for seed in (1, 2, 3, 4, 10)])
+    (mean,) = (line for line in axes.get_lines() if line.get_label() == "beta=10 (n = 5)")
+    assert mean.get_ydata() == pytest.approx(seeds.mean(0))
+    (band,) = axes.collections
+    low, high = (np.clip(end, 0, 1) for end in ttest_1samp(seeds, 0).confidence_interval())
+    ends = band.get_paths()[0].vertices[:, 1]
+    assert (ends.min(), ends.max()) == pytest.approx((low.min(), high.max()))
+    whole, box = drawn[0].bbox, legend.get_window_extent()
+    assert whole.x0 <= box.x0
+    assert box.x1 <= whole.x1
 
 
 # ---------------------------------------------------------------- clean
