@@ -146,10 +146,11 @@ def activity(
             others = [c for c in range(readout.shape[2]) if c != label]
             axes[0, column].plot(time, readout[:, column, others], color="0.75", linewidth=0.6)
             axes[0, column].plot(time, readout[:, column, label], color=class_color(label), linewidth=1.4)
-            axes[0, column].set_title(names[label] if names else f"class {label}")
+            axes[0, column].set_title(names[label] if names else f"class {label}", color=class_color(label))
             for row, spikes in enumerate(reversed(populations), start=1):
                 raster(axes[row, column], spikes[:, column], dt, color=class_color(label), alpha=alpha)
         _finish(axes, populations, len(readout) * dt)
+        axes[0, 0].set_ylabel("readout $u$\n(grey: others)")
     return figure
 
 
@@ -219,8 +220,7 @@ def training_curves(metrics: Mapping[str, np.ndarray], *, chance: float | None =
         for k, name in enumerate(rates):
             axes[0, 2].plot(*_defined(metrics["epoch"], metrics[name]), color=str(0.7 - 0.3 * k), label=f"hidden {k}")
         if rates:
-            axes[0, 2].set(xlabel="epoch", ylabel="firing rate (Hz)")
-            axes[0, 2].set_ylim(bottom=0)
+            axes[0, 2].set(xlabel="epoch", ylabel="firing rate (Hz)", ylim=(0, None))
         legend_outside(figure, axes[0])
     return figure
 
@@ -245,9 +245,10 @@ def band(
     color: Any,
     label: str,
     limits: tuple[float, float] = (-np.inf, np.inf),
+    above: int = 0,
 ) -> None:
-    """A mean with its interval as a band, cut at the values that there can be."""
-    ax.plot(x, mean, color=color, label=label)
+    """A mean with its interval as a band, cut at the values that there can be; wider below so many others."""
+    ax.plot(x, mean, color=color, label=label, linewidth=1.1 + 0.7 * min(above, 4))
     ax.fill_between(x, np.clip(low, *limits), np.clip(high, *limits), color=color, alpha=0.2, linewidth=0)
 
 
@@ -263,7 +264,7 @@ def interval_points(
 ) -> None:
     """Single runs as faint dots beside their mean and (mean, low, high, …) of their interval, cut at the limits."""
     mean, low, high, *_ = interval
-    low, high = np.clip((low, high), *limits)
+    low, high = np.fmin(np.clip(low, *limits), mean), np.fmax(np.clip(high, *limits), mean)
     ax.plot(np.full(len(values), position + 0.12), values, ".", color=color, alpha=0.45, markersize=4)
     error = np.array([[mean - low], [high - mean]])
     ax.errorbar(position, mean, error, fmt="o", color=color, markersize=4, capsize=2, linewidth=1, label=label or None)
@@ -286,9 +287,9 @@ def learning_curves(curves: Mapping[str, Mapping[str, Sequence[np.ndarray]]], *,
                     ax.plot(epochs, mean, color=color, linestyle=":", linewidth=0.9)
                 if f"valid_{quantity}" in columns:
                     limits = SHARE if quantity == "acc" else POSITIVE
-                    band(ax, *columns[f"valid_{quantity}"], color=color, label=method, limits=limits)
-        axes[0].set(xlabel="epoch", ylabel="loss")
-        axes[0].set_ylim(bottom=0)
+                    above = len(curves) - 1 - k
+                    band(ax, *columns[f"valid_{quantity}"], color=color, label=method, limits=limits, above=above)
+        axes[0].set(xlabel="epoch", ylabel="loss", ylim=(0, None))
         axes[1].set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
         chance_line(axes[1], chance)
         axes[0].plot([], [], color="0.4", linestyle=":", linewidth=0.9, label="training (no band)")
@@ -321,8 +322,8 @@ def by_layer(
                 color = method_color(method, k)
                 interval_points(ax, position, runs, interval, color=color, label=label, limits=POSITIVE)
         nb_layers = max(len(layers) for layers in values.values())
-        ax.set(xticks=range(nb_layers), xticklabels=[f"hidden {k}" for k in range(nb_layers)], ylabel=ylabel)
-        ax.set_ylim(bottom=0)
+        named = [f"hidden {k}" for k in range(nb_layers)]
+        ax.set(xticks=range(nb_layers), xticklabels=named, ylabel=ylabel, ylim=(0, None))
         legend_outside(figure, [ax])
     return figure
 
@@ -368,11 +369,11 @@ def curves_by_layer(curves: Mapping[str, Sequence[Sequence[np.ndarray]]], ylabel
         figure, axes = panels(1, nb_layers, (0.6 + 1.7 * nb_layers, 2.3), sharey=True)
         for k, (method, layers) in enumerate(curves.items()):
             for layer, values in enumerate(layers):
-                band(axes[0, layer], *values, color=method_color(method, k), label=method, limits=POSITIVE)
+                shown: dict[str, Any] = {"color": method_color(method, k), "label": method, "limits": POSITIVE}
+                band(axes[0, layer], *values, above=len(curves) - 1 - k, **shown)
         for layer, ax in enumerate(axes[0]):
             ax.set(xlabel="epoch", title=f"hidden {layer}")
-        axes[0, 0].set(ylabel=ylabel)
-        axes[0, 0].set_ylim(bottom=0)
+        axes[0, 0].set(ylabel=ylabel, ylim=(0, None))
         legend_outside(figure, axes[0])
     return figure
 

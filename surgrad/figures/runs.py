@@ -32,14 +32,16 @@ def curves(groups: Mapping[str, tuple[Runs, Means]], columns: Sequence[str]) -> 
     with style():
         figure, ((*axes,),) = panels(1, len(columns), (max(3.6, 0.6 + 2.4 * len(columns)), 2.6))
         for ax, column in zip(axes, columns, strict=True):
-            for (name, (runs, means)), color in zip(groups.items(), colors, strict=False):
+            for k, (name, (runs, means)) in enumerate(groups.items()):
+                color, above = colors[k], len(groups) - 1 - k
                 several = len(runs) > 1
                 for run in runs:
                     thin: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.4} if several else {"label": name}
                     _run(ax, run, column, color=color, **thin)
                 if several and column in means:
                     label = f"{name} (n = {len(runs)})"
-                    band(ax, *means[column], color=color, label=label, limits=_limits(column, runs))
+                    limits = _limits(column, runs)
+                    band(ax, *means[column], color=color, label=label, limits=limits, above=above)
             ax.set(xlabel="epoch", ylabel=column)
         if len(groups) <= _IN_LEGEND:
             title = "mean and 95 % interval over n runs; thin: single runs" if repeated else None

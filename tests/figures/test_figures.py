@@ -34,7 +34,9 @@ def test_a_raster_has_a_dot_for_every_spike_at_its_time_and_unit():
 def test_activity_stacks_readout_hidden_layers_and_input():
     figure = figures.activity(POPULATIONS, READOUT, [0, 2], dt=1e-3)
     axes = np.reshape(figure.axes, (4, 2))
-    assert [ax.get_ylabel() for ax in axes[:, 0]] == ["readout $u$", "hidden 1", "hidden 0", "input"]
+    assert [ax.get_ylabel() for ax in axes[:, 0]] == [
+        *("readout $u$\n(grey: others)", "hidden 1", "hidden 0", "input"),
+    ]
     for row, spikes in enumerate(reversed(POPULATIONS), start=1):
         for sample in range(2):
             assert dots(axes[row, sample]) == spikes[:, sample].sum()
@@ -72,3 +74,23 @@ def test_twenty_classes_have_twenty_colours():
     assert len({figures.class_color(label) for label in range(20)}) == 20
     assert figures.method_color("superspike") == figures.METHOD_COLORS["superspike"]
     assert figures.method_color("mine", 1) != figures.method_color("mine", 2)
+
+
+def test_of_curves_that_lie_on_each_other_both_are_seen():
+    curve = (np.arange(5), np.ones(5), np.zeros(5), np.full(5, 2.0))
+    figure = figures.curves_by_layer({"superspike": [curve], "stochasticsuperspike": [curve]}, "firing rate (Hz)")
+    below, above = figure.axes[0].lines
+    assert below.get_linewidth() > above.get_linewidth()
+    assert below.get_zorder() <= above.get_zorder()
+
+
+def test_a_long_name_in_a_legend_is_wrapped_and_stays_inside():
+    with figures.style():
+        figure, ((ax,),) = figures.panels(1, 1, (3.0, 2.0))
+        ax.plot([0, 1], label="a setting whose name says much more than there is room for in three inches of width")
+        figures.legend_outside(figure, [ax])
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert "\n" in legend.get_texts()[0].get_text()
+    assert legend.get_window_extent().x0 >= 0
+    assert legend.get_window_extent().x1 <= figure.bbox.x1

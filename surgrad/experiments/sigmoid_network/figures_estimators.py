@@ -57,7 +57,8 @@ def _chain_panel(ax: Axes, chain: ChainCurve) -> None:
         label="stochastic AD, 95 %",
     )
     ax.set(xlabel="weight v of the chain", ylabel=r"$dE[y]/du$", title="two-neuron chain")
-    ax.legend(loc="center right", bbox_to_anchor=(1.05, 0.45), fontsize=6.5)
+    ax.set_ylim(top=1.5 * ax.get_ylim()[1])
+    ax.legend(loc="upper left", fontsize=6.5)
 
 
 def _positive_line(ax: Axes, x: Array, y: Array, name: str) -> None:
@@ -112,7 +113,8 @@ def estimator_comparison(chain: ChainCurve, curve: SampleCurve, studies: Sequenc
             letter(ax, name, -0.2)
         handles = axes[0, 1].get_lines()
         named = {h.get_label(): h for h in handles if not str(h.get_label()).startswith("_")}
-        fig.legend(named.values(), named, loc="outside lower center", ncols=4, handlelength=3)
+        title = "median over networks; bands: quartiles"
+        fig.legend(named.values(), named, loc="outside lower center", ncols=3, handlelength=3, title=title)
     return fig
 
 
@@ -188,11 +190,13 @@ def lif_curves(curves: LIFCurves) -> Figure:
 def coverage_bars(shares: Mapping[str, float], repetitions: int) -> Figure:
     """Share of repetitions whose 95 % interval covers the exact gradient, with what chance alone allows."""
     with style():
-        fig, ax = plt.subplots(figsize=(4.6, 0.24 * len(shares) + 0.9))
+        fig, ax = plt.subplots(figsize=(4.6, 0.24 * len(shares) + 1.1))
         place = np.arange(len(shares))[::-1]
         ax.barh(place, list(shares.values()), color=[_LINES[name][0] for name in shares], height=0.7)
         half = 1.96 * (0.95 * 0.05 / repetitions) ** 0.5
-        ax.axvspan(0.95 - half, min(1, 0.95 + half), color="0.6", alpha=0.4, lw=0)
+        span: dict[str, Any] = {"color": "0.6", "alpha": 0.4, "lw": 0, "label": "95 % in this many repetitions"}
+        ax.axvspan(0.95 - half, min(1, 0.95 + half), **span)
+        fig.legend(loc="outside lower center")
         ax.set_yticks(place, [ESTIMATORS[name].label for name in shares])
         ax.set(xlim=(0, 1), xlabel=f"share of {repetitions} nominal 95 % intervals\nthat cover the exact gradient")
     return fig

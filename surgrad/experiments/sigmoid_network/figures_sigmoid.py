@@ -248,7 +248,7 @@ def phase_portrait(result: FlowResult) -> Figure:
     """Streamlines of descent and where paths from the same starts end, at each slope; the last is the true gradient."""
     nb = len(result.betas_sg)
     with style():
-        fig, axes = plt.subplots(1, nb, figsize=(2.3 * nb + 0.6, 2.7), sharey=True)
+        fig, axes = plt.subplots(1, nb, figsize=(2.3 * nb + 0.6, 2.9), sharey=True)
         for k, ax in enumerate(np.atleast_1d(axes)):
             image = ax.pcolormesh(*result.output, vmin=0, rasterized=True)
             flow = -result.field.value[k]
@@ -281,7 +281,11 @@ def phase_portrait(result: FlowResult) -> Figure:
             ends = np.median(result.end_outputs[k])
             ax.set_title(f"{kind}\nmedian final y = {ends:.1g}")
             ax.set(xlabel=result.names[0], xlim=result.output.p[[0, -1]], ylim=result.output.q[[0, -1]])
-        np.atleast_1d(axes)[0].set_ylabel(result.names[1])
+        first = np.atleast_1d(axes)[0]
+        first.set_ylabel(result.names[1])
+        for marker, name in (("o", "start"), ("*", "end"), ("s", "left the window")):
+            first.plot([], [], marker, color="white" if marker == "o" else NEUTRAL, mec="black", mew=0.5, label=name)
+        fig.legend(loc="outside lower center", ncols=3)
         fig.colorbar(image, ax=axes, label="output y", shrink=0.9)
     return fig
 

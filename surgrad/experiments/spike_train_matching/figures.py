@@ -80,7 +80,8 @@ def losses(
                 epochs = np.arange(nb) + 1
                 color = method_color(method, k)
                 name = (names or {}).get(method, method)
-                band(ax, epochs, values.mean(0), values.min(0), values.max(0), color=color, label=name)
+                above = len(curves) - 1 - k
+                band(ax, epochs, values.mean(0), values.min(0), values.max(0), color=color, label=name, above=above)
                 published = (reference or {}).get(method, {})
                 if column in published:
                     values = smoothed(published[column][:nb], window)
@@ -92,7 +93,8 @@ def losses(
                 ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         if reference:
             axes[0, 0].plot([], [], color="0.4", linestyle=":", linewidth=0.9, label="published code, seed 17")
-        legend_outside(figure, axes[0])
+        several = any(len(runs) > 1 for runs in curves.values())
+        legend_outside(figure, axes[0], title="mean and range over runs" if several else None, title_fontsize=7)
     return figure
 
 
@@ -176,7 +178,7 @@ def membranes(traces: Mapping[str, tuple[np.ndarray, np.ndarray]], dt: float, th
             ax.plot(time, membrane, color="black", linewidth=0.8)
             ax.axhline(theta, color="0.7", linewidth=0.6, linestyle="--", label="threshold")
             top = max(theta, membrane.max())
-            ax.vlines(time[spikes > 0], top * 1.05, top * 1.25, color="#d55e00", linewidth=0.8)
+            ax.vlines(time[spikes > 0], top * 1.05, top * 1.25, color="#d55e00", linewidth=0.8, label="spikes")
             ax.set(title=title, ylabel="$u$")
         axes[-1, 0].set_xlabel("time (ms)")
         legend_outside(figure, list(axes[:, 0]))

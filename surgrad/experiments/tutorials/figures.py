@@ -76,9 +76,9 @@ def charging(code: ChargingLatency, currents: Sequence[float] = (0.15, 0.25, 0.4
             membrane.plot(time[before] * 1e3, u[before], color=str(grey), label=f"$x$ = {current:g}")
             if np.isfinite(reached):
                 membrane.plot(reached * 1e3, 1, "o", color=str(grey), markersize=3)
-        membrane.axhline(1, color="#d55e00", linewidth=0.8, zorder=0)
+        membrane.axhline(1, color="#d55e00", linewidth=0.8, zorder=0, label="threshold")
         membrane.set(xlabel="time (ms)", ylabel="membrane / threshold", ylim=(0, 1.1))
-        membrane.legend()
+        membrane.legend(loc="lower right")
         latency.plot(x, code(x) * 1e3)
         latency.axvspan(0, code.threshold, color="0.93", linewidth=0)
         latency.text(code.threshold / 2, 50, "silent", ha="center", va="center", rotation=90, fontsize=7, color="0.4")
@@ -132,6 +132,8 @@ def trade_off(spikes: Sequence[float], accuracy: Sequence[float], strength: Sequ
         for x, y, price in zip(spikes, accuracy, strength, strict=True):
             ax.annotate(f"x {price:g}", (x, y), xytext=(4, -10), textcoords="offset points", fontsize=6)
         ax.set(xlabel="hidden spikes per sample", ylabel="test accuracy", xlim=(0, None), ylim=(0, 1))
+        ax.set_title("price of a spike, relative to the published one", fontsize=7)
+        ax.margins(x=0.15)
     return figure
 
 
