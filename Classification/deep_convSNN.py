@@ -17,7 +17,6 @@ from surgrad.datasets.baselines import count_baseline, in_words
 from surgrad.datasets.events import EventDataset
 from surgrad.experiments.classification.config import ClassificationConfig
 from surgrad.figures import plots as figures
-from surgrad.network.initializers import Distribution, FluctuationDrivenCentered
 from surgrad.network.methods import set_neuron
 from surgrad.network.network import Network
 from surgrad.runs.folder import Run
@@ -77,8 +76,7 @@ def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
     log.info("%s: %d training, %d validation, %d test samples", data.name, len(train), len(valid or []), len(test))
 
     network = cfg.network(train.nb_units, train.nb_classes)
-    initialize = FluctuationDrivenCentered(cfg.method.target_sigma_u, data.nu, data.alpha, readout=Distribution())
-    initialize(network, torch.Generator().manual_seed(cfg.seed))
+    cfg.initialization()(network, torch.Generator().manual_seed(cfg.seed))
     network.to(device)
     cfg.start_weights(network)
     log.info("layers of %s units", [layer.unit_shape for layer in network.layers])
@@ -108,7 +106,7 @@ def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
         augment=data.augmentation(),
         compute=compute,
         processes=processes,
-        before_epoch=lambda epoch: set_neuron(network, cfg.neuron(cfg.method.name, epoch)),
+        before_epoch=lambda epoch: set_neuron(network, cfg.spiking(cfg.method.name, epoch)),
         after_epoch=look,
         monitor_spikes=cfg.monitor_spikes,
         logging_freq=cfg.logging_freq,
@@ -125,17 +123,17 @@ def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
         {"valid": valid, "test": test},
         lambda data: score(network, data, grid, objective)._asdict(),
         variants={
-            "": lambda epoch: set_neuron(network, cfg.neuron(cfg.method.name, epoch)),
-            "_other": lambda epoch: set_neuron(network, cfg.neuron(cfg.method.other, epoch)),
+            "": lambda epoch: set_neuron(network, cfg.spiking(cfg.method.name, epoch)),
+            "_other": lambda epoch: set_neuron(network, cfg.spiking(cfg.method.other, epoch)),
         },
     )
     sizes = {"nb_classes": train.nb_classes, "nb_weights": sum(weight.numel() for weight in network.parameters())}
     run.summary.update(found | sizes)
-    set_neuron(network, cfg.neuron(cfg.method.other, fit.done))
+    set_neuron(network, cfg.spiking(cfg.method.other, fit.done))
     fano = monitor("after_other") if processes.first else {}
     run.summary.update({name.replace("fano", "fano_other"): value for name, value in fano.items()})
     if processes.first:
-        set_neuron(network, cfg.neuron(cfg.method.name, best.epoch))
+        set_neuron(network, cfg.spiking(cfg.method.name, best.epoch))
         network.load_state_dict(best.weights)
         cost = workload(network, test, grid, objective.loss, seed=cfg.seed, compute=compute)  # of the best epoch
         run.summary.update(cost.columns())

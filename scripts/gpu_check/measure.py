@@ -82,8 +82,10 @@ def published(method: str) -> Network:
     torch.manual_seed(0)
     stack = ConvStack(nb_filters=(4, 4, 4), kernel_size=(7, 3, 2), stride=(4, 2, 2)) if DRY else ConvStack()
     neuron = method_neuron(method, SpikeParameters())
-    taus = {"tau_mem": 20e-3, "tau_syn": 10e-3, "tau_readout": 0.7}
-    return conv_snn(stack, in_shape=(1, 60 if DRY else 700), nb_classes=20, neuron=neuron, dt=DT, **taus).to(DEVICE)
+    shape = (1, 60 if DRY else 700)
+    return conv_snn(
+        stack, in_shape=shape, nb_classes=20, neuron=neuron, dt=DT, tau_mem=20e-3, tau_syn=10e-3, tau_readout=0.7
+    ).to(DEVICE)
 
 
 def _training(network: Network, nb_steps: int, nb_samples: int, compute: Compute) -> Callable[[], Tensor]:

@@ -156,7 +156,7 @@ class TrainedRun(RunRecord):
                 raise UserError(f"method={method}: neurons of {self.script} are those of its configuration")
             one_of("method", method, METHODS)
             network = copy.deepcopy(network)
-            set_neuron(network, suite.neuron(method, max(self.epoch, 1)))
+            set_neuron(network, suite.spiking(method, max(self.epoch, 1)))
         with read_back(self.trust):
             objective = suite.objective()
         draws = nb_draws or suite.test_draws
@@ -311,7 +311,7 @@ def _convolutional(config: Any, content: dict[str, Any], weights: str) -> Networ
     network = cfg.network(*_units(cfg))
     state, epoch = _chosen(content, weights)
     network.load_state_dict(state)
-    set_neuron(network, cfg.neuron(cfg.method.name, max(epoch, 1)))
+    set_neuron(network, cfg.spiking(cfg.method.name, max(epoch, 1)))
     return network
 
 

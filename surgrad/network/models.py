@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -57,53 +57,13 @@ class ConvStack:
                 )
 
 
-def conv_snn(
-    stack: ConvStack,
-    *,
-    in_shape: Sequence[int],
-    nb_classes: int,
-    neuron: LIF,
-    dt: float,
-    tau_mem: float,
-    tau_syn: float,
-    tau_readout: float,
-) -> Network:
-    """A stack of (recurrent) convolutional LIF layers under a leaky readout, weights as new connections have them.
-
-    Args:
-        stack: shapes of the layers.
-        in_shape: of the input units, (channels, length) or (channels, height, width).
-        nb_classes: number of readout units.
-        neuron: the spiking neuron.
-        dt: time step, s.
-        tau_mem: membrane time constant, s.
-        tau_syn: synaptic time constant, s.
-        tau_readout: membrane time constant of the readout, s.
-
-    Raises:
-        UserError: where a kernel is larger than its input.
-    """
-    layers: list[SpikingLayer] = []
-    shape = tuple(in_shape)
-    for k in range(stack.nb_hidden_layers):
-        try:
-            feedforward = Conv(shape, stack.nb_filters[k], stack.kernel_size[k], stack.stride[k], stack.padding[k])
-            shape, recurrent = feedforward.out_shape, None
-            if stack.rec:
-                recurrent = Conv(shape, shape[0], stack.rec_kernel_size, stack.rec_stride, stack.rec_padding)
-            layers.append(SpikingLayer(feedforward, neuron, tau_mem, tau_syn, recurrent))
-        except UserError as error:
-            raise UserError(f"hidden layer {k}: {error}") from error
-    return Network(layers, Readout(Dense(shape, nb_classes), tau_readout, tau_syn), dt)
-
-
 def one_per_layer(tau: float, nb_units: int) -> TimeConstant:
     """One fixed time constant (s) for all neurons of a layer."""
     return TimeConstant(tau)
 
 
 class HiddenParts(NamedTuple):
-    """What the layers of `dense_snn` are made of.
+    """What the layers of `dense_snn` are made of, and in part those of `conv_snn`.
 
     Attributes:
         connection: makes the feed-forward connection of a hidden layer from (in_shape, nb_units).
@@ -134,6 +94,51 @@ def spike_readout(nb_classes: int) -> Readout:
     each = Dense(nb_classes, nb_classes)
     nn.init.eye_(each.weight).requires_grad_(False)
     return Readout(each, 1e-6, 1e-6, u0=0.0, unit_gain=False)  # forgets everything within a step
+
+
+def conv_snn(
+    stack: ConvStack,
+    *,
+    in_shape: Sequence[int],
+    nb_classes: int,
+    neuron: LIF,
+    dt: float,
+    tau_mem: float,
+    tau_syn: float,
+    tau_readout: float,
+    hidden: HiddenParts | None = None,
+) -> Network:
+    """A stack of (recurrent) convolutional LIF layers under a leaky readout, weights as new connections have them.
+
+    Args:
+        stack: shapes of the layers.
+        in_shape: of the input units, (channels, length) or (channels, height, width).
+        nb_classes: number of readout units.
+        neuron: the spiking neuron.
+        dt: time step, s.
+        tau_mem: membrane time constant, s.
+        tau_syn: synaptic time constant, s.
+        tau_readout: membrane time constant of the readout, s.
+        hidden: its normalization and dropout are those of the layers.
+
+    Raises:
+        UserError: where a kernel is larger than its input.
+    """
+    parts = hidden or HiddenParts()
+    layers: list[SpikingLayer] = []
+    shape = tuple(in_shape)
+    for k in range(stack.nb_hidden_layers):
+        try:
+            feedforward = Conv(shape, stack.nb_filters[k], stack.kernel_size[k], stack.stride[k], stack.padding[k])
+            shape, recurrent = feedforward.out_shape, None
+            if stack.rec:
+                recurrent = Conv(shape, shape[0], stack.rec_kernel_size, stack.rec_stride, stack.rec_padding)
+            normalization = None if parts.normalization is None else parts.normalization(shape)
+            extra: dict[str, Any] = {"normalization": normalization, "dropout": parts.dropout if k else 0.0}
+            layers.append(SpikingLayer(feedforward, neuron, tau_mem, tau_syn, recurrent, **extra))
+        except UserError as error:
+            raise UserError(f"hidden layer {k}: {error}") from error
+    return Network(layers, Readout(Dense(shape, nb_classes), tau_readout, tau_syn, dropout=parts.dropout), dt)
 
 
 def dense_snn(

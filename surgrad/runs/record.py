@@ -59,6 +59,9 @@ LATER_KEYS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "lr_adaptation": lambda flat: None,
     "surrogate": lambda flat: {},  # of deep_convSNN.py, where it is a node
     "escape_noise": lambda flat: {},
+    "neuron": lambda flat: {},  # of deep_convSNN.py, too
+    "initializer": lambda flat: {},
+    "regularizers": lambda flat: {} if "method.name" in flat else None,  # dense_SNN.py always had them
     "dataset.augmentations": lambda flat: {},
     # the embedded digits were 18 recordings of each speaker and class, and of other data sets all were taken
     "dataset.limit": lambda flat: 18 if flat.get("dataset.name") == "spiking_digits" else None,

@@ -14,6 +14,7 @@ import pytest
 import torch
 from classification_suite import SCRIPT, SHORT, TINY, TINY_NETWORK, load_script
 
+import surgrad
 from surgrad.runs import checkpoint, marker
 from surgrad.runs.folder import open_run
 from surgrad.runs.record import REPO, load_runs, run_id
@@ -292,3 +293,51 @@ def test_the_report_reads_finished_runs_and_leaves_those_of_other_scripts_out(sc
     assert ": 1)" in said
     assert "spike counts, logistic regression" in said
     assert [path.suffix for path in (tmp_path / "figures").iterdir()] == [".png"]
+
+
+UPPER = (
+    "regularizers={upper: {_target_: surgrad.regularizers.UpperBoundL2, strength: 0.1, threshold: 7, dims: [-2, -1]}}"
+)
+FLUCTUATIONS = [
+    "initializer=fluctuation_driven",
+    "initializer.sigma_u=1.3",
+    "+initializer.readout={_target_: X, std: 1}",
+]
+FLUCTUATIONS[2] = FLUCTUATIONS[2].replace("X", "surgrad.initializers.Distribution")
+
+
+@pytest.mark.parametrize(
+    "parts", [["regularizer=none", UPPER], ["neuron=lif"], FLUCTUATIONS], ids=["regularizers", "neuron", "initializer"]
+)
+def test_a_published_preset_is_the_parts_that_it_names(script, tmp_path, parts):
+    preset = run(script, tmp_path / "preset", "nb_epochs=1", "plot=none", "fano.evaluate=false")
+    named = run(script, tmp_path / "parts", "nb_epochs=1", "plot=none", "fano.evaluate=false", *parts)
+    for column in ("train_loss", "valid_loss", "reg_loss"):
+        np.testing.assert_array_equal(named.metrics[column], preset.metrics[column])
+    assert named.summary["test_acc"] == preset.summary["test_acc"]
+    assert named.summary["run_id"] != preset.summary["run_id"]
+
+
+def test_layers_are_adaptive_normalised_and_drop_out_on_request_and_are_read_back(script, tmp_path):
+    asked = ["neuron=adaptive_lif", "normalization=batch", "dropout=0.2", "fano.evaluate=false", "plot=none"]
+    record = run(script, tmp_path / "run", "nb_epochs=1", *asked)
+    weights = record.checkpoint()["best"]["weights"]
+    assert weights["layers.1.adaptation.a.logit"].shape == weights["layers.1.adaptation.b.logit"].shape
+    assert "layers.0.normalization.gain" in weights
+    loaded = surgrad.load_run(tmp_path / "run")
+    assert loaded.evaluate("test").acc == pytest.approx(record.summary["test_acc_best_valid"], abs=0.2)
+    assert [layer.dropout for layer in loaded.network.layers] == [0.0, 0.2]
+    assert loaded.network.readout.dropout == 0.2
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("neuron=stochastic_lif", "neuron.escape_noise=surgrad.escape_noise.Sigmoid: the method says how spikes are"),
+        ("dropout=1", "dropout=1.0: must be a probability from 0 to below 1"),
+        ("regularizers={mine: {strength: 1}}", "regularizers.mine={'strength': 1}: has no _target_"),
+        ("initializer.sigma_u=1", "initializer"),
+    ],
+)
+def test_parts_that_cannot_be_are_refused_by_their_key(script, capsys, override, said):
+    assert said in error_of(script, capsys, override)

@@ -14,14 +14,17 @@ from surgrad.errors import UserError
 from surgrad.experiments import parts
 from surgrad.experiments.datasets import DatasetConfig, dataset_config, no_dataset
 from surgrad.experiments.training import TrainingConfig
+from surgrad.network.initializers import Distribution, FluctuationDrivenCentered, Initializer
 from surgrad.network.methods import METHODS, SpikeParameters, method_neuron
-from surgrad.network.models import ConvStack, conv_snn
+from surgrad.network.models import ConvStack, HiddenParts, conv_snn
 from surgrad.network.network import Network
 from surgrad.neurons.lif import LIF
 from surgrad.training.fit import annealed
 from surgrad.training.loop import BatchGrid, Objective
 from surgrad.training.optimizers import parameter_groups
 from surgrad.training.regularizers import ActivityRegularizer, build_regularizer
+
+_NO_NOISE = "surgrad.escape_noise.Step"
 
 
 @dataclass
@@ -168,9 +171,14 @@ class ClassificationConfig(TrainingConfig):
 
     dataset: DatasetNode = field(default_factory=no_dataset)  # one of the group
     method: MethodConfig = field(default_factory=MethodConfig)
+    neuron: dict[str, Any] = field(default_factory=dict)  # node; spikes as the method says; {}: surgrad.LIF
     surrogate: dict[str, Any] = field(default_factory=dict)  # node, in the place of the method's; {}: the method's
     escape_noise: dict[str, Any] = field(default_factory=dict)  # node, in the place of the method's; {}: the method's
+    initializer: dict[str, Any] = field(default_factory=dict)  # node; {}: centred, fluctuation-driven (method, dataset)
+    normalization: dict[str, Any] = field(default_factory=dict)  # node with _partial_, see normalization; {}: none
+    dropout: float = 0.0  # probability that a hidden neuron is silent for a whole training sample
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
+    regularizers: dict[str, Any] = field(default_factory=dict)  # nodes, beside regularizer, under names of your choice
     plotting: PlottingConfig = field(default_factory=PlottingConfig)
     fano: FanoConfig = field(default_factory=FanoConfig)
 
@@ -210,9 +218,19 @@ class ClassificationConfig(TrainingConfig):
         positive(self, "", "beta", "delta_uh", "epoch_chunk", "anneal_interval")
         not_negative(self, "", "monitor_fano", "anneal_start")
         probability(self, "", "p0")
-        for name in ("surrogate", "escape_noise"):
+        for name in ("neuron", "surrogate", "escape_noise", "initializer", "normalization"):
             if getattr(self, name):
                 validate.node(name, getattr(self, name), "my_module.MyClass")
+        for name, node in self.regularizers.items():
+            if node is not None:
+                validate.node(f"regularizers.{name}", node, "surgrad.regularizers.UpperBoundL2")
+        noise = (self.neuron.get("escape_noise") or {}).get("_target_", _NO_NOISE)
+        if noise != _NO_NOISE:
+            raise UserError(
+                f"neuron.escape_noise={noise}: the method says how spikes are drawn; give escape_noise=… here"
+            )
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout={self.dropout}: must be a probability from 0 to below 1")
         if self.surrogate and self.anneal:
             raise UserError("anneal=true raises the slope of the method's surrogate; it has no part in surrogate=…")
         validate.at_default(self, "", "eps_0", "theta", "k0", "delta_uo")
@@ -229,11 +247,12 @@ class ClassificationConfig(TrainingConfig):
         """Files, parts and the shapes of layers. Raises: UserError naming the first mistake."""
         self.dataset.preflight()
         self.objective()
-        self.neuron(self.method.name, 1)
+        self.spiking(self.method.name, 1)
         weight, decay = nn.Parameter(torch.zeros(1)), self.decay_options()
         self.fit_options(parts.optimizer(self.optimizer, [weight], self.method.lr, **decay))
         if self.dataset.network_inputs is not None and self.dataset.nb_classes is not None:
             self.network(self.dataset.network_inputs, self.dataset.nb_classes)
+        self.initialization()
 
     @property
     def fano_window(self) -> int:
@@ -242,13 +261,17 @@ class ClassificationConfig(TrainingConfig):
             return 0
         return self.fano.bin_dt if self.binned else self.monitor_fano
 
-    def neuron(self, method: str, epoch: int) -> LIF:
-        """The neuron of a method, with the slope beta that it has in an epoch."""
+    def spiking(self, method: str, epoch: int) -> LIF:
+        """The neuron with the surrogate and escape noise of a method, of the slope beta that they have in an epoch."""
         beta = self.beta
         if self.anneal:
             start, step, interval = self.anneal_start, self.anneal_step, self.anneal_interval
             beta = annealed(beta, epoch, start=start, step=step, interval=interval)
         made = method_neuron(method, SpikeParameters(beta, self.p0, self.delta_uh, self.sigm, self.diff_reset))
+        if self.neuron:
+            spikes = {"surrogate": made.surrogate, "escape_noise": made.escape_noise}
+            through_reset = self.diff_reset or bool(self.neuron.get("diff_reset"))
+            made = parts.neuron(self.neuron, "neuron", diff_reset=through_reset, **spikes)
         if self.surrogate:
             made = replace(made, surrogate=parts.part("surrogate", self.surrogate, "surrogate"))
         if self.escape_noise and method == self.method.name:
@@ -263,7 +286,16 @@ class ClassificationConfig(TrainingConfig):
 
     def objective(self) -> Objective:
         """Loss and penalties."""
-        return Objective(self.loss(self.dataset), self.regularizer.build())
+        return Objective(self.loss(self.dataset), [*self.regularizer.build(), *parts.regularizers(self.regularizers)])
+
+    def initialization(self) -> Initializer:
+        """What gives weights their initial values: the node, or what the method and the data set ask for."""
+        if self.initializer:
+            found: Initializer = parts.part("initializer", self.initializer, "initializer")
+            return found
+        return FluctuationDrivenCentered(
+            self.method.target_sigma_u, self.dataset.nu, self.dataset.alpha, readout=Distribution()
+        )
 
     def build_optimizer(self, network: Network) -> torch.optim.Optimizer:
         """The optimiser of the weights."""
@@ -271,12 +303,16 @@ class ClassificationConfig(TrainingConfig):
         return parts.optimizer(self.optimizer, groups, self.method.lr, **decay)
 
     def network(self, nb_inputs: int, nb_classes: int) -> Network:
-        """The network as it is before the first epoch."""
+        """The network as it is before the first epoch, without initial weights."""
+        hidden = HiddenParts(dropout=self.dropout)
+        if self.normalization:
+            hidden = hidden._replace(normalization=parts.factory("normalization", self.normalization, "normalization"))
         return conv_snn(
             self.dataset.stack(),
             in_shape=self.dataset.unit_shape(nb_inputs),
             nb_classes=nb_classes,
-            neuron=self.neuron(self.method.name, 1),
+            neuron=self.spiking(self.method.name, 1),
+            hidden=hidden,
             dt=self.dataset.time_step,
             tau_mem=self.tau_mem,
             tau_syn=self.tau_syn,
