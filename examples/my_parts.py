@@ -2,6 +2,7 @@
 
 python3 ../Classification/dense_SNN.py surrogate=my_parts.Gaussian surrogate.width=0.4
 python3 ../Classification/dense_SNN.py neuron=my_parts.QuadraticLIF initializer=my_parts.Orthogonal
+python3 ../Classification/dense_SNN.py neuron=my_parts.Resonator neuron.angle=0.1
 python3 ../Classification/dense_SNN.py neuron.escape_noise._target_=my_parts.Probit connection=my_parts.HalfDense
 python3 ../Classification/dense_SNN.py normalization=my_parts.AcrossNeurons normalization.gain=2
 python3 ../Classification/dense_SNN.py dataset=my_parts.Tones dataset.source.nb_samples=200 dataset.nu=3
@@ -18,7 +19,7 @@ What each kind must have is on the page docs/extending.md. A run whose parts are
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -63,6 +64,32 @@ class QuadraticLIF(LIF):
         drift = state.u * (state.u / self.critical - 1)
         u = (state.u + (1 - b) * (drift + state.i)).clamp(min=-2.0) * (1 - r)
         return LIFState(i=a * state.i + current, u=u)
+
+
+class ResonatorState(NamedTuple):
+    """Synaptic current, membrane, and the second variable of its oscillation, each (B, *units)."""
+
+    i: Tensor
+    u: Tensor
+    v: Tensor
+
+
+@dataclass(frozen=True)
+class Resonator(LIF):
+    """A neuron with a state more than current and membrane: it oscillates below threshold (Izhikevich 2001).
+
+    u + iv turns by ``angle`` in every step while it decays, and a spike resets both.
+    """
+
+    State: ClassVar[Any] = ResonatorState
+    angle: float = 0.2  # rad per step
+
+    def step(self, state: Any, current: Tensor, s: Tensor, a: Tensor, b: Tensor) -> Any:
+        r = s if self.diff_reset else s.detach()
+        cosine, sine = math.cos(self.angle), math.sin(self.angle)
+        u = b * (cosine * state.u - sine * state.v) + (1 - b) * state.i
+        v = b * (sine * state.u + cosine * state.v)
+        return ResonatorState(i=a * state.i + current, u=u * (1 - r), v=v * (1 - r))
 
 
 class HalfDense(Dense):

@@ -18,7 +18,7 @@ from surgrad.config.explain import unknown_option
 from surgrad.datasets.events import EventDataset
 from surgrad.errors import UserError
 from surgrad.network.connections import Connection
-from surgrad.neurons.lif import LIF, LIFState
+from surgrad.neurons.lif import LIF
 from surgrad.training.losses import ReadoutCrossEntropy, build_loss
 from surgrad.training.optimizers import Params, build_optimizer
 from surgrad.training.regularizers import ActivityRegularizer
@@ -195,12 +195,15 @@ def _escape_noise(noise: Any) -> str:
 def _neuron(found: Any) -> str:
     if not isinstance(found, LIF):
         return f"{_named(found)} is no surgrad.LIF; inherit from it and define step(state, current, s, a, b)"
-    state = LIFState(torch.full((2, 3), 0.1), torch.full((2, 3), 0.5))
+    names = tuple(getattr(found.State, "_fields", ()))
+    if names[:2] != ("i", "u") or "s" in names:
+        return f"its State has {', '.join(names) or 'no fields'}; it must be a NamedTuple of i, u and what more it has"
+    state = found.State(*(torch.full((2, 3), 0.1 * (k + 1)) for k in range(len(names))))
     a, b = torch.tensor(0.8), torch.tensor(0.9)
     after = found.step(state, torch.ones(2, 3), torch.zeros(2, 3), a, b)
-    if not isinstance(after, LIFState):
-        return f"step gives {type(after).__name__}, not a surgrad.neurons.lif.LIFState of i and u"
-    return _unlike("i of step", after.i, state.i) or _unlike("u of step", after.u, state.u)
+    if type(after) is not found.State:
+        return f"step gives {type(after).__name__}, not a {found.State.__name__} of {', '.join(names)}"
+    return next(filter(None, (_unlike(f"{n} of step", x, state.i) for n, x in zip(names, after, strict=True))), "")
 
 
 def _connection(make: Any) -> str:

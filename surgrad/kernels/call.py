@@ -170,7 +170,7 @@ def _pending(network: NetworkSpec, pending: tuple[Tensor | None, ...], nb_sample
 
 def layer_state(name: str, layer: LayerSpec, old: AnyLayerState, nb_samples: int) -> AnyLayerState:
     """State of one layer in its dtype and layout. Raises: UserError where it does not fit."""
-    kind = kind_of(layer.adaptation is not None, layer.has_recurrent_delays)
+    kind = kind_of(layer.adaptation is not None, layer.has_recurrent_delays, layer.neuron.State)
     if type(old) is not kind:
         raise UserError(f"{name} is {type(old).__name__}; this layer has a {kind.__name__}")
     shape = (nb_samples, *layer.unit_shape)

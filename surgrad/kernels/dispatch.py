@@ -209,6 +209,10 @@ def lif(
         raise UserError(f"neuron is {type(neuron).__name__}; it must be a LIF")
     if isinstance(neuron, AdaptiveLIF):
         raise UserError("neuron is AdaptiveLIF, which has constants of its own: run it in a SpikingLayer of a Network")
+    if neuron.State is not LIFState:
+        raise UserError(
+            f"neuron is {type(neuron).__name__}, which has more states: run it in a SpikingLayer of a Network"
+        )
     noise = noise_key(0, 0) if noise is None else noise_key(noise.seed, noise.draw, noise.layer)
     units = _require_current(current)
     a, b = (_decay(name, x, current) for name, x in (("a", a), ("b", b)))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from surgrad.errors import known
+from surgrad.errors import UserError, known
 from surgrad.kernels.call import Address
 from surgrad.kernels.contract import LayerSpec
 from surgrad.kernels.inputs import kept_in_loop
@@ -42,7 +42,14 @@ def delayed_loop(
         current: (T, B, *units), which it is driven by.
         old: its state; None: zeros.
         address: of its random numbers.
+
+    Raises:
+        UserError: for neurons of more states than these.
     """
+    if layer.neuron.State is not LIFState:
+        raise UserError(
+            f"{layer.name}: {type(layer.neuron).__name__} has more states; recurrent delays know i and u alone"
+        )
     connection, arriving = known("recurrent", layer.recurrent), known("recurrence", recurrence(layer, address))
 
     def step(state: DelayedState, drive: Tensor, s: Tensor) -> DelayedState:

@@ -23,9 +23,9 @@ from surgrad.kernels.state import (
     AdaptiveLayerState,
     AnyLayerState,
     DelayedLayerState,
-    LayerState,
     NetworkOutput,
     NetworkState,
+    state_of_layer,
 )
 from surgrad.neurons.lif import (
     LIF,
@@ -62,7 +62,7 @@ def lif(
         b: decays of synapse and membrane, broadcastable to (*units).
         neuron: surrogate, escape noise and reset.
         recurrence: maps spikes s[t-1] (B, *units) to the recurrent part of I[t].
-        state: i and u at the first step; zeros if None.
+        state: `neuron.State` at the first step; zeros if None.
         previous: spikes of the step before the first, (B, *units); zeros if None.
         noise: address of the random numbers and the (B,) global sample indices.
         ids: needed by stochastic neurons.
@@ -74,7 +74,7 @@ def lif(
         spikes (T, B, *units) as 0/1, membrane u[t] at which each was drawn (T, B, *units), state after the last step.
     """
     if state is None:
-        state = LIFState(*(torch.zeros_like(current[0]) for _ in range(2)))
+        state = neuron.State(*(torch.zeros_like(current[0]) for _ in neuron.State._fields))
 
     def step(state: LIFState, drive: Tensor, s: Tensor) -> LIFState:
         return neuron.step(state, drive, s, a, b)
@@ -281,9 +281,10 @@ def scan(
         kept = DelayedLayerState(final.i, final.u, spikes[-1], final.w, final.pending)
         return spikes, membranes if return_membrane else None, kept
     if layer.adaptation is None:
-        first = LIFState(old.i, old.u) if old is not None else None
+        first = layer.neuron.State(old.i, old.u, *old[3:]) if old is not None else None
         spikes, membranes, last = lif(current, layer.a, layer.b, layer.neuron, state=first, **options)
-        return spikes, membranes if return_membrane else None, LayerState(last.i, last.u, spikes[-1])
+        new = state_of_layer(layer.neuron.State)(last.i, last.u, spikes[-1], *last[2:])
+        return spikes, membranes if return_membrane else None, new
     constants = (layer.a, layer.b, layer.adaptation)
     adapted = AdaptiveState(old.i, old.u, old.w) if isinstance(old, AdaptiveLayerState) else None
     spikes, membranes, end = adaptive(current, *constants, layer.neuron, state=adapted, **options)

@@ -1,6 +1,8 @@
 """What goes into and comes out of a network: plain tuples of tensors, so that nothing is hidden in modules."""
 
-from typing import NamedTuple
+from collections import namedtuple
+from functools import cache
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -41,9 +43,16 @@ class DelayedLayerState(NamedTuple):
 AnyLayerState = LayerState | AdaptiveLayerState | DelayedLayerState
 
 
-def kind_of(adaptive: bool, recurrent_delays: bool) -> type[LayerState | AdaptiveLayerState | DelayedLayerState]:
-    """The class of a layer's state."""
-    return DelayedLayerState if recurrent_delays else AdaptiveLayerState if adaptive else LayerState
+@cache
+def state_of_layer(state: Any) -> Any:
+    """`LayerState` for a neuron's `State`: with what it has besides i and u behind the spikes."""
+    more = state._fields[2:]
+    return namedtuple(f"{state.__name__}OfLayer", (*LayerState._fields, *more)) if more else LayerState
+
+
+def kind_of(adaptive: bool, recurrent_delays: bool, state: Any = LIFState) -> Any:
+    """The class of a layer's state, of neurons with this `State`."""
+    return DelayedLayerState if recurrent_delays else AdaptiveLayerState if adaptive else state_of_layer(state)
 
 
 class NetworkState(NamedTuple):

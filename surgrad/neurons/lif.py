@@ -17,7 +17,7 @@ and step serves both the spike and the reset. With Euler decay, a = 1 - dt/tau_s
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -95,9 +95,14 @@ class LIF:
         decay: of synapse and membrane over a step: "exponential", exp(-dt/tau), exact without input, or "euler",
             1 - dt/tau (Norse's integration).
 
+    A neuron of one's own inherits from it and has another `step`, and another `State` where it has more than i and u.
+
     Raises:
         UserError: for an unknown reset or decay.
     """
+
+    #: What `step` takes and gives: a NamedTuple of tensors (B, *units) that begins with i and u; all start at 0.
+    State: ClassVar[Any] = LIFState
 
     surrogate: Surrogate = field(default_factory=SuperSpike)
     escape_noise: EscapeNoise = field(default_factory=Step)
@@ -112,17 +117,17 @@ class LIF:
                 raise UserError(f"{name}={getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}")
 
     def step(self, state: LIFState, current: Tensor, s: Tensor, a: Tensor, b: Tensor) -> LIFState:
-        """One step of the reference kernel; a neuron of one's own inherits from `LIF` and has another.
+        """One step of the reference kernel.
 
         Args:
-            state: i[t] and u[t], (B, *units) each.
+            state: `State` at t, each of it (B, *units).
             current: I[t], (B, *units).
             s: spikes emitted from u[t], (B, *units).
             a: decay of the synapse per step, broadcastable to the units.
             b: decay of the membrane per step, broadcastable to the units.
 
         Returns:
-            i[t+1] and u[t+1].
+            `State` at t+1.
         """
         return lif_step(state, current, s, a, b, self)
 

@@ -15,8 +15,11 @@ from dense_suite import TINY, run_dense
 from surgrad.errors import UserError
 from surgrad.experiments import parts
 from surgrad.experiments.trained import load_run
+from surgrad.kernels import dispatch, reference
+from surgrad.network.connections import Dense
 from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
+from surgrad.neurons.lif import LIF
 from surgrad.runs.fingerprint import fingerprints
 from surgrad.runs.record import REPO, RunRecord
 
@@ -127,6 +130,67 @@ def test_a_neuron_of_ones_own_carries_its_state_and_has_gradients(example):
     assert not layer.feedforward.weight.grad[layer.feedforward.mask == 0].any()
 
 
+def test_a_neuron_with_more_states_carries_them_all_and_has_gradients(example, caplog):
+    torch.manual_seed(0)
+    layers = [SpikingLayer(Dense(6, 5), example.Resonator(), 20e-3, 10e-3, Dense(5, 5))]
+    layers.append(SpikingLayer(Dense(5, 4), LIF(), 20e-3, 10e-3))
+    network = Network(layers, Readout(Dense(4, 2), 20e-3, 10e-3), 2e-3)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=2.0)
+    x = (torch.rand(30, 2, 6, generator=torch.Generator().manual_seed(1)) < 0.4).float()
+    with caplog.at_level(logging.INFO):
+        whole = network(x, record=True, return_state=True)
+    first = network(x[:11], return_state=True)
+    second = network(x[11:], state=first.state, return_state=True)
+    assert torch.equal(torch.cat([first.readout, second.readout]), whole.readout)
+    assert second.state.layers[0]._fields == ("i", "u", "s", "v")
+    assert all(
+        torch.equal(one, other) for one, other in zip(second.state.layers[0], whole.state.layers[0], strict=True)
+    )
+    assert torch.equal(network(x, kernel="reference").readout, whole.readout)
+    assert torch.equal(network(x, truncate=7).readout, whole.readout)
+    whole.readout.sum().backward()
+    full = layers[0].feedforward.weight.grad.clone()
+    assert full.abs().sum() > 0
+    network.zero_grad()
+    network(x, memory="recompute").readout.sum().backward()
+    torch.testing.assert_close(layers[0].feedforward.weight.grad, full)
+    lines = [record.message for record in caplog.records if "Resonator" in record.message]
+    assert len(lines) <= 1  # once in a process
+    with pytest.raises(UserError, match="this layer has a ResonatorStateOfLayer"):
+        network(x, state=first.state._replace(layers=first.state.layers[::-1]))
+    with pytest.raises(UserError, match="Resonator, which has more states: run it in a SpikingLayer of a Network"):
+        dispatch.lif(x, torch.tensor(0.8), torch.tensor(0.9), example.Resonator())
+
+
+def test_what_a_resonator_does_below_threshold_is_a_damped_oscillation(example):
+    neuron, b = example.Resonator(angle=0.3), torch.tensor(0.95, dtype=torch.float64)
+    zero = torch.zeros(1, 1, dtype=torch.float64)
+    begin = example.ResonatorState(zero, zero + 0.8, zero)
+    _, u, _ = reference.lif(torch.zeros(60, 1, 1, dtype=torch.float64), b, b, neuron, state=begin)
+    t = torch.arange(60, dtype=torch.float64)
+    torch.testing.assert_close(u[:, 0, 0], 0.8 * 0.95**t * torch.cos(0.3 * t))
+
+
+def test_a_run_of_a_neuron_with_more_states_says_which_kernel_runs_and_is_read_back(here, capsys):
+    run_dense(
+        *SMALL, *TONES, "dataset.source.nb_samples=16", "neuron=my_parts.Resonator", "hidden=[6]", "hydra.run.dir=run"
+    )
+    assert RunRecord(here / "run").status == "done"
+    log = (here / "run" / "run.log").read_text()
+    assert log.count("Resonator neurons") <= 1
+    assert load_run(here / "run", trust=True).network.layers[0].neuron.State.__name__ == "ResonatorState"
+
+
+class NoFields(LIF):
+    State = dict
+
+
+class OtherState(LIF):
+    def step(self, state, current, s, a, b):
+        return (state.i, state.u)
+
+
 class Empty:
     pass
 
@@ -177,6 +241,8 @@ def unchanged(dataset, generator):
 MISTAKES = [
     ("surrogate", Empty(), r"mine\.X: Empty has no __call__\(x, s\); a part of the kind surrogate needs __call__"),
     ("surrogate", WrongShape(), r"h\(x, s\) gives \(\) of torch.float32 for \(2, 4\)"),
+    ("neuron", NoFields(), r"its State has no fields; it must be a NamedTuple of i, u and what more it has"),
+    ("neuron", OtherState(), r"step gives tuple, not a LIFState of i, u"),
     ("surrogate", Raises(), r"a trial call ended in RuntimeError"),
     ("escape noise", HalfNoise(), r"has no threshold\(r\)"),
     ("escape noise", Empty(), r"has no stochastic; .* needs stochastic, probability\(x\), threshold\(r\)"),
