@@ -57,6 +57,32 @@ SCRIPTS: dict[str, tuple[str, list[str]]] = {
             "plot=false",
         ],
     ),
+    "dense_SNN full": (
+        "Classification",
+        [
+            "--config-name=ladder/full",
+            *(*RANDMAN, "~dataset.units_per_channel", "dataset.duration=0.2", "hidden=[6,5]", "batch_size=16"),
+            *("dataset.augment.sigma_u_uniform=1", "early_stopping=4", "ema=0.5", "grad_clip=1", "nb_epochs=5"),
+            *("dataset.augment.p_cutmix=0.5", "connection.max_delay=0.05", "plot=false"),
+        ],
+    ),
+    "dense_SNN adaptive": (
+        "Classification",
+        [
+            "--config-name=ladder/adaptive",
+            *(*RANDMAN, "~dataset.units_per_channel", "dataset.duration=0.2", "hidden=[6,5]", "batch_size=16"),
+            *("time_constants=gamma", "time_constants.trainable=true", "neuron.a=[0,5]", "nb_epochs=5", "plot=false"),
+        ],
+    ),
+    "dense_SNN dcls": (
+        "Classification",
+        [
+            "--config-name=ladder/dcls",
+            *(*RANDMAN, "~dataset.units_per_channel", "dataset.duration=0.2", "hidden=[6,5]", "batch_size=16"),
+            *("connection.max_delay=0.05", "connection.sigma=0.02", "connection.sigma_end=0.01", "nb_epochs=5"),
+            "plot=false",
+        ],
+    ),
     "non_spiking": (
         "Classification",
         [
@@ -96,7 +122,8 @@ SCRIPTS: dict[str, tuple[str, list[str]]] = {
         "Spike_train_matching",
         [
             *("dataset.data_path={target}", "dataset.name=tiny", "dataset.nb_inputs=30", "dataset.nb_hidden=20"),
-            *("dataset.nb_outputs=16", "dataset.nb_steps=40", "nb_epochs=7", "logging_freq=3", "plot=false"),
+            *("dataset.nb_outputs=16", "dataset.nb_steps=40", "nb_epochs=9", "logging_freq=2", "plot=false"),
+            *("save_mem=true", "save_w=true"),
         ],
     ),
     "run_superspike": ("Spike_train_matching", ["nb_hidden=20", "nb_epochs=12", "logging_freq=5", "plot=false"]),
