@@ -23,7 +23,8 @@ from surgrad.network.parameters import TimeConstant
 from surgrad.neurons.lif import DECAYS, LIF
 
 NEURONS = (nir.CubaLIF, nir.LIF, nir.CubaLI, nir.LI)
-INSTANT = 1e-3  # a synaptic time constant, in steps, whose decay is 0
+INSTANT = 1e-3  # a synaptic time constant, in steps, whose exponential decay is 0
+JUST_ABOVE = 1 + 2e-6  # one whose decay by Euler's rule is 0, and not below, after rounding
 
 
 class Biased(nn.Module):
@@ -45,17 +46,31 @@ class Biased(nn.Module):
         return current + self.bias.view(-1, *(1,) * (len(self.out_shape) - 1))
 
 
-def read(path: str | Path, dt: float | None = None, *, decay: str | None = None, reset: str | None = None) -> Network:
+def read(
+    path: str | Path,
+    dt: float | None = None,
+    *,
+    decay: str | None = None,
+    reset: str | None = None,
+    dialect: str | None = None,
+) -> Network:
     """The network of a nir file; arguments and errors as of `from_nir`, UserError also for a file that is none."""
     try:
-        graph = nir.read(str(path))
+        graph = nir.read(
+            str(path), type_check=False
+        )  # shapes are looked at below, and some writers count samples to them
     except (OSError, KeyError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: not a NIR graph ({' '.join(str(error).split())[:200]})") from error
-    return from_nir(graph, dt, decay=decay, reset=reset)
+    return from_nir(graph, dt, decay=decay, reset=reset, dialect=dialect)
 
 
 def from_nir(
-    graph: nir.NIRGraph, dt: float | None = None, *, decay: str | None = None, reset: str | None = None
+    graph: nir.NIRGraph,
+    dt: float | None = None,
+    *,
+    decay: str | None = None,
+    reset: str | None = None,
+    dialect: str | None = None,
 ) -> Network:
     """A network with the connections and neurons of a graph.
 
@@ -65,6 +80,8 @@ def from_nir(
         decay: rule that turns time constants into decays, "exponential" or "euler"; None for that of the metadata, else
             "exponential".
         reset: see `surgrad.neurons.lif.LIF`; None for that of the metadata, else "multiplicative_leak", which is NIR's.
+        dialect: "norse" for a file of Norse's exporter, which writes time constants multiplied with its dt, and 1 for
+            the weight of a spike that is not scaled there; None for one that says what NIR says.
 
     Raises:
         UserError: naming the node that is not known, or the constant that has no equal here.
@@ -73,18 +90,41 @@ def from_nir(
     dt = float(about["dt"]) if dt is None and "dt" in about else dt
     if dt is None:
         raise UserError("dt: the graph does not say its time step; give one, in s")
-    chain = _Chain(graph, dt, decay or str(about.get("decay", "exponential")), reset)
+    if dialect not in (None, "norse"):
+        raise UserError(f"dialect={dialect}: unknown; allowed: norse, or none")
+    chain = _Chain(_flat(graph), dt, decay or str(about.get("decay", "exponential")), reset, dialect)
     layers, readout = chain.populations(float(about.get("readout_v0", 0.0)))
     return Network(layers, readout, dt, chain.delay)
+
+
+def _flat(graph: nir.NIRGraph) -> nir.NIRGraph:
+    """A graph with the nodes of graphs inside it in the place of those, under names with a dot."""
+    nodes: dict[str, Any] = {}
+    edges: list[tuple[str, str]] = []
+    begins, ends = {}, {}
+    for name, node in graph.nodes.items():
+        if not isinstance(node, nir.NIRGraph):
+            nodes[name] = node
+            continue
+        inner = _flat(node)
+        at = {part: f"{name}.{part}" for part in inner.nodes}
+        outer = {part for part, one in inner.nodes.items() if isinstance(one, nir.Input | nir.Output)}
+        nodes |= {at[part]: one for part, one in inner.nodes.items() if part not in outer}
+        edges += [(at[a], at[b]) for a, b in inner.edges if not {a, b} & outer]
+        begins[name] = [at[b] for a, b in inner.edges if isinstance(inner.nodes[a], nir.Input)]
+        ends[name] = [at[a] for a, b in inner.edges if isinstance(inner.nodes[b], nir.Output)]
+    for source, target in graph.edges:
+        edges += [(a, b) for a in ends.get(source, [source]) for b in begins.get(target, [target])]
+    return nir.NIRGraph(nodes, edges, metadata=graph.metadata, type_check=False)
 
 
 class _Chain:
     """The nodes of a graph in order, and the loops beside them."""
 
-    def __init__(self, graph: nir.NIRGraph, dt: float, decay: str, reset: str | None) -> None:
+    def __init__(self, graph: nir.NIRGraph, dt: float, decay: str, reset: str | None, dialect: str | None) -> None:
         if decay not in DECAYS:
             raise UserError(f"decay={decay}: unknown; allowed: {', '.join(DECAYS)}")
-        self.nodes, self.dt, self.decay = graph.nodes, dt, decay
+        self.nodes, self.dt, self.decay, self.dialect = graph.nodes, dt, decay, dialect
         self.reset = reset or str(graph.metadata.get("reset", "multiplicative_leak"))
         self.after: dict[str, list[str]] = {name: [] for name in graph.nodes}
         for source, target in dict.fromkeys(map(tuple, graph.edges)):
@@ -184,6 +224,8 @@ class _Chain:
 
     def _values(self, name: str, key: str, shape: tuple[int, ...]) -> np.ndarray:
         value = np.asarray(getattr(self.nodes[name], key, 1.0), np.float64)
+        if self.dialect == "norse" and key.startswith("tau"):
+            value = value / self.dt
         if value.size not in (1, int(np.prod(shape))):
             raise UserError(f"{name}: {key} of shape {value.shape}, for units {shape}")
         return np.broadcast_to(value.reshape(shape) if value.size > 1 else value.reshape(()), shape).copy()
@@ -197,14 +239,16 @@ class _Chain:
         threshold = self._values(name, "v_threshold", shape) if isinstance(node, nir.LIF | nir.CubaLIF) else 1.0
         gain = self._values(name, "r", shape) / threshold
         if isinstance(node, nir.CubaLIF | nir.CubaLI):
-            gain *= self._values(name, "w_in", shape) * (1 - self._decayed(self._values(name, "tau_syn", shape)))
+            forgotten = 1 - self._decayed(self._values(name, "tau_syn", shape))
+            gain *= 1.0 if self.dialect == "norse" else self._values(name, "w_in", shape) * forgotten
         return np.asarray(gain)
 
     def _constants(self, name: str, shape: tuple[int, ...]) -> tuple[TimeConstant, TimeConstant]:
         """tau_mem and tau_syn, one for the layer where all neurons have the same."""
         node = self.nodes[name]
         if isinstance(node, nir.LIF | nir.LI):
-            return _constant(self._values(name, "tau", shape)), TimeConstant(INSTANT * self.dt)
+            instant = JUST_ABOVE if self.decay == "euler" else INSTANT
+            return _constant(self._values(name, "tau", shape)), TimeConstant(instant * self.dt)
         return _constant(self._values(name, "tau_mem", shape)), _constant(self._values(name, "tau_syn", shape))
 
     def _decayed(self, tau: np.ndarray) -> np.ndarray:
