@@ -12,7 +12,7 @@ from surgrad.kernels.call import RunOptions
 from surgrad.kernels.contract import LayerSpec, NetworkSpec, ReadoutSpec, connection_spec
 from surgrad.kernels.state import NetworkOutput, NetworkState
 from surgrad.network.normalization import input_spec
-from surgrad.network.parameters import Adaptation, TimeConstant
+from surgrad.network.parameters import Adaptation, TimeConstant, decays
 from surgrad.neurons.lif import LIF, AdaptiveLIF
 
 
@@ -47,6 +47,8 @@ class _Callable(nn.Module):
     """
 
     dt: float | None
+    tau_mem: TimeConstant
+    tau_syn: TimeConstant
     delay: int = 1
     index: int = 0
 
@@ -59,6 +61,15 @@ class _Callable(nn.Module):
         """Whether a call draws random numbers."""
         raise NotImplementedError
 
+    @property
+    def method(self) -> str:
+        """How the decays follow from the time constants."""
+        raise NotImplementedError
+
+    def decays(self, dt: float) -> tuple[Tensor, Tensor]:
+        """Decays a of the synapse and b of the membrane over a step of dt seconds."""
+        return self.tau_syn.decay(dt, self.method), self.tau_mem.decay(dt, self.method)
+
     def _run(
         self, x: Tensor | EventBatch, state: NetworkState | None, seed: int | None, **options: Any
     ) -> NetworkOutput:
@@ -70,6 +81,17 @@ class _Callable(nn.Module):
             options["ids"] = x.ids if options.get("ids") is None else options["ids"]
             x = x.dense()
         return dispatch.run(self._alone(self.dt), x, seed=seed or 0, state=state, **options)
+
+
+def decays_of(layers: Sequence[_Callable], dt: float) -> list[tuple[Tensor, Tensor]]:
+    """`decays` of layers on a GPU, in few launches; none where they compute their own, or on a CPU."""
+    if any(
+        layer.tau_mem.log_tau.device.type == "cpu" or type(layer).decays is not _Callable.decays for layer in layers
+    ):
+        return []
+    constants = [(tau, layer.method) for layer in layers for tau in (layer.tau_syn, layer.tau_mem)]
+    found = iter(decays(constants, dt))
+    return list(zip(found, found, strict=True))
 
 
 class SpikingLayer(_Callable):
@@ -157,17 +179,26 @@ class SpikingLayer(_Callable):
         dropped = self.training and (self.dropout > 0 or self.recurrent_dropout > 0)
         return self.neuron.escape_noise.stochastic or dropped
 
-    def decays(self, dt: float) -> tuple[Tensor, Tensor]:
-        """Decays a of the synapse and b of the membrane over a step of dt seconds."""
-        return self.tau_syn.decay(dt, self.neuron.decay), self.tau_mem.decay(dt, self.neuron.decay)
+    @property
+    def method(self) -> str:
+        return self.neuron.decay
 
-    def spec(self, name: str, dt: float, index: int) -> LayerSpec:
-        """What kernels are given of this layer: ``name`` for messages, dt in s, its number among the layers."""
+    def spec(self, name: str, dt: float, index: int, decays: Sequence[Tensor] = ()) -> LayerSpec:
+        """What kernels are given of this layer.
+
+        Args:
+            name: for messages.
+            dt: time step, s.
+            index: its number among the layers.
+            decays: those of `decays`, where they are known.
+        """
+        a, b = decays or self.decays(dt)
         return LayerSpec(
             name,
             self.neuron,
             self.unit_shape,
-            *self.decays(dt),
+            a,
+            b,
             feedforward=connection_spec(self.feedforward, f"{name}.feedforward", dt, self.unit_shape),
             recurrent=connection_spec(self.recurrent, f"{name}.recurrent", dt, self.unit_shape),
             adaptation=None if self.adaptation is None else self.adaptation.values(dt),
@@ -239,15 +270,16 @@ class Readout(_Callable):
     def _draws(self) -> bool:
         return self.training and self.dropout > 0
 
-    def decays(self, dt: float) -> tuple[Tensor, Tensor]:
-        """Decays a of the synapse and b of the membrane over a step of dt seconds."""
-        return self.tau_syn.decay(dt, self.decay), self.tau_mem.decay(dt, self.decay)
+    @property
+    def method(self) -> str:
+        return self.decay
 
-    def spec(self, name: str, dt: float, index: int) -> ReadoutSpec:
-        """What kernels are given of this readout: ``name`` for messages, dt in s, the number of layers below."""
+    def spec(self, name: str, dt: float, index: int, decays: Sequence[Tensor] = ()) -> ReadoutSpec:
+        """What kernels are given of this readout; arguments as in `SpikingLayer.spec`, of the layers below it."""
+        a, b = decays or self.decays(dt)
         connection = connection_spec(self.feedforward, f"{name}.feedforward", dt, self.unit_shape)
         changed = input_spec(self.normalization, self.dropout, name, self.training, index)
-        return ReadoutSpec(name, self.unit_shape, *self.decays(dt), connection, self.u0, self.unit_gain, changed)
+        return ReadoutSpec(name, self.unit_shape, a, b, connection, self.u0, self.unit_gain, changed)
 
     def extra_repr(self) -> str:
         return f"{self.unit_shape}, u0={self.u0:g}"

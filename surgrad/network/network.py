@@ -16,7 +16,7 @@ from surgrad.kernels.contract import NetworkSpec
 from surgrad.kernels.events import Events
 from surgrad.kernels.state import NetworkOutput, NetworkState
 from surgrad.network.connections import DelayedDense
-from surgrad.network.layers import Readout, SpikingLayer
+from surgrad.network.layers import Readout, SpikingLayer, decays_of
 
 
 @contextmanager
@@ -67,6 +67,8 @@ class Network(nn.Module):
             if tuple(expected) != below.unit_shape:
                 raise UserError(f"a layer expects input {expected}, but gets {below.unit_shape}")
         self._place_layers()
+        for part in self.stack:
+            part.decays(dt)  # refuses, on the host, those that are none
         for layer in layers:
             if layer.adaptation is not None:
                 b = layer.decays(dt)[1].detach()
@@ -147,10 +149,12 @@ class Network(nn.Module):
 
     def spec(self) -> NetworkSpec:
         """What kernels are given of this network."""
-        layers = tuple(layer.spec(f"layers[{k}]", self.dt, k) for k, layer in enumerate(self.layers))
-        return NetworkSpec(
-            layers, self.readout.spec("readout", self.dt, len(layers)) if self.readout is not None else None, self.delay
-        )
+        pairs = decays_of(self.stack, self.dt)
+        layers = tuple(layer.spec(f"layers[{k}]", self.dt, k, *pairs[k : k + 1]) for k, layer in enumerate(self.layers))
+        readout = None
+        if self.readout is not None:
+            readout = self.readout.spec("readout", self.dt, len(layers), *pairs[-1:])
+        return NetworkSpec(layers, readout, self.delay)
 
     def extra_repr(self) -> str:
         return f"dt={self.dt:g} s, delay={self.delay}"

@@ -193,5 +193,6 @@ def train_epoch(
         if grad_clip is not None:
             nn.utils.clip_grad_norm_(network.parameters(), grad_clip)
         optimizer.step()
+        del out, loss, extra  # and with them memory, before the next batch asks for as much
         on_batch(tally.scores())
     return tally.scores()

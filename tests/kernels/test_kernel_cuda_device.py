@@ -23,7 +23,10 @@ from kernels.triton_networks import (
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from surgrad.datasets.events import EventBatch
+from surgrad.errors import UserError
 from surgrad.kernels import call, checks
+from surgrad.kernels.events import Events
 from surgrad.kernels.gpu import layer
 from surgrad.kernels.philox import NoiseKey
 from surgrad.network.connections import Conv, Dense
@@ -126,6 +129,18 @@ def test_a_training_step_never_reads_from_the_device(monkeypatch, trained):
     assert operations.counts["convolution"] == 6 * nb_chunks
     assert operations.counts["convolution_backward"] == 8 * nb_chunks
     assert operations.counts.total() < 400
+
+
+def test_input_that_was_left_on_the_cpu_is_named(monkeypatch):
+    """The meta device stands for a GPU: parameters there, input here, and no advice that does not help."""
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "require_device", lambda *args: None)
+        spec = network(Dense(8, 6)).to_empty(device="meta").spec()
+    x = torch.zeros(5, 2, 8)
+    batch = EventBatch.from_dense(x)
+    for given in (x, Events(batch.steps, batch.units, batch.offsets, batch.nb_steps, batch.unit_shape)):
+        with pytest.raises(UserError, match=r" on cpu, the parameters are on meta; move one with \.to\(device\)"):
+            call.network_input(spec, given)
 
 
 needs_gpu = pytest.mark.skipif(not GPU, reason="needs a CUDA device")

@@ -10,7 +10,7 @@ from surgrad.kernels import reference
 from surgrad.network.connections import Conv, Dense
 from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
-from surgrad.network.parameters import TimeConstant
+from surgrad.network.parameters import TimeConstant, decays
 from surgrad.neurons.lif import LIF
 
 
@@ -209,3 +209,17 @@ def test_euler_decay_refuses_a_step_longer_than_a_time_constant():
         Network([layer], None, 2e-3)(torch.zeros(4, 1, 1))
     with pytest.raises(UserError, match="decay='rk4' is unknown; allowed: exponential, euler"):
         LIF(decay="rk4")
+
+
+@pytest.mark.parametrize("decay", ["exponential", "euler"])
+def test_decays_of_all_layers_together_are_those_of_each(decay):
+    """As on a GPU: trained and fixed ones, one per layer and per neuron; values and gradients to the bit."""
+    taus = [TimeConstant(torch.tensor([20e-3, 30e-3]), True), TimeConstant(10e-3), TimeConstant(15e-3, True)]
+    pairs = [(taus[0], decay), (taus[1], "exponential"), (taus[2], decay), (taus[1], decay)]
+    found, gradients = [], []
+    for values in (decays(pairs, 2e-3), [tau.decay(2e-3, method) for tau, method in pairs]):
+        found.append([v.detach() for v in values])
+        gradients.append(torch.autograd.grad(sum(v.square().sum() for v in values), [taus[0].log_tau, taus[2].log_tau]))
+        assert [v.requires_grad for v in values] == [True, False, True, False]
+    for a, b in zip(found[0] + list(gradients[0]), found[1] + list(gradients[1]), strict=True):
+        assert torch.equal(a, b)

@@ -25,7 +25,7 @@ from surgrad.kernels.state import LayerState, NetworkOutput, NetworkState
 from surgrad.neurons.lif import LIF, LIFState
 
 if TYPE_CHECKING:
-    from surgrad.kernels.gpu.scan_network import LayerTensors, Plan, Stage
+    from surgrad.kernels.gpu.plan import LayerTensors, Plan, Stage
 
 _MASK = 0xFFFFFFFF
 # The most images that all of cuDNN's algorithms take at once; a step of a sample is an image.
@@ -86,7 +86,8 @@ def run(network: NetworkSpec, x: Tensor | Events, options: Options, chunk_bytes:
         chunk_bytes: size at which arrays over time are cut into chunks of time.
     """
     # Triton is loaded on first use: a run on the CPU never pays for it.
-    from surgrad.kernels.gpu.scan_network import NetworkScan, Plan, chunks
+    from surgrad.kernels.gpu.plan import Plan, chunks
+    from surgrad.kernels.gpu.scan_network import NetworkScan
 
     state, address = options.state, options.address
     if isinstance(x, Events):
@@ -100,7 +101,7 @@ def run(network: NetworkSpec, x: Tensor | Events, options: Options, chunk_bytes:
     if state is not None:
         states = [*state.layers, *([state.readout] if state.readout is not None else [])]
     for k, layer in enumerate(network.stack):
-        stage, layer_tensors = _stage(layer, nb_samples, x.device, states[k], options.precision)
+        stage, layer_tensors = _stage(layer, nb_samples, states[k], options.precision)
         stages.append(stage)
         tensors += layer_tensors
     widest = max(x[0].numel(), *(nb_samples * math.prod(stage.population.unit_shape) for stage in stages))
@@ -117,6 +118,7 @@ def run(network: NetworkSpec, x: Tensor | Events, options: Options, chunk_bytes:
         chunks=chunks(len(x), max(longest, 1), options.truncate),
         keep_currents=options.memory == "full",
         differentiable=torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (inputs, *tensors)),
+        return_last_spikes=options.return_state,
         return_spikes=options.record,
     )
     results = NetworkScan.apply(plan, inputs, *tensors)
@@ -124,10 +126,12 @@ def run(network: NetworkSpec, x: Tensor | Events, options: Options, chunk_bytes:
     counts, y = list(results[:nb_layers]), results[nb_layers] if network.readout is not None else None
     ends = results[len(stages) :]
     spikes = list(ends[len(ends) - nb_layers :]) if options.record else None
-    end = _end_state(ends, nb_layers, x[-1].clone(), address.first_step + len(x), network.readout is not None)
-    currents = [s.i for s in (*end.layers, end.readout) if s is not None]
-    output = NetworkOutput(y, counts, spikes, end if options.return_state else None)
-    return finite.confirmed(output, network, currents, x)
+    end, per_layer = None, 2
+    if options.return_state:
+        end = _end_state(ends, nb_layers, x[-1].clone(), address.first_step + len(x), network.readout is not None)
+        per_layer = 3
+    currents = [ends[per_layer * k] for k in range(len(stages))]
+    return finite.confirmed(NetworkOutput(y, counts, spikes, end), network, currents, x)
 
 
 def scan(
@@ -141,18 +145,17 @@ def scan(
     """One layer driven by a current, as `surgrad.kernels.reference.scan`; its states are kept at every step."""
     from surgrad.kernels.gpu.scan_network import NetworkScan
 
-    stage, tensors = _stage(layer, current.shape[1], current.device, old, "float32", driven=True)
-    plan = _driven(stage, current, tensors, address, keep_states=return_membrane)
-    _, i, u, _, spikes = NetworkScan.apply(plan, current.contiguous(), *tensors)
-    membranes = known("saved states", stage.saved[0]).u if return_membrane else None
-    return spikes, membranes, LayerState(i, u, spikes[-1])
+    stage, tensors = _stage(layer, current.shape[1], old, "float32", driven=True)
+    plan = _driven(stage, current, tensors, address, return_membranes=return_membrane)
+    _, i, u, spikes, *membranes = NetworkScan.apply(plan, current.contiguous(), *tensors)
+    return spikes, membranes[0] if membranes else None, LayerState(i, u, spikes[-1])
 
 
 def integrate(layer: ReadoutSpec, current: Tensor, state: LIFState | None = None) -> tuple[Tensor, LIFState]:
     """A leaky integrator driven by a current (T, B, C), as `surgrad.kernels.reference.integrate`."""
     from surgrad.kernels.gpu.scan_network import NetworkScan
 
-    stage, tensors = _stage(layer, current.shape[1], current.device, state, "float32", driven=True)
+    stage, tensors = _stage(layer, current.shape[1], state, "float32", driven=True)
     ids = torch.arange(current.shape[1], device=current.device)
     plan = _driven(stage, current, tensors, Address(NoiseKey(), ids))
     y, i, u = NetworkScan.apply(plan, current.contiguous(), *tensors)
@@ -160,10 +163,10 @@ def integrate(layer: ReadoutSpec, current: Tensor, state: LIFState | None = None
 
 
 def _driven(
-    stage: "Stage", current: Tensor, tensors: "LayerTensors", address: Address, keep_states: bool = False
+    stage: "Stage", current: Tensor, tensors: "LayerTensors", address: Address, return_membranes: bool = False
 ) -> "Plan":
     """The plan of one layer that is driven by a current."""
-    from surgrad.kernels.gpu.scan_network import Chunk, Plan
+    from surgrad.kernels.gpu.plan import Chunk, Plan
 
     return Plan(
         stages=[stage],
@@ -174,7 +177,7 @@ def _driven(
         chunks=[Chunk(0, len(current), cut=True)],
         keep_currents=False,
         differentiable=torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (current, *tensors)),
-        keep_states=keep_states,
+        return_membranes=return_membranes,
         return_spikes=stage.population.neuron is not None,
     )
 
@@ -189,33 +192,30 @@ def _flat_decays(a: Tensor, b: Tensor, unit_shape: Sequence[int]) -> tuple[Tenso
 def _stage(
     layer: LayerSpec | ReadoutSpec,
     nb_samples: int,
-    device: torch.device,
     state: tuple[Tensor, ...] | None,
     precision: str,
     driven: bool = False,
 ) -> "tuple[Stage, LayerTensors]":
     """One layer as the scan wants it: what it is, and its tensors; ``driven`` by a current."""
     from surgrad.kernels.gpu.layer import Population
-    from surgrad.kernels.gpu.scan_network import LayerTensors, Stage
+    from surgrad.kernels.gpu.plan import LayerTensors, Stage
 
-    shape = (nb_samples, *layer.unit_shape)
-    zeros = torch.zeros(shape, device=device)
     if isinstance(layer, LayerSpec):
         neuron, recurrent, index, unit_gain = layer.neuron, layer.recurrent, layer.index, layer.neuron.unit_gain
-        first = (zeros, zeros, zeros) if state is None else state
     else:
         neuron, recurrent, index, unit_gain = None, None, 0, layer.unit_gain
-        first = (zeros, torch.full(shape, layer.u0, device=device)) if state is None else state
+    i, u, before = (None, None, None) if state is None else (*state[:2], state[2] if len(state) > 2 else None)
     tensors = LayerTensors(
         None if driven else layer.incoming.known_weight.contiguous(),
         recurrent.known_weight.contiguous() if recurrent is not None else None,
         *_flat_decays(layer.a, layer.b, layer.unit_shape),
-        first[0].contiguous(),
-        first[1].contiguous(),
-        first[2] if isinstance(layer, LayerSpec) else None,
+        None if i is None else i.contiguous(),
+        None if u is None else u.contiguous(),
+        before,
     )
     population = Population(layer.unit_shape, neuron, recurrent, index, nb_samples, precision, unit_gain)
-    return Stage(population, None if driven else layer.incoming), tensors
+    u0 = layer.u0 if isinstance(layer, ReadoutSpec) else 0.0
+    return Stage(population, None if driven else layer.incoming, u0), tensors
 
 
 def _key(noise: NoiseKey, device: torch.device) -> Tensor:
@@ -265,6 +265,10 @@ class GraphedStep:
     def __call__(self, *arguments: Tensor) -> object:
         if not all(x.is_cuda for x in arguments):
             return self.step(*arguments)
+        with torch.cuda.device_of(arguments[0]):  # streams and graphs are of the current device
+            return self._step(*arguments)
+
+    def _step(self, *arguments: Tensor) -> object:
         if self.graph is None:
             if self.warmup > 0:
                 self.warmup -= 1

@@ -18,6 +18,11 @@ def _rounded(x: Tensor, precision: str) -> Tensor:
     return x.to(torch.bfloat16) if precision == "bf16" else x.to(torch.float32)
 
 
+def operand_type(connection: ConnectionSpec, precision: str) -> torch.dtype:
+    """What a product takes spikes in: those of convolutions are float32."""
+    return torch.bfloat16 if precision == "bf16" and connection.kind != "conv" else torch.float32
+
+
 def _matmul(x: Tensor, y: Tensor, precision: str) -> Tensor:
     """x @ y with operands in ``precision`` and sums and result in float32."""
     x, y = _rounded(x, precision), _rounded(y, precision)
