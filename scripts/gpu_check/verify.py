@@ -19,10 +19,10 @@ from surgrad.kernels.call import Address, Options
 from surgrad.kernels.judge import judge
 from surgrad.kernels.philox import NoiseKey
 from surgrad.kernels.state import NetworkOutput
-from surgrad.network.connections import Conv, Dense
+from surgrad.network.connections import Conv, DelayedDense, Dense
 from surgrad.network.network import Network
 from surgrad.neurons.escape_noise import Exponential, Sigmoid, Step
-from surgrad.neurons.lif import LIF, LIFState
+from surgrad.neurons.lif import LIF, AdaptiveLIF, LIFState
 
 Row = dict[str, Any]
 SEED, DRAW = 11, 3
@@ -74,7 +74,7 @@ def published(neuron: LIF, recurrent: bool) -> Network:
 
 
 def strict() -> Iterator[Row]:
-    """Published shapes with every noise, dense recurrence of every kind of launch, two axes, bf16."""
+    """Published shapes with every noise, dense recurrence of every kind of launch, adaptation, delays, two axes."""
     nb_steps, nb_samples, density = (8, 2, 0.2) if DRY else (200, 64, 0.05)
     for noise in (Step(), Sigmoid(10.0), Exponential()):
         for recurrent in (True, False):
@@ -91,6 +91,12 @@ def strict() -> Iterator[Row]:
             )
             if time_is_up(10):
                 return
+    for what, kind, connection in (
+        ("adaptive", AdaptiveLIF(a=(0.0, 5.0)), Dense(inputs, sizes[0])),
+        ("delays", neuron, DelayedDense(inputs, sizes[0], 9e-3)),
+    ):
+        network = network_of([connection], [Dense(sizes[0], sizes[0])], kind)
+        yield judged(f"{sizes[0]} units, {what}", network, spikes_for(network, nb_steps, nb_samples, 2 * density))
     conv = Conv((2, 4, 4) if DRY else (2, 12, 12), 8, 3, 1, 1)
     network = network_of([conv], [Conv(conv.out_shape, 8, 3, 1, 1)], LIF())
     yield judged("two axes", network, spikes_for(network, nb_steps, 2 if DRY else 33, 0.2))

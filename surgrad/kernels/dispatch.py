@@ -83,6 +83,9 @@ def _cpu(network: NetworkSpec) -> tuple[Choice, str | None]:
 
 
 def _cuda(network: NetworkSpec) -> tuple[Choice, str | None]:
+    if cuda_layerwise.needed(network):
+        why = "Triton kernels layer by layer, for adaptive neurons or learned delays"
+        return Choice("cuda", cuda_layerwise.run, why), cuda_layerwise.obstacle(network)
     return Choice("cuda", cuda.run, "Triton kernels, all layers in one call"), cuda.obstacle(network)
 
 

@@ -148,7 +148,8 @@ def choice(kernel, network):
     return dispatch.choose(kernel, network.spec()).run
 
 
-def test_the_compiled_layers_run_where_they_can():
+def test_the_compiled_layers_run_where_they_can(monkeypatch):
+    monkeypatch.setattr(dispatch.cuda, "interpreted", lambda: False)
     network = random_network(adapts=False)
     assert choice("auto", network) is layerwise.run
     assert choice("cpu", network) is layerwise.run

@@ -3,19 +3,28 @@
 Triton translates for any architecture by its own assembler; only the launch needs the device.
 """
 
-from typing import Any
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
+from surgrad.kernels.gpu import adaptive
+from surgrad.kernels.gpu.adaptive_scan import adaptive_scan, adaptive_scan_adjoint
 from surgrad.kernels.gpu.layer import Population
 from surgrad.kernels.gpu.scan import scan, scan_adjoint
+from surgrad.neurons.lif import AdaptiveLIF
 
 _TYPES = {"spikes": "*u8", "key": "*i64", "ids": "*i64"}
 _TYPES |= dict.fromkeys(("noise_p", "noise_q", "surrogate_p", "surrogate_q"), "fp32")
 _TYPES |= dict.fromkeys(("nb_samples", "nb_steps", "segment", "first_step", "layer"), "i32")
+
+#: Options of a launch, not arguments of a kernel.
 _OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 
 
@@ -25,13 +34,19 @@ def compiled(population: Population, capability: int = 90, decays: bool = False)
     Args:
         population: the layer.
         capability: compute capability without the dot, 90 for Hopper.
-        decays: with per-neuron time constants and their gradients.
+        decays: with per-neuron time constants and their gradients; adaptive neurons always have them.
 
     Returns:
         "forward" and "adjoint", each with its machine code ``asm["cubin"]`` and ``metadata.shared``, bytes of shared
         memory.
     """
     cpu = torch.device("cpu")
+    if isinstance(population.neuron, AdaptiveLIF):
+        both = adaptive.constants(population, cpu)
+        return {
+            "forward": _compiled(adaptive_scan, both["forward"], population.precision, capability),
+            "adjoint": _compiled(adaptive_scan_adjoint, both["adjoint"], population.precision, capability),
+        }
     spiking = population.neuron is not None
     forward = population.forward_constants(cpu, per_unit=decays, save=spiking or decays)
     backward = population.backward_constants(cpu, per_unit=decays, decays=decays, upstream=True, counts=spiking)
@@ -46,7 +61,7 @@ def _compiled(kernel: Any, constants: dict[str, Any], precision: str, capability
     constants["PRECISION"] = "tf32x3" if precision == "float32" else precision
     if not constants["RECURRENT"]:
         constants["taps"] = None
-    types = _TYPES | {"out": "*u8" if constants["SPIKING"] else "*fp32"}
+    types = _TYPES | {"out": "*u8" if constants.get("SPIKING", True) else "*fp32"}
     signature = {name: "constexpr" if name in constants else types.get(name, "*fp32") for name in kernel.arg_names}
     # Allocations begin at multiples of 16 bytes at least.
     aligned = {
@@ -54,3 +69,22 @@ def _compiled(kernel: Any, constants: dict[str, Any], precision: str, capability
     }
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+class Resources(NamedTuple):
+    """What a program of a kernel takes: registers of a thread, bytes of them spilled to memory, shared memory."""
+
+    registers: int
+    spilled: int
+    shared: int
+
+
+def resources(kernel: CompiledKernel) -> Resources:
+    """By NVIDIA's `cuobjdump`, which comes with Triton."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(kernel.asm["cubin"])
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(path)]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = {name: int(value) for name, value in re.findall(r"\b(REG|STACK):(\d+)", report)}
+    return Resources(found["REG"], found["STACK"], kernel.metadata.shared)

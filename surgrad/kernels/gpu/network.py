@@ -112,7 +112,7 @@ def run(network: NetworkSpec, x: Tensor | Events, options: Options, chunk_bytes:
     plan = Plan(
         stages=stages,
         delay=network.delay,
-        key=_key(address.noise, x.device),
+        key=device_key(address.noise, x.device),
         ids=address.ids,
         first_step=address.first_step,
         chunks=chunks(len(x), max(longest, 1), options.truncate),
@@ -171,7 +171,7 @@ def _driven(
     return Plan(
         stages=[stage],
         delay=0,
-        key=_key(address.noise, current.device),
+        key=device_key(address.noise, current.device),
         ids=address.ids,
         first_step=address.first_step,
         chunks=[Chunk(0, len(current), cut=True)],
@@ -218,7 +218,7 @@ def _stage(
     return Stage(population, None if driven else layer.incoming, u0), tensors
 
 
-def _key(noise: NoiseKey, device: torch.device) -> Tensor:
+def device_key(noise: NoiseKey, device: torch.device) -> Tensor:
     """One int64 on the device, seed | draw << 32; filled there, so that nothing is copied from the host."""
     low = noise.seed & _MASK
     if isinstance(noise.draw, Tensor):
