@@ -55,14 +55,18 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def convolution(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
-    """The convolution of images (N, channels, *spatial) over one or two axes in float32, and its gradients."""
+    """The convolution of images (N, channels, *spatial) over one or two axes in float32, and its gradients.
+
+    A weight of fewer channels convolves the images in groups of as many.
+    """
     if x.dtype != torch.float32 or (x.device.type == "cpu" and _ON_CPU[1].fp32_precision in _EXACT):
         return _convolve(x, weight, stride, padding)
     return _Convolution.apply(x, weight, stride, padding)
 
 
 def _convolve(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
-    return (F.conv1d if len(stride) == 1 else F.conv2d)(x, weight, stride=stride, padding=padding)
+    groups = x.shape[1] // weight.shape[1]
+    return (F.conv1d if len(stride) == 1 else F.conv2d)(x, weight, stride=stride, padding=padding, groups=groups)
 
 
 def convolution_gradients(
@@ -78,9 +82,9 @@ def convolution_gradients(
         padding: of each axis.
         wanted: which gradients are.
     """
-    ones, zeros = [1] * len(stride), [0] * len(stride)
+    ones, zeros, groups = [1] * len(stride), [0] * len(stride), x.shape[1] // weight.shape[1]
     return torch.ops.aten.convolution_backward(
-        g, x, weight, None, stride, padding, ones, False, zeros, 1, [*wanted, False]
+        g, x, weight, None, stride, padding, ones, False, zeros, groups, [*wanted, False]
     )[:2]
 
 

@@ -183,7 +183,7 @@ class SpikingLayer(_Callable):
     def method(self) -> str:
         return self.neuron.decay
 
-    def spec(self, name: str, dt: float, index: int, decays: Sequence[Tensor] = ()) -> LayerSpec:
+    def spec(self, name: str, dt: float, index: int, decays: tuple[Tensor, Tensor] | None = None) -> LayerSpec:
         """What kernels are given of this layer.
 
         Args:
@@ -192,13 +192,11 @@ class SpikingLayer(_Callable):
             index: its number among the layers.
             decays: those of `decays`, where they are known.
         """
-        a, b = decays or self.decays(dt)
         return LayerSpec(
             name,
             self.neuron,
             self.unit_shape,
-            a,
-            b,
+            *(decays or self.decays(dt)),
             feedforward=connection_spec(self.feedforward, f"{name}.feedforward", dt, self.unit_shape),
             recurrent=connection_spec(self.recurrent, f"{name}.recurrent", dt, self.unit_shape),
             adaptation=None if self.adaptation is None else self.adaptation.values(dt),
@@ -274,7 +272,7 @@ class Readout(_Callable):
     def method(self) -> str:
         return self.decay
 
-    def spec(self, name: str, dt: float, index: int, decays: Sequence[Tensor] = ()) -> ReadoutSpec:
+    def spec(self, name: str, dt: float, index: int, decays: tuple[Tensor, Tensor] | None = None) -> ReadoutSpec:
         """What kernels are given of this readout; arguments as in `SpikingLayer.spec`, of the layers below it."""
         a, b = decays or self.decays(dt)
         connection = connection_spec(self.feedforward, f"{name}.feedforward", dt, self.unit_shape)

@@ -80,6 +80,12 @@ def test_surrogates_without_recurrence(h):
     check(net, spikes_for(net))
 
 
+@pytest.mark.parametrize("reset", ["multiplicative_leak", "subtractive"])
+def test_the_euler_scheme(reset):
+    net = network(Dense(8, 6), loop=Dense(6, 6), scheme="euler", a=(0.0, 0.9), reset=reset, diff_reset=True)
+    check(net, spikes_for(net))
+
+
 def test_learned_delays_before_them():
     net = network(DelayedDense(8, 6, 9e-3), loop=Dense(6, 6))
     assert "layers.0.feedforward.delay.logit" in check(net, spikes_for(net))

@@ -90,8 +90,9 @@ def test_flags_change_nothing_on_a_cpu(loose):
     [
         (precision._Linear.apply, [(3, 2, 4), (5, 4)]),
         (lambda x, w: precision._Convolution.apply(x, w, (2,), (1,)), [(3, 2, 5), (4, 2, 3)]),
+        (lambda x, w: precision._Convolution.apply(x, w, (1, 1), (2, 0)), [(1, 3, 5, 2), (3, 1, 3, 1)]),
     ],
-    ids=["linear", "convolution"],
+    ids=["linear", "convolution", "in groups"],
 )
 def test_their_derivatives_of_both_orders(function, shapes):
     g = torch.Generator().manual_seed(0)

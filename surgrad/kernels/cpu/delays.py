@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from surgrad.errors import UserError
+from surgrad.kernels import precision
 from surgrad.kernels.contract import ConnectionSpec
 from surgrad.kernels.cpu.build import compiled
 from surgrad.kernels.cpu.descriptors import fields
@@ -184,7 +185,7 @@ def spread(x: Tensor, shares: Tensor) -> Tensor:
         y: Tensor = _Spread.apply(F.pad(x, (0, missing)).contiguous(), F.pad(shares, (0, missing)).contiguous())
         return y[..., :nb_units]
     kernel = shares.flip(0).T[:, None, :, None]  # one filter over time for each unit; units are the channels
-    y = F.conv2d(x.permute(2, 0, 1)[None], kernel, padding=(nb_taps - 1, 0), groups=nb_units)
+    y = precision.convolution(x.permute(2, 0, 1)[None], kernel, (1, 1), (nb_taps - 1, 0))
     return y[0].permute(1, 2, 0)
 
 

@@ -33,8 +33,10 @@ def constants(population: Population, device: torch.device, *, save: bool = True
     """Compile-time arguments and launch options of both kernels."""
     forward = population.forward_constants(device, per_unit=True, save=save)
     backward = population.backward_constants(device, per_unit=True, decays=True, upstream=True, counts=False)
-    neuron = known("the neuron", population.neuron)
-    common = {name: forward[name] for name in _SHAPE} | {"SUBTRACTIVE": neuron.reset.startswith("subtractive")}
+    neuron = population.neuron
+    assert isinstance(neuron, AdaptiveLIF)  # see `obstacle`
+    common = {name: forward[name] for name in _SHAPE}
+    common |= {"SUBTRACTIVE": neuron.reset.startswith("subtractive"), "EULER": neuron.scheme == "euler"}
     return {
         "forward": common | {name: forward[name] for name in ("THRESHOLD", "STOCHASTIC", "SAVE")},
         "adjoint": common | {name: backward[name] for name in ("RESET_ADJOINT", "SURROGATE", "DIFF_RESET")},

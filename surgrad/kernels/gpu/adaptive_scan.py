@@ -47,12 +47,12 @@ def _adapted(u, s, w, d, to_u, to_s, SUBTRACTIVE: tl.constexpr):
 
 @triton.jit(do_not_specialize=["nb_samples", "nb_steps", "segment", "first_step", "layer"])
 def adaptive_scan(current, out, states, saved, constants, taps, key, ids, nb_samples, nb_steps, segment, first_step,
-                  layer, noise_p, noise_q, RESET: tl.constexpr, SUBTRACTIVE: tl.constexpr, THRESHOLD: tl.constexpr,
-                  STOCHASTIC: tl.constexpr, UNIT_GAIN: tl.constexpr, SAVE: tl.constexpr, RECURRENT: tl.constexpr,
-                  CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-                  USED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, KERNEL_HEIGHT: tl.constexpr,
-                  KERNEL_WIDTH: tl.constexpr, PAD_Y: tl.constexpr, PAD_X: tl.constexpr, PRECISION: tl.constexpr,
-                  STAGES: tl.constexpr):  # fmt: skip
+                  layer, noise_p, noise_q, RESET: tl.constexpr, SUBTRACTIVE: tl.constexpr, EULER: tl.constexpr,
+                  THRESHOLD: tl.constexpr, STOCHASTIC: tl.constexpr, UNIT_GAIN: tl.constexpr, SAVE: tl.constexpr,
+                  RECURRENT: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl.constexpr,
+                  COLUMNS: tl.constexpr, USED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+                  KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr, PAD_Y: tl.constexpr, PAD_X: tl.constexpr,
+                  PRECISION: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
     """Forward: s[t] from u[t], then w[t+1], u[t+1] and i[t+1].
 
     Args:
@@ -93,8 +93,9 @@ def adaptive_scan(current, out, states, saved, constants, taps, key, ids, nb_sam
         spike = u - 1.0 > threshold
         tl.store(out + stride + place, spike.to(tl.uint8), mask=inside)
         s = spike.to(tl.float32)
-        _, w = _adapted(u, s, w, d, to_u, to_s, SUBTRACTIVE)
-        u = RESET(u, i - w, s, b, c)
+        _, w_next = _adapted(u, s, w, d, to_u, to_s, SUBTRACTIVE)
+        u = RESET(u, i - (w if EULER else w_next), s, b, c)
+        w = w_next
         i = a * i + drive
         if RECURRENT:
             tl.debug_barrier()
@@ -105,14 +106,16 @@ def adaptive_scan(current, out, states, saved, constants, taps, key, ids, nb_sam
 
 @triton.jit
 def _states_again(current, spikes, saved, scratch, nb_steps, stride, place, inside, a, b, c, d, to_u, to_s,
-                  RESET: tl.constexpr, SUBTRACTIVE: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
+                  RESET: tl.constexpr, SUBTRACTIVE: tl.constexpr, EULER: tl.constexpr,
+                  STAGES: tl.constexpr):  # fmt: skip
     """States before each of ``nb_steps`` steps, from the saved ones before the first, into the scratch."""
     i, u, w = _load(saved, place, stride, inside)
     for k in tl.range(0, nb_steps, num_stages=STAGES):
         _store(scratch + k * 3 * stride, i, u, w, place, stride, inside)
         s = tl.load(spikes + k * stride + place, mask=inside, other=0).to(tl.float32)
-        _, w = _adapted(u, s, w, d, to_u, to_s, SUBTRACTIVE)
-        u = RESET(u, i - w, s, b, c)
+        _, w_next = _adapted(u, s, w, d, to_u, to_s, SUBTRACTIVE)
+        u = RESET(u, i - (w if EULER else w_next), s, b, c)
+        w = w_next
         i = a * i + tl.load(current + k * stride + place, mask=inside, other=0.0)
     # A thread may read what another one has stored.
     tl.debug_barrier()
@@ -120,17 +123,18 @@ def _states_again(current, spikes, saved, scratch, nb_steps, stride, place, insi
 
 @triton.jit
 def _step_adjoint(g_i, g_u, g_w, g_s, u, i, w, s, a, b, c, d, to_u, to_s, surrogate_p, surrogate_q,
-                  RESET_ADJOINT: tl.constexpr, SUBTRACTIVE: tl.constexpr, SURROGATE: tl.constexpr,
+                  RESET_ADJOINT: tl.constexpr, SUBTRACTIVE: tl.constexpr, EULER: tl.constexpr, SURROGATE: tl.constexpr,
                   DIFF_RESET: tl.constexpr, UNIT_GAIN: tl.constexpr):  # fmt: skip
     """dL/di[t], dL/du[t], dL/dw[t], then what step t adds to the gradients of the five constants.
 
     From dL/di[t+1], dL/du[t+1], dL/dw[t+1], and dL/ds[t] from outside of the neuron.
     """
     v, w_next = _adapted(u, s, w, d, to_u, to_s, SUBTRACTIVE)
-    d_u, d_x, d_r, d_b, d_c = RESET_ADJOINT(g_u, u, i - w_next, s, b, c)
+    d_u, d_x, d_r, d_b, d_c = RESET_ADJOINT(g_u, u, i - (w if EULER else w_next), s, b, c)
     if UNIT_GAIN:
         d_b -= d_c
-    g_w -= d_x  # u[t+1] sees i[t] - w[t+1]
+    felt = 0.0 if EULER else d_x  # u[t+1] is driven by i[t] - w[t+1], or i[t] - w[t]
+    g_w -= felt
     k = (1.0 - d) * g_w
     d_v = to_u * k
     if SUBTRACTIVE:
@@ -143,19 +147,20 @@ def _step_adjoint(g_i, g_u, g_w, g_s, u, i, w, s, a, b, c, d, to_u, to_s, surrog
     if DIFF_RESET:
         g_s += d_r
     d_u += g_s * SURROGATE(u - 1.0, s, surrogate_p, surrogate_q)
-    return a * g_i + d_x, d_u, d * g_w, g_i * i, d_b, g_w * (w - (to_u * v + to_s * s)), v * k, s * k
+    d_w = d * g_w - d_x if EULER else d * g_w
+    return a * g_i + d_x, d_u, d_w, g_i * i, d_b, g_w * (w - (to_u * v + to_s * s)), v * k, s * k
 
 
 @triton.jit(do_not_specialize=["nb_samples", "nb_steps", "segment"])
 def adaptive_scan_adjoint(current, spikes, upstream, drive_gradient, gradients, constants_gradient, saved, scratch,
                           constants, taps, nb_samples, nb_steps, segment, surrogate_p, surrogate_q,
                           RESET: tl.constexpr, RESET_ADJOINT: tl.constexpr, SUBTRACTIVE: tl.constexpr,
-                          SURROGATE: tl.constexpr, DIFF_RESET: tl.constexpr, UNIT_GAIN: tl.constexpr,
-                          RECURRENT: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
-                          ROWS: tl.constexpr, COLUMNS: tl.constexpr, USED: tl.constexpr, BLOCK: tl.constexpr,
-                          WIDTH: tl.constexpr, KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr,
-                          PAD_Y: tl.constexpr, PAD_X: tl.constexpr, PRECISION: tl.constexpr,
-                          STAGES: tl.constexpr):  # fmt: skip
+                          EULER: tl.constexpr, SURROGATE: tl.constexpr, DIFF_RESET: tl.constexpr,
+                          UNIT_GAIN: tl.constexpr, RECURRENT: tl.constexpr, CHANNELS: tl.constexpr,
+                          POSITIONS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, USED: tl.constexpr,
+                          BLOCK: tl.constexpr, WIDTH: tl.constexpr, KERNEL_HEIGHT: tl.constexpr,
+                          KERNEL_WIDTH: tl.constexpr, PAD_Y: tl.constexpr, PAD_X: tl.constexpr,
+                          PRECISION: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
     """Backward: dL/dI[t] = dL/di[t+1], segment by segment from the last, states computed again within a segment.
 
     Args:
@@ -185,7 +190,7 @@ def adaptive_scan_adjoint(current, spikes, upstream, drive_gradient, gradients, 
         length = tl.minimum(segment, nb_steps - start)
         _states_again(
             current + start * stride, spikes + start * stride, saved + index * 3 * stride, scratch, length, stride,
-            place, inside, a, b, c, d, to_u, to_s, RESET, SUBTRACTIVE, STAGES,
+            place, inside, a, b, c, d, to_u, to_s, RESET, SUBTRACTIVE, EULER, STAGES,
         )  # fmt: skip
         for k in tl.range(0, length, num_stages=STAGES):
             t = start + length - 1 - k
@@ -201,7 +206,7 @@ def adaptive_scan_adjoint(current, spikes, upstream, drive_gradient, gradients, 
                 )  # fmt: skip
             g_i, g_u, g_w, d_a, d_b, d_d, d_to_u, d_to_s = _step_adjoint(
                 g_i, g_u, g_w, g_s, u, i, w, s, a, b, c, d, to_u, to_s, surrogate_p, surrogate_q,
-                RESET_ADJOINT, SUBTRACTIVE, SURROGATE, DIFF_RESET, UNIT_GAIN,
+                RESET_ADJOINT, SUBTRACTIVE, EULER, SURROGATE, DIFF_RESET, UNIT_GAIN,
             )  # fmt: skip
             g_a, g_b, g_d = g_a + d_a, g_b + d_b, g_d + d_d
             g_to_u, g_to_s = g_to_u + d_to_u, g_to_s + d_to_s
