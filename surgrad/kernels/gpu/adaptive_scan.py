@@ -64,10 +64,9 @@ def adaptive_scan(current, out, states, saved, constants, taps, key, ids, nb_sam
         taps: recurrent weights (kernel, channels, channels).
         key: with ids, first_step and layer the address of the noise, as in `surgrad.kernels.gpu.scan.scan`.
     """
-    sample, position, first, channel, inside = _place(nb_samples, CHANNELS, POSITIONS, ROWS, COLUMNS, USED)
-    unit = channel * POSITIONS + position
-    place = sample * (CHANNELS * POSITIONS) + unit
-    stride = tl.cast(nb_samples, tl.int64) * (CHANNELS * POSITIONS)
+    sample, position, first, channel, inside, unit, place, stride = _place(
+        nb_samples, CHANNELS, POSITIONS, ROWS, COLUMNS, USED
+    )
     a, b, c, d, to_u, to_s = _constants(constants, unit, inside, CHANNELS * POSITIONS, UNIT_GAIN)
     i, u, w = _load(states, place, stride, inside)
     if STOCHASTIC:
@@ -78,9 +77,8 @@ def adaptive_scan(current, out, states, saved, constants, taps, key, ids, nb_sam
             _store(saved + (t // segment) * 3 * stride, i, u, w, place, stride, inside & (t % segment == 0))
         drive = tl.load(current + place, mask=inside, other=0.0)
         if RECURRENT:
-            used = (sample < nb_samples) & (tl.arange(0, COLUMNS)[None, :] < USED)
             drive += _recurrent(
-                out, taps, sample, position, used, CHANNELS, POSITIONS, ROWS, COLUMNS, BLOCK, WIDTH,
+                out, taps, sample, position, nb_samples, CHANNELS, POSITIONS, ROWS, COLUMNS, USED, BLOCK, WIDTH,
                 KERNEL_HEIGHT, KERNEL_WIDTH, PAD_Y, PAD_X, 1, PRECISION,
             )  # fmt: skip
         threshold = 0.0
@@ -175,10 +173,7 @@ def adaptive_scan_adjoint(current, spikes, upstream, drive_gradient, gradients, 
         constants: (5, N).
         taps: recurrent weights transposed, (kernel, channels in, channels out).
     """
-    sample, position, _, channel, inside = _place(nb_samples, CHANNELS, POSITIONS, ROWS, COLUMNS, USED)
-    unit = channel * POSITIONS + position
-    place = sample * (CHANNELS * POSITIONS) + unit
-    stride = tl.cast(nb_samples, tl.int64) * (CHANNELS * POSITIONS)
+    sample, position, _, _, inside, unit, place, stride = _place(nb_samples, CHANNELS, POSITIONS, ROWS, COLUMNS, USED)
     a, b, c, d, to_u, to_s = _constants(constants, unit, inside, CHANNELS * POSITIONS, UNIT_GAIN)
     g_i, g_u, g_w = _load(gradients, place, stride, inside)
     zero = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -199,10 +194,9 @@ def adaptive_scan_adjoint(current, spikes, upstream, drive_gradient, gradients, 
             s = tl.load(spikes + t * stride + place, mask=inside, other=0).to(tl.float32)
             g_s = tl.load(upstream + t * stride + place, mask=inside, other=0.0)
             if RECURRENT:
-                used = (sample < nb_samples) & (tl.arange(0, COLUMNS)[None, :] < USED)
                 g_s += _recurrent(
-                    drive_gradient + (t + 1) * stride, taps, sample, position, used, CHANNELS, POSITIONS, ROWS,
-                    COLUMNS, BLOCK, WIDTH, KERNEL_HEIGHT, KERNEL_WIDTH, PAD_Y, PAD_X, -1, PRECISION,
+                    drive_gradient + (t + 1) * stride, taps, sample, position, nb_samples, CHANNELS, POSITIONS, ROWS,
+                    COLUMNS, USED, BLOCK, WIDTH, KERNEL_HEIGHT, KERNEL_WIDTH, PAD_Y, PAD_X, -1, PRECISION,
                 )  # fmt: skip
             g_i, g_u, g_w, d_a, d_b, d_d, d_to_u, d_to_s = _step_adjoint(
                 g_i, g_u, g_w, g_s, u, i, w, s, a, b, c, d, to_u, to_s, surrogate_p, surrogate_q,

@@ -23,7 +23,12 @@ from surgrad.kernels.gpu.neurons import philox4x32
 @triton.jit
 def _place(nb_samples, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
            USED: tl.constexpr):  # fmt: skip
-    """Sample (1, C), position (1, C), first channel (1, C) and channel (R, C) of this program's tile, and its mask."""
+    """Where the neurons of this program's tile (R, C) are.
+
+    Returns:
+        sample, position and first channel (1, C), channel (R, C), mask of the tile (R, C), index in (N) and in (B, N)
+        (R, C), and the length of a row B N, in 64 bits.
+    """
     BLOCKS: tl.constexpr = (CHANNELS + ROWS - 1) // ROWS
     local = tl.arange(0, COLUMNS)[None, :]
     column = tl.program_id(0) * USED + local
@@ -32,7 +37,18 @@ def _place(nb_samples, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl
     sample = column // (POSITIONS * BLOCKS)
     channel = first + tl.arange(0, ROWS)[:, None]
     inside = (channel < CHANNELS) & (sample < nb_samples) & (local < USED)
-    return sample, position, first, channel, inside
+    unit = channel * POSITIONS + position
+    stride = tl.cast(nb_samples, tl.int64) * (CHANNELS * POSITIONS)
+    return sample, position, first, channel, inside, unit, sample * (CHANNELS * POSITIONS) + unit, stride
+
+
+@triton.jit
+def _decays(a_decay, b_decay, unit, inside, UNIT_GAIN: tl.constexpr, PER_UNIT: tl.constexpr):
+    """Decays a and b and the gain c of the current, (ROWS, COLUMNS) if PER_UNIT, else one number for all neurons."""
+    a = tl.load(a_decay + unit, mask=inside, other=0.0) if PER_UNIT else tl.load(a_decay)
+    b = tl.load(b_decay + unit, mask=inside, other=0.0) if PER_UNIT else tl.load(b_decay)
+    c = 1.0 - b if UNIT_GAIN else 1.0
+    return a, b, c
 
 
 @triton.jit
@@ -62,16 +78,17 @@ def _uniform(key, step, sample_id, layer, first, position, channel,
 
 
 @triton.jit
-def _recurrent(source, taps, sample, position, used, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
-               ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
-               KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr, PAD_Y: tl.constexpr, PAD_X: tl.constexpr,
-               SIGN: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+def _recurrent(source, taps, sample, position, nb_samples, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
+               ROWS: tl.constexpr, COLUMNS: tl.constexpr, USED: tl.constexpr, BLOCK: tl.constexpr,
+               WIDTH: tl.constexpr, KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr, PAD_Y: tl.constexpr,
+               PAD_X: tl.constexpr, SIGN: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """sum_k taps[k] @ source shifted by k: the recurrent product of one step, (ROWS, COLUMNS).
 
     ``source`` is one row in time (B, N); taps are (kernel, channels out, channels in); SIGN is +1 for the
     convolution and -1, with taps transposed, for its adjoint. A dense matrix is one tap at one position.
     """
     HEIGHT: tl.constexpr = POSITIONS // WIDTH
+    used = (sample < nb_samples) & (tl.arange(0, COLUMNS)[None, :] < USED)
     out = tl.arange(0, ROWS)[:, None]
     product = tl.zeros((ROWS, COLUMNS), tl.float32)
     for k in range(0, KERNEL_HEIGHT * KERNEL_WIDTH * ROWS, BLOCK):
@@ -119,13 +136,10 @@ def scan(current, out, i_state, u_state, counts, i_saved, u_saved, a_decay, b_de
         taps: recurrent weights (kernel, channels, channels).
         key: one int64, seed | draw << 32; with ids, (B) int64, first_step and layer the address of the noise.
     """
-    sample, position, first, channel, inside = _place(nb_samples, CHANNELS, POSITIONS, ROWS, COLUMNS, USED)
-    unit = channel * POSITIONS + position
-    place = sample * (CHANNELS * POSITIONS) + unit
-    stride = tl.cast(nb_samples, tl.int64) * (CHANNELS * POSITIONS)
-    a = tl.load(a_decay + unit, mask=inside, other=0.0) if PER_UNIT else tl.load(a_decay)
-    b = tl.load(b_decay + unit, mask=inside, other=0.0) if PER_UNIT else tl.load(b_decay)
-    c = 1.0 - b if UNIT_GAIN else 1.0
+    sample, position, first, channel, inside, unit, place, stride = _place(
+        nb_samples, CHANNELS, POSITIONS, ROWS, COLUMNS, USED
+    )
+    a, b, c = _decays(a_decay, b_decay, unit, inside, UNIT_GAIN, PER_UNIT)
     i = tl.load(i_state + place, mask=inside, other=0.0)
     u = tl.load(u_state + place, mask=inside, other=0.0)
     s = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -140,9 +154,8 @@ def scan(current, out, i_state, u_state, counts, i_saved, u_saved, a_decay, b_de
             tl.store(u_saved + (t // segment) * stride + place, u, mask=saved)
         drive = tl.load(current + place, mask=inside, other=0.0)
         if RECURRENT:
-            used = (sample < nb_samples) & (tl.arange(0, COLUMNS)[None, :] < USED)
             drive += _recurrent(
-                out, taps, sample, position, used, CHANNELS, POSITIONS, ROWS, COLUMNS, BLOCK, WIDTH,
+                out, taps, sample, position, nb_samples, CHANNELS, POSITIONS, ROWS, COLUMNS, USED, BLOCK, WIDTH,
                 KERNEL_HEIGHT, KERNEL_WIDTH, PAD_Y, PAD_X, 1, PRECISION,
             )  # fmt: skip
         if SPIKING:
@@ -171,17 +184,60 @@ def scan(current, out, i_state, u_state, counts, i_saved, u_saved, a_decay, b_de
         tl.store(counts + place, tl.load(counts + place, mask=inside, other=0.0) + count, mask=inside)
 
 
+@triton.jit
+def _states_again(current, spikes, i_saved, u_saved, i_scratch, u_scratch, nb_steps, stride, place, inside, a, b, c,
+                  RESET: tl.constexpr, SPIKING: tl.constexpr, CURRENTS: tl.constexpr, ROWS: tl.constexpr,
+                  COLUMNS: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
+    """u and, if CURRENTS, i before each of ``nb_steps`` steps, from the saved ones before the first, into the scratch.
+
+    Pointers are those of the first of these steps.
+    """
+    i = tl.load(i_saved + place, mask=inside, other=0.0)
+    u = tl.load(u_saved + place, mask=inside, other=0.0)
+    s = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for k in tl.range(0, nb_steps, num_stages=STAGES):
+        if CURRENTS:
+            tl.store(i_scratch + k * stride + place, i, mask=inside)
+        tl.store(u_scratch + k * stride + place, u, mask=inside)
+        if SPIKING:
+            s = tl.load(spikes + k * stride + place, mask=inside, other=0).to(tl.float32)
+        u = RESET(u, i, s, b, c)
+        i = a * i + tl.load(current + k * stride + place, mask=inside, other=0.0)
+    # A thread may read what another one has stored.
+    tl.debug_barrier()
+
+
+@triton.jit
+def _step_adjoint(g_i, g_u, g_a, g_b, g_out, u, i, s, a, b, c, surrogate_p, surrogate_q,
+                  RESET_ADJOINT: tl.constexpr, SURROGATE: tl.constexpr, SPIKING: tl.constexpr,
+                  DIFF_RESET: tl.constexpr, UNIT_GAIN: tl.constexpr, DECAYS: tl.constexpr):  # fmt: skip
+    """dL/di[t] and dL/du[t] from dL/di[t+1] and dL/du[t+1], g_out = dL/ds[t] or dL/dy[t], and the step's u, i and s.
+
+    All are (ROWS, COLUMNS); what the step adds to dL/da and dL/db is added to g_a and g_b.
+    """
+    if not SPIKING:
+        g_u += g_out
+    d_u, d_i, d_r, d_b, d_c = RESET_ADJOINT(g_u, u, i, s, b, c)
+    if DECAYS:
+        g_a += g_i * i
+        g_b += d_b - d_c if UNIT_GAIN else d_b
+    if SPIKING:
+        if DIFF_RESET:
+            g_out += d_r
+        d_u += g_out * SURROGATE(u - 1.0, s, surrogate_p, surrogate_q)
+    return a * g_i + d_i, d_u, g_a, g_b
+
+
 @triton.jit(do_not_specialize=["nb_samples", "nb_steps", "segment"])
 def scan_adjoint(current, spikes, upstream, count_gradient, drive_gradient, i_gradient, u_gradient, a_gradient,
-                 b_gradient, i_saved, u_saved, i_scratch, u_scratch, a_decay, b_decay, taps,
-                 nb_samples, nb_steps, segment, surrogate_p, surrogate_q,
-                 RESET: tl.constexpr, RESET_ADJOINT: tl.constexpr, SURROGATE: tl.constexpr, SPIKING: tl.constexpr,
-                 DIFF_RESET: tl.constexpr, UNIT_GAIN: tl.constexpr, PER_UNIT: tl.constexpr, DECAYS: tl.constexpr,
-                 HAS_UPSTREAM: tl.constexpr, HAS_COUNTS: tl.constexpr, RECURRENT: tl.constexpr,
-                 CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-                 USED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, KERNEL_HEIGHT: tl.constexpr,
-                 KERNEL_WIDTH: tl.constexpr, PAD_Y: tl.constexpr, PAD_X: tl.constexpr, PRECISION: tl.constexpr,
-                 STAGES: tl.constexpr):  # fmt: skip
+                 b_gradient, i_saved, u_saved, i_scratch, u_scratch, a_decay, b_decay, taps, nb_samples, nb_steps,
+                 segment, surrogate_p, surrogate_q, RESET: tl.constexpr, RESET_ADJOINT: tl.constexpr,
+                 SURROGATE: tl.constexpr, SPIKING: tl.constexpr, DIFF_RESET: tl.constexpr, UNIT_GAIN: tl.constexpr,
+                 PER_UNIT: tl.constexpr, DECAYS: tl.constexpr, HAS_UPSTREAM: tl.constexpr, HAS_COUNTS: tl.constexpr,
+                 RECURRENT: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl.constexpr,
+                 COLUMNS: tl.constexpr, USED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+                 KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr, PAD_Y: tl.constexpr, PAD_X: tl.constexpr,
+                 PRECISION: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
     """Backward: dL/dI[t] = dL/di[t+1], segment by segment from the last, states computed again within a segment.
 
     Args:
@@ -202,41 +258,26 @@ def scan_adjoint(current, spikes, upstream, count_gradient, drive_gradient, i_gr
     """
     STATES: tl.constexpr = SPIKING or DECAYS
     CURRENTS: tl.constexpr = DECAYS or (SPIKING and DIFF_RESET)
-    sample, position, _, channel, inside = _place(nb_samples, CHANNELS, POSITIONS, ROWS, COLUMNS, USED)
-    unit = channel * POSITIONS + position
-    place = sample * (CHANNELS * POSITIONS) + unit
-    stride = tl.cast(nb_samples, tl.int64) * (CHANNELS * POSITIONS)
-    a = tl.load(a_decay + unit, mask=inside, other=0.0) if PER_UNIT else tl.load(a_decay)
-    b = tl.load(b_decay + unit, mask=inside, other=0.0) if PER_UNIT else tl.load(b_decay)
-    c = 1.0 - b if UNIT_GAIN else 1.0
+    sample, position, _, _, inside, unit, place, stride = _place(nb_samples, CHANNELS, POSITIONS, ROWS, COLUMNS, USED)
+    a, b, c = _decays(a_decay, b_decay, unit, inside, UNIT_GAIN, PER_UNIT)
     g_i = tl.load(i_gradient + place, mask=inside, other=0.0)
     g_u = tl.load(u_gradient + place, mask=inside, other=0.0)
-    if HAS_COUNTS:
-        g_count = tl.load(count_gradient + place, mask=inside, other=0.0)
-    if DECAYS:
-        g_a = tl.load(a_gradient + place, mask=inside, other=0.0)
-        g_b = tl.load(b_gradient + place, mask=inside, other=0.0)
-    s = tl.zeros((ROWS, COLUMNS), tl.float32)
-    u = s
-    i = s
+    zero = tl.zeros((ROWS, COLUMNS), tl.float32)
+    s, u, i = zero, zero, zero
+    g_count = tl.load(count_gradient + place, mask=inside, other=0.0) if HAS_COUNTS else zero
+    g_a = tl.load(a_gradient + place, mask=inside, other=0.0) if DECAYS else zero
+    g_b = tl.load(b_gradient + place, mask=inside, other=0.0) if DECAYS else zero
     nb_segments = (nb_steps + segment - 1) // segment
     for back in range(0, nb_segments):
         index = nb_segments - 1 - back
         start = index * segment
         length = tl.minimum(segment, nb_steps - start)
         if STATES:
-            i_now = tl.load(i_saved + index * stride + place, mask=inside, other=0.0)
-            u_now = tl.load(u_saved + index * stride + place, mask=inside, other=0.0)
-            for k in tl.range(0, length, num_stages=STAGES):
-                if CURRENTS:
-                    tl.store(i_scratch + k * stride + place, i_now, mask=inside)
-                tl.store(u_scratch + k * stride + place, u_now, mask=inside)
-                if SPIKING:
-                    s = tl.load(spikes + (start + k) * stride + place, mask=inside, other=0).to(tl.float32)
-                u_now = RESET(u_now, i_now, s, b, c)
-                i_now = a * i_now + tl.load(current + (start + k) * stride + place, mask=inside, other=0.0)
-            # A thread may read what another one has stored.
-            tl.debug_barrier()
+            _states_again(
+                current + start * stride, spikes + start * stride if SPIKING else spikes, i_saved + index * stride,
+                u_saved + index * stride, i_scratch, u_scratch, length, stride, place, inside, a, b, c,
+                RESET, SPIKING, CURRENTS, ROWS, COLUMNS, STAGES,
+            )  # fmt: skip
         for k in tl.range(0, length, num_stages=STAGES):
             t = start + length - 1 - k
             tl.store(drive_gradient + t * stride + place, g_i, mask=inside)
@@ -244,31 +285,20 @@ def scan_adjoint(current, spikes, upstream, count_gradient, drive_gradient, i_gr
                 u = tl.load(u_scratch + (length - 1 - k) * stride + place, mask=inside, other=0.0)
             if CURRENTS:
                 i = tl.load(i_scratch + (length - 1 - k) * stride + place, mask=inside, other=0.0)
-            g_s = tl.zeros((ROWS, COLUMNS), tl.float32)
+            g_out = g_count
+            if HAS_UPSTREAM:
+                g_out += tl.load(upstream + t * stride + place, mask=inside, other=0.0)
             if SPIKING:
                 s = tl.load(spikes + t * stride + place, mask=inside, other=0).to(tl.float32)
-                if HAS_COUNTS:
-                    g_s += g_count
-                if HAS_UPSTREAM:
-                    g_s += tl.load(upstream + t * stride + place, mask=inside, other=0.0)
-                if RECURRENT:
-                    used = (sample < nb_samples) & (tl.arange(0, COLUMNS)[None, :] < USED)
-                    g_s += _recurrent(
-                        drive_gradient + (t + 1) * stride, taps, sample, position, used, CHANNELS, POSITIONS, ROWS,
-                        COLUMNS, BLOCK, WIDTH, KERNEL_HEIGHT, KERNEL_WIDTH, PAD_Y, PAD_X, -1, PRECISION,
-                    )  # fmt: skip
-            elif HAS_UPSTREAM:
-                g_u += tl.load(upstream + t * stride + place, mask=inside, other=0.0)
-            d_u, d_i, d_r, d_b, d_c = RESET_ADJOINT(g_u, u, i, s, b, c)
-            if DECAYS:
-                g_a += g_i * i
-                g_b += d_b - d_c if UNIT_GAIN else d_b
-            g_i = a * g_i + d_i
-            g_u = d_u
-            if SPIKING:
-                if DIFF_RESET:
-                    g_s += d_r
-                g_u += g_s * SURROGATE(u - 1.0, s, surrogate_p, surrogate_q)
+            if RECURRENT:
+                g_out += _recurrent(
+                    drive_gradient + (t + 1) * stride, taps, sample, position, nb_samples, CHANNELS, POSITIONS, ROWS,
+                    COLUMNS, USED, BLOCK, WIDTH, KERNEL_HEIGHT, KERNEL_WIDTH, PAD_Y, PAD_X, -1, PRECISION,
+                )  # fmt: skip
+            g_i, g_u, g_a, g_b = _step_adjoint(
+                g_i, g_u, g_a, g_b, g_out, u, i, s, a, b, c, surrogate_p, surrogate_q,
+                RESET_ADJOINT, SURROGATE, SPIKING, DIFF_RESET, UNIT_GAIN, DECAYS,
+            )  # fmt: skip
             if RECURRENT:
                 tl.debug_barrier()
         tl.debug_barrier()
