@@ -6,6 +6,7 @@ a CUDA graph (`surgrad.kernels.gpu.network.GraphedStep`).
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -208,39 +209,33 @@ class Population:
             weight: of the recurrent connection, or None.
             noise: key, ids and first step.
         """
+        (a, b), (key, ids, first_step) = decays, noise
+        for t, drive, written, at, taps in self._drives(current, out, saved, weight):
+            scan[self.grid](
+                drive, written, *state, counts, at and at.i, at and at.u, a, b, taps, key, ids,
+                self.nb_samples, len(drive), at.segment if at else 1, first_step + t, self.index, *self._noise[1],
+                **self.forward_constants(a.device, per_unit=a.numel() > 1, save=at is not None),
+            )  # fmt: skip
+
+    def _drives(
+        self, current: Tensor, out: Tensor, saved: Saved | None, weight: Tensor | None
+    ) -> Iterator[tuple[int, Tensor, Tensor, Saved | None, Tensor | None]]:
+        """First step, current, output, checkpoints and taps of every launch: of one for all steps, or of one a step.
+
+        The current of a single step has the recurrent product with the spikes that the launch before it wrote.
+        """
         if not self.stepwise:
             taps = None if self.recurrent is None else products.taps(*self._recurrence(weight))
-            self._launch_forward(current, out, state, counts, saved, decays, taps, noise)
+            yield 0, current, out, saved, taps
             return
-        key, ids, first_step = noise
         recurrent, weight = self._recurrence(weight)
         for t, drive in enumerate(current):
             drive = drive + products.current(recurrent, weight, out[t : t + 1], self.precision)[0]
-            at = None if saved is None else Saved(saved.i[t], saved.u[t], 1)
-            self._launch_forward(drive[None], out[t:], state, counts, at, decays, None, (key, ids, first_step + t))
+            yield t, drive[None], out[t:], None if saved is None else Saved(saved.i[t], saved.u[t], 1), None
 
     def _recurrence(self, weight: Tensor | None) -> tuple[ConnectionSpec, Tensor]:
         """Connection of a recurrent layer to itself, and its weight."""
         return known("the recurrent connection", self.recurrent), known("the recurrent weight", weight)
-
-    def _launch_forward(
-        self,
-        current: Tensor,
-        out: Tensor,
-        state: tuple[Tensor, Tensor],
-        counts: Tensor | None,
-        saved: Saved | None,
-        decays: tuple[Tensor, Tensor],
-        taps: Tensor | None,
-        noise: tuple[Tensor, Tensor, int],
-    ) -> None:
-        a, b = decays
-        key, ids, first_step = noise
-        scan[self.grid](
-            current, out, *state, counts, saved and saved.i, saved and saved.u, a, b, taps, key, ids,
-            self.nb_samples, len(current), saved.segment if saved else 1, first_step, self.index, *self._noise[1],
-            **self.forward_constants(a.device, per_unit=a.numel() > 1, save=saved is not None),
-        )  # fmt: skip
 
     def backward(
         self,
@@ -269,55 +264,47 @@ class Population:
             decays: a and b, (1,) or (units,) each.
             weight: of the recurrent connection, or None.
         """
+        (a, b), (g_a, g_b) = decays, decay_gradient or (None, None)
+        needs_i = decay_gradient is not None or (self.neuron is not None and self.neuron.diff_reset)
+        for steps, above, at, taps in self._gradients(len(current), upstream, drive_gradient, saved, weight):
+            drive, segment = current[steps], at.segment if at else len(current)
+            scratch = (min(segment, len(drive)), *current.shape[1:])
+            scan_adjoint[self.grid](
+                drive, None if spikes is None else spikes[steps], above, count_gradient,
+                drive_gradient[steps.start :], *state_gradient, g_a, g_b, at and at.i, at and at.u,
+                current.new_empty(scratch) if needs_i else None, current.new_empty(scratch) if at else None,
+                a, b, taps, self.nb_samples, len(drive), segment, *self._surrogate[1],
+                **self.backward_constants(
+                    a.device,
+                    per_unit=a.numel() > 1,
+                    decays=decay_gradient is not None,
+                    upstream=above is not None,
+                    counts=count_gradient is not None,
+                ),
+            )  # fmt: skip
+
+    def _gradients(
+        self,
+        nb_steps: int,
+        upstream: Tensor | None,
+        drive_gradient: Tensor,
+        saved: Saved | None,
+        weight: Tensor | None,
+    ) -> Iterator[tuple[slice, Tensor | None, Saved | None, Tensor | None]]:
+        """Steps, dL/ds or dL/dy, checkpoints and transposed taps of every launch, from the last step to the first.
+
+        Of a single step, dL/ds has what comes back from the recurrent current that the launch before it wrote.
+        """
         if not self.stepwise:
             taps = None
             if self.recurrent is not None:
                 taps = products.taps(*self._recurrence(weight)).transpose(1, 2).contiguous()
-            self._launch_backward(
-                current, spikes, upstream, count_gradient, drive_gradient, state_gradient, decay_gradient, saved,
-                decays, taps,
-            )  # fmt: skip
+            yield slice(0, nb_steps), upstream, saved, taps
             return
-        recurrent, weight = self._recurrence(weight)
-        spikes, saved = known("spikes", spikes), known("saved states", saved)
-        for t in range(len(current) - 1, -1, -1):
+        (recurrent, weight), saved = self._recurrence(weight), known("saved states", saved)
+        for t in range(nb_steps - 1, -1, -1):
             later = drive_gradient[t + 1 : t + 2]
             above = products.input_gradient(recurrent, weight, later, self.precision)
             if upstream is not None:
                 above = above + upstream[t]
-            self._launch_backward(
-                current[t : t + 1], spikes[t], above, count_gradient, drive_gradient[t:], state_gradient,
-                decay_gradient, Saved(saved.i[t], saved.u[t], 1), decays, None,
-            )  # fmt: skip
-
-    def _launch_backward(
-        self,
-        current: Tensor,
-        spikes: Tensor | None,
-        upstream: Tensor | None,
-        count_gradient: Tensor | None,
-        drive_gradient: Tensor,
-        state_gradient: tuple[Tensor, Tensor],
-        decay_gradient: tuple[Tensor, Tensor] | None,
-        saved: Saved | None,
-        decays: tuple[Tensor, Tensor],
-        taps: Tensor | None,
-    ) -> None:
-        a, b = decays
-        segment = saved.segment if saved else len(current)
-        scratch = (min(segment, len(current)), *current.shape[1:])
-        needs_i = decay_gradient is not None or (self.neuron is not None and self.neuron.diff_reset)
-        i_scratch = current.new_empty(scratch) if needs_i else None
-        u_scratch = current.new_empty(scratch) if saved else None
-        scan_adjoint[self.grid](
-            current, spikes, upstream, count_gradient, drive_gradient, *state_gradient,
-            *(decay_gradient or (None, None)), saved and saved.i, saved and saved.u, i_scratch, u_scratch, a, b, taps,
-            self.nb_samples, len(current), segment, *self._surrogate[1],
-            **self.backward_constants(
-                a.device,
-                per_unit=a.numel() > 1,
-                decays=decay_gradient is not None,
-                upstream=upstream is not None,
-                counts=count_gradient is not None,
-            ),
-        )  # fmt: skip
+            yield slice(t, t + 1), above, Saved(saved.i[t], saved.u[t], 1), None
