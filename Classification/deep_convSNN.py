@@ -7,6 +7,7 @@ torchrun --nproc-per-node=4 Classification/deep_convSNN.py dataset=shd
 """
 
 import logging
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -14,51 +15,18 @@ import torch
 from surgrad.config.common import resolve_device
 from surgrad.config.entry import entry
 from surgrad.datasets.baselines import count_baseline, in_words
-from surgrad.datasets.events import EventDataset
 from surgrad.experiments.classification.config import ClassificationConfig
 from surgrad.figures import plots as figures
 from surgrad.network.methods import set_neuron
-from surgrad.network.network import Network
 from surgrad.runs.folder import Run
 from surgrad.runs.record import RunRecord
 from surgrad.training.distributed import Follower, Processes, open_run
 from surgrad.training.evaluation import evaluate_repeatedly, final_scores
 from surgrad.training.fit import Fit
-from surgrad.training.loop import BatchGrid, Compute
 from surgrad.training.monitoring import Monitor
 from surgrad.training.workload import workload
 
 log = logging.getLogger(__name__)
-
-
-def monitor_of(
-    cfg: ClassificationConfig,
-    network: Network,
-    dataset: EventDataset,
-    grid: BatchGrid,
-    run: Run | Follower,
-    compute: Compute,
-) -> Monitor:
-    """What looks at the network before, during and after training."""
-    return Monitor(
-        network,
-        dataset=dataset,
-        grid=grid,
-        run=run,
-        nb_samples=cfg.plotting.nb_samples,
-        window=cfg.fano_window,
-        binned=cfg.binned,
-        nb_repeats=cfg.fano.repeats,
-        nb_trials=cfg.plotting.nb_samples_trials,
-        idx_layer=cfg.plotting.idx_layer,
-        idx_neuron=cfg.plotting.idx_neuron,
-        sample_seed=cfg.plotting.sample_seed,
-        seed=cfg.seed,
-        compute=compute,
-        plot=cfg.plot == "plot",
-        alpha=cfg.plotting.point_alpha,
-        alpha_trials=cfg.plotting.point_alpha_trials,
-    )
 
 
 @entry(
@@ -82,7 +50,17 @@ def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
     log.info("layers of %s units", [layer.unit_shape for layer in network.layers])
 
     grid, objective, compute = cfg.grid(train.nb_units, str(device)), cfg.objective(), cfg.compute()
-    monitor = monitor_of(cfg, network, train if valid is None else valid, grid, run, compute)
+    monitor = Monitor(
+        network,
+        train if valid is None else valid,
+        grid,
+        run,
+        cfg.plotting.build(),
+        cfg.repeats(),
+        seed=cfg.seed,
+        compute=compute,
+        plot=cfg.plot == "plot",
+    )
 
     def look(epoch: int) -> dict[str, float]:
         """Monitor before training, every epoch_chunk epochs, and after; one process does."""
@@ -92,27 +70,13 @@ def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
             return monitor("before" if epoch == 0 else "after")
         return monitor(f"epoch_{epoch}") if cfg.monitor_chunks and epoch % cfg.epoch_chunk == 0 else {}
 
+    def use(method: str) -> Callable[[int], None]:
+        """Gives the network the neurons that a method has in an epoch."""
+        return lambda epoch: set_neuron(network, cfg.spiking(method, epoch))
+
     optimizer = cfg.build_optimizer(network)
-    fit = Fit(
-        network,
-        optimizer=optimizer,
-        train=train,
-        valid=valid,
-        grid=grid,
-        objective=objective,
-        run=run,
-        nb_epochs=cfg.nb_epochs,
-        seed=cfg.seed,
-        augment=data.augmentation(),
-        compute=compute,
-        processes=processes,
-        before_epoch=lambda epoch: set_neuron(network, cfg.spiking(cfg.method.name, epoch)),
-        after_epoch=look,
-        monitor_spikes=cfg.monitor_spikes,
-        logging_freq=cfg.logging_freq,
-        lr_key="method.lr",
-        **cfg.fit_options(optimizer),
-    )
+    plan = cfg.plan(augment=data.augmentation(), processes=processes)
+    fit = Fit(network, optimizer, train, valid, grid, objective, run, plan, use(cfg.method.name), after_epoch=look)
     best = fit()
 
     score = partial(evaluate_repeatedly, nb_draws=cfg.test_draws, seed=cfg.seed, compute=compute, processes=processes)
@@ -122,18 +86,15 @@ def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
         fit.done,
         {"valid": valid, "test": test},
         lambda data: score(network, data, grid, objective)._asdict(),
-        variants={
-            "": lambda epoch: set_neuron(network, cfg.spiking(cfg.method.name, epoch)),
-            "_other": lambda epoch: set_neuron(network, cfg.spiking(cfg.method.other, epoch)),
-        },
+        variants={"": use(cfg.method.name), "_other": use(cfg.method.other)},
     )
     sizes = {"nb_classes": train.nb_classes, "nb_weights": sum(weight.numel() for weight in network.parameters())}
     run.summary.update(found | sizes)
-    set_neuron(network, cfg.spiking(cfg.method.other, fit.done))
+    use(cfg.method.other)(fit.done)
     fano = monitor("after_other") if processes.first else {}
     run.summary.update({name.replace("fano", "fano_other"): value for name, value in fano.items()})
     if processes.first:
-        set_neuron(network, cfg.spiking(cfg.method.name, best.epoch))
+        use(cfg.method.name)(best.epoch)
         network.load_state_dict(best.weights)
         cost = workload(network, test, grid, objective.loss, seed=cfg.seed, compute=compute)  # of the best epoch
         run.summary.update(cost.columns())

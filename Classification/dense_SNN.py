@@ -20,7 +20,7 @@ from surgrad.runs.folder import Run
 from surgrad.runs.record import RunRecord
 from surgrad.training.evaluation import evaluate, evaluate_repeatedly, final_scores
 from surgrad.training.fit import Fit
-from surgrad.training.monitoring import Monitor
+from surgrad.training.monitoring import Monitor, Shown
 from surgrad.training.workload import workload
 
 log = logging.getLogger(__name__)
@@ -39,12 +39,11 @@ def main(cfg: DenseConfig, run: Run) -> float:
     grid, objective, compute = cfg.grid(train.nb_units, str(device)), cfg.objective(), cfg.compute()
     monitor = Monitor(
         network,
-        dataset=train if valid is None else valid,
-        grid=grid,
-        run=run,
-        nb_samples=cfg.monitor_samples,
-        window=0,
-        idx_layer=0,
+        train if valid is None else valid,
+        grid,
+        run,
+        Shown(cfg.monitor_samples, idx_layer=0),
+        repeats=None,
         seed=cfg.seed,
         compute=compute,
         plot=cfg.plot,
@@ -59,22 +58,9 @@ def main(cfg: DenseConfig, run: Run) -> float:
         return columns
 
     optimizer = cfg.build_optimizer(network)
+    plan = cfg.plan(augment=data.augmentation())
     fit = Fit(
-        network,
-        optimizer=optimizer,
-        train=train,
-        valid=valid,
-        grid=grid,
-        objective=objective,
-        run=run,
-        nb_epochs=cfg.nb_epochs,
-        seed=cfg.seed,
-        augment=data.augmentation(),
-        compute=compute,
-        before_epoch=partial(begin_epoch, network),
-        after_epoch=look,
-        logging_freq=cfg.logging_freq,
-        **cfg.fit_options(optimizer),
+        network, optimizer, train, valid, grid, objective, run, plan, partial(begin_epoch, network), after_epoch=look
     )
     best = fit()
 

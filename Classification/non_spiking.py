@@ -6,7 +6,7 @@ python3 Classification/non_spiking.py model=convolutional dataset.time_step=4e-3
 
 import logging
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 from surgrad.config.common import resolve_device
 from surgrad.config.entry import entry
@@ -35,9 +35,8 @@ def main(cfg: NonSpikingConfig, run: Run) -> float:
     cfg.start_weights(network)
     grid, objective = cfg.grid(train.nb_units, str(device)), cfg.objective()
     optimizer = cfg.build_optimizer(network)  # type: ignore[arg-type]
-    options: dict[str, Any] = {"augment": data.augmentation(), "before_epoch": partial(begin_epoch, cfg.seed)}
-    options |= cfg.fit_options(optimizer) | {"seed": cfg.seed, "logging_freq": cfg.logging_freq}
-    best = Fit(network, optimizer, train, valid, grid, objective, run, cfg.nb_epochs, **options)()
+    plan = cfg.plan(augment=data.augmentation())
+    best = Fit(network, optimizer, train, valid, grid, objective, run, plan, partial(begin_epoch, cfg.seed))()
     splits = {"valid": valid, "test": test}
 
     def score(split: object) -> dict[str, float]:

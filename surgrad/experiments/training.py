@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from surgrad.config.common import CommonConfig
 from surgrad.config.validate import not_negative, one_of, positive
@@ -17,6 +18,7 @@ from surgrad.experiments.parts import one_of_or_own
 from surgrad.kernels.dispatch import KERNELS
 from surgrad.kernels.precision import PRECISIONS
 from surgrad.runs.find import find_one
+from surgrad.training.fit import Plan
 from surgrad.training.loop import Compute
 from surgrad.training.losses import LOSSES, ReadoutCrossEntropy
 from surgrad.training.optimizers import OPTIMIZERS
@@ -95,13 +97,24 @@ class FitConfig(CommonConfig):
         """The option of the optimiser that `weight_decay` is."""
         return {} if self.weight_decay is None else {"weight_decay": self.weight_decay}
 
-    def fit_options(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Arguments of `surgrad.training.fit.Fit` beside the optimiser. Raises: UserError for a schedule's options."""
-        schedule = None
-        if self.lr_schedule:
-            schedule = parts.schedule(optimizer=optimizer, nb_epochs=self.nb_epochs, **self.lr_schedule)
-        given = {"grad_clip": self.grad_clip, "ema": self.ema, "patience": self.early_stopping}
-        return {"schedule": schedule, **given}
+    def schedule(self, optimizer: torch.optim.Optimizer) -> LRScheduler | None:
+        """The schedule of the learning rate, None for a constant one. Raises: UserError for its options."""
+        if not self.lr_schedule:
+            return None
+        return parts.schedule(optimizer=optimizer, nb_epochs=self.nb_epochs, **self.lr_schedule)
+
+    def plan(self, **more: Any) -> Plan:
+        """How the network is trained; ``more`` are further arguments of `surgrad.training.fit.Plan`."""
+        return Plan(
+            self.nb_epochs,
+            self.seed,
+            logging_freq=self.logging_freq,
+            schedule=self.schedule,
+            grad_clip=self.grad_clip,
+            patience=self.early_stopping,
+            ema=self.ema,
+            **more,
+        )
 
 
 @dataclass
@@ -130,6 +143,10 @@ class TrainingConfig(FitConfig):
     def compute(self) -> Compute:
         """How the network is run."""
         return Compute(self.kernel, self.memory, self.truncate, self.precision)
+
+    def plan(self, **more: Any) -> Plan:
+        """How the network is trained; ``more`` are further arguments of `surgrad.training.fit.Plan`."""
+        return super().plan(compute=self.compute(), **more)
 
 
 def _load(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

@@ -27,33 +27,60 @@ from surgrad.training.loop import DEFAULT_COMPUTE, BatchGrid, Compute, Objective
 from surgrad.training.resume import Trainee, run_epochs
 
 
-@dataclass
-class Fit(Trainee):
-    """Training of one network in one run folder, epoch by epoch.
+@dataclass(frozen=True)
+class Plan:
+    """How a network is trained: what stays the same over all epochs, and needs neither network nor data.
 
     Args:
-        network: what is trained and how.
-        optimizer: what is trained and how.
-        train: data sets.
-        valid: without ``valid`` the last epoch counts as the best.
-        grid: how events become batches.
-        objective: loss and penalties.
-        run: where rows and checkpoints go.
         nb_epochs: how long.
         seed: of the shuffling and the escape noise.
         augment: changes the events of every training batch.
         compute: how the network is run.
         processes: share every batch; the first writes the run folder.
-        before_epoch: called with the number of the epoch that starts, 1 to nb_epochs: sets what changes over epochs.
-        after_epoch: called with the number of epochs done, 0 to nb_epochs; returns more columns for metrics.csv.
         monitor_spikes: write the firing rates of the layers.
         logging_freq: epochs between two lines of the log.
         lr_key: where the configuration has the learning rate.
-        schedule: changes the learning rate after every epoch; a plateau is one of the validation loss.
+        schedule: gives the schedule of an optimiser, which changes the learning rate after every epoch, None for a
+            constant rate; a plateau is one of the validation loss.
         grad_clip: largest norm of a gradient; None: any.
         patience: training ends when the best validation epoch is this many epochs old; 0: never.
         ema: decay per update of an exponential moving average of the weights, which then validates, and which training
             ends with; 0: none.
+    """
+
+    nb_epochs: int
+    seed: int = 0
+    augment: Augmentation | None = None
+    compute: Compute = DEFAULT_COMPUTE
+    processes: Processes = ALONE
+    monitor_spikes: bool = True
+    logging_freq: int = 10
+    lr_key: str = "lr"
+    schedule: Callable[[torch.optim.Optimizer], LRScheduler | None] = lambda optimizer: None
+    grad_clip: float | None = None
+    patience: int = 0
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ema < 1 or self.patience < 0:
+            raise UserError(f"ema={self.ema}, patience={self.patience}: allowed 0 to below 1, and 0 or more epochs")
+
+
+@dataclass
+class Fit(Trainee):
+    """Training of one network in one run folder, epoch by epoch.
+
+    Args:
+        network: is trained in place.
+        optimizer: of its weights.
+        train: training set.
+        valid: validation set; without one the last epoch counts as the best.
+        grid: how events become batches.
+        objective: loss and penalties.
+        run: where rows and checkpoints go.
+        plan: how long and how.
+        before_epoch: called with the number of the epoch that starts, 1 to nb_epochs: sets what changes over epochs.
+        after_epoch: called with the number of epochs done, 0 to nb_epochs; returns more columns for metrics.csv.
     """
 
     shown: ClassVar[tuple[str, ...]] = ("train_loss", "train_acc", "valid_loss", "valid_acc")
@@ -65,20 +92,9 @@ class Fit(Trainee):
     grid: BatchGrid
     objective: Objective
     run: Run | Follower
-    nb_epochs: int
-    seed: int = 0
-    augment: Augmentation | None = None
-    compute: Compute = DEFAULT_COMPUTE
-    processes: Processes = ALONE
+    plan: Plan
     before_epoch: Callable[[int], None] = lambda epoch: None
     after_epoch: Callable[[int], Mapping[str, float]] = lambda epoch: {}
-    monitor_spikes: bool = True
-    logging_freq: int = 10
-    lr_key: str = "lr"
-    schedule: LRScheduler | None = None
-    grad_clip: float | None = None
-    patience: int = 0
-    ema: float = 0.0
     best: Best | None = field(default=None, init=False)
     done: int = field(default=0, init=False)  # epochs
     generator: torch.Generator = field(default_factory=torch.Generator, init=False)
@@ -90,21 +106,23 @@ class Fit(Trainee):
         Raises:
             UserError: if loss or weights are not finite; the checkpoint then holds the last good epoch.
         """
-        self.generator.manual_seed(self.seed)
-        epochs = range(1, self.nb_epochs + 1)
-        run_epochs(self, self.run, epochs, logging_freq=self.logging_freq, processes=self.processes, unit="batch")
+        plan = self.plan
+        self.generator.manual_seed(plan.seed)
+        epochs = range(1, plan.nb_epochs + 1)
+        run_epochs(self, self.run, epochs, logging_freq=plan.logging_freq, processes=plan.processes, unit="batch")
         if self._average is not None:
             self.network.load_state_dict(self._average.module.state_dict())
         return known("the best epoch", self.best)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ema < 1 or self.patience < 0:
-            raise UserError(f"ema={self.ema}, patience={self.patience}: allowed 0 to below 1, and 0 or more epochs")
-        if self.patience and self.valid is None:
-            raise UserError(f"patience={self.patience}: there is no validation set by which training could end early")
+        plan = self.plan
+        if plan.patience and self.valid is None:
+            raise UserError(f"patience={plan.patience}: there is no validation set by which training could end early")
+        self.lr_key = plan.lr_key
+        self.schedule = plan.schedule(self.optimizer)
         self._average: AveragedModel | None = None
-        if self.ema:
-            average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.ema))
+        if plan.ema:
+            average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(plan.ema))
             self.optimizer.register_step_post_hook(lambda *_: average.update_parameters(self.network))
             self._average = average
 
@@ -125,7 +143,7 @@ class Fit(Trainee):
 
     @cached_property
     def _parallel(self) -> nn.Module:
-        return self.processes.parallel(self.network)
+        return self.plan.processes.parallel(self.network)
 
     def start(self) -> Mapping[str, Any]:
         """Scores of the untrained network; the empty cells keep the columns in order."""
@@ -142,14 +160,14 @@ class Fit(Trainee):
 
         scores = train_epoch(
             self._parallel,
-            self.grid(self.train, self.generator, self.augment),
+            self.grid(self.train, self.generator, self.plan.augment),
             self.objective,
             self.optimizer,
-            seed=self.seed,
+            seed=self.plan.seed,
             draw=number,
-            grad_clip=self.grad_clip,
-            compute=self.compute,
-            processes=self.processes,
+            grad_clip=self.plan.grad_clip,
+            compute=self.plan.compute,
+            processes=self.plan.processes,
             on_batch=advance,
         )
         self._require_finite_weights()
@@ -171,11 +189,12 @@ class Fit(Trainee):
 
     def finished(self, number: int) -> bool:
         """Whether validation has not become better for ``patience`` epochs."""
-        return bool(self.patience) and number - known("the best epoch", self.best).epoch >= self.patience
+        patience = self.plan.patience
+        return bool(patience) and number - known("the best epoch", self.best).epoch >= patience
 
     def is_last(self, number: int) -> bool:
         """Whether an epoch that is validated is the last one."""
-        return number == self.nb_epochs or self.finished(number)
+        return number == self.plan.nb_epochs or self.finished(number)
 
     def _validate(self, epoch: int, train_loss: float, trained: Scores | None = None) -> dict[str, float]:
         """Columns of the validation set after ``epoch``; keeps the best weights."""
@@ -188,15 +207,15 @@ class Fit(Trainee):
                 self.valid,
                 self.grid,
                 self.objective,
-                seed=self.seed,
+                seed=self.plan.seed,
                 draw=epoch,
-                compute=self.compute,
-                processes=self.processes,
+                compute=self.plan.compute,
+                processes=self.plan.processes,
             )
             columns = {"valid_loss": scores.loss, "valid_acc": scores.acc}
             if self.best is None or self.best.beaten_by(scores.acc, scores.loss):
                 self.best = Best(epoch, scores.acc, scores.loss, weights_of(self.evaluated))
-        if self.monitor_spikes and scores is not None:
+        if self.plan.monitor_spikes and scores is not None:
             columns |= {f"firing_rate-hid_{k}": rate for k, rate in enumerate(scores.rates)}
         return columns
 
@@ -223,7 +242,7 @@ class Fit(Trainee):
         self.generator.set_state(state["shuffle"])
         self.best, self.done = Best(**state["best"]), int(state["epoch"])
         if self.schedule is not None:
-            planned, there = _plan(self.schedule.state_dict()), _plan(state["schedule"])
+            planned, there = _course(self.schedule.state_dict()), _course(state["schedule"])
             if planned != there:
                 raise UserError(
                     f"its {type(self.schedule).__name__} was planned for another number of epochs ({there} there, "
@@ -234,7 +253,7 @@ class Fit(Trainee):
                 part.load_state_dict(state[name])
 
 
-def _plan(schedule: Mapping[str, Any]) -> str:
+def _course(schedule: Mapping[str, Any]) -> str:
     """The number of epochs in the state of a schedule whose course depends on it."""
     parts = [schedule, *schedule.get("_schedulers", ())]
     return ", ".join(f"{key}={part[key]}" for part in parts for key in ("T_max", "total_steps") if part.get(key))

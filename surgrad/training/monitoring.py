@@ -72,6 +72,44 @@ def repeated(sample: EventBatch, nb_repeats: int, batch_size: int) -> list[Event
     return batches
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Which samples and neurons are looked at, and how they are drawn.
+
+    Args:
+        nb_samples: samples in the snapshot, neurons in the rasters over trials.
+        nb_trials: how many repeats of one sample are kept as rasters.
+        idx_layer: of the rasters over trials.
+        idx_neuron: neurons beyond the first (None: all) are drawn at random.
+        sample_seed: chooses samples and neurons.
+        alpha: opacity of a spike in the snapshot.
+        alpha_trials: opacity of a spike in the rasters over trials.
+    """
+
+    nb_samples: int = 5
+    nb_trials: int = 201
+    idx_layer: int = 1
+    idx_neuron: int | None = None
+    sample_seed: int = 12
+    alpha: float = 0.3
+    alpha_trials: float = 0.75
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Presentations of one sample, for the Fano factor between them.
+
+    Args:
+        number: of presentations.
+        window: in which spikes are counted, in steps.
+        binned: adjacent windows instead of one that moves step by step.
+    """
+
+    number: int = 400
+    window: int = 10
+    binned: bool = False
+
+
 @dataclass
 class Monitor:
     """Looks at a network before, during and after training, through the same few samples each time.
@@ -81,53 +119,39 @@ class Monitor:
         dataset: where samples are taken from.
         grid: how events become batches.
         run: where arrays and figures go.
-        nb_samples: samples in the snapshot, neurons in the rasters over trials.
-        window: of the Fano factor, in steps; 0 leaves it out.
-        binned: adjacent windows instead of one that moves step by step.
-        nb_repeats: presentations of one sample for the Fano factor.
-        nb_trials: how many of them are kept as rasters.
-        idx_layer: of the rasters over trials.
-        idx_neuron: neurons beyond the first (None: all) are drawn at random.
-        sample_seed: chooses samples and neurons.
+        shown: which samples and neurons.
+        repeats: of one sample; None: no Fano factors.
         seed: of the noise.
         compute: how the network is run.
         plot: draw figures.
-        alpha: opacity of a spike in them.
-        alpha_trials: opacity of a spike in them.
     """
 
     network: Network
     dataset: EventDataset
     grid: BatchGrid
     run: Run | Follower
-    nb_samples: int = 5
-    window: int = 10
-    binned: bool = False
-    nb_repeats: int = 400
-    nb_trials: int = 201
-    idx_layer: int = 1
-    idx_neuron: int | None = None
-    sample_seed: int = 12
+    shown: Shown = Shown()
+    repeats: Repeats | None = Repeats()
     seed: int = 0
     compute: Compute = DEFAULT_COMPUTE
     plot: bool = True
-    alpha: float = 0.3
-    alpha_trials: float = 0.75
 
     def __post_init__(self) -> None:
-        generator = torch.Generator().manual_seed(self.sample_seed)
-        self.samples = torch.randperm(len(self.dataset), generator=generator)[: self.nb_samples].numpy()
-        nb_units = int(np.prod(self.network.layers[self.idx_layer].unit_shape))
-        self.neurons = torch.randperm(nb_units, generator=generator)[: self.nb_samples].tolist()
-        if self.idx_neuron is not None:
-            if not 0 <= self.idx_neuron < nb_units:
-                raise UserError(f"plotting.idx_neuron={self.idx_neuron}: layer {self.idx_layer} has {nb_units} neurons")
-            self.neurons[0] = self.idx_neuron
+        shown = self.shown
+        generator = torch.Generator().manual_seed(shown.sample_seed)
+        self.samples = torch.randperm(len(self.dataset), generator=generator)[: shown.nb_samples].numpy()
+        nb_units = int(np.prod(self.network.layers[shown.idx_layer].unit_shape))
+        self.neurons = torch.randperm(nb_units, generator=generator)[: shown.nb_samples].tolist()
+        if shown.idx_neuron is not None:
+            if not 0 <= shown.idx_neuron < nb_units:
+                where = f"layer {shown.idx_layer} has {nb_units} neurons"
+                raise UserError(f"plotting.idx_neuron={shown.idx_neuron}: {where}")
+            self.neurons[0] = shown.idx_neuron
 
     def __call__(self, when: str) -> dict[str, float]:
         """Record, draw and return the Fano factor of each layer as ``fano-hid_<k>``; files are named after ``when``."""
         self._snapshot(when)
-        return self._repeats(when) if self.window else {}
+        return {} if self.repeats is None else self._fano(when, self.repeats)
 
     def _snapshot(self, when: str) -> None:
         batch = self._batch(self.samples)
@@ -140,28 +164,26 @@ class Monitor:
         self.run.state(f"{when}/labels", batch.labels)
         if not self.plot:
             return
-        arrays, readout = [spikes.numpy() for spikes in populations], seen.readout.numpy()
+        arrays, readout, alpha = [spikes.numpy() for spikes in populations], seen.readout.numpy(), self.shown.alpha
         labels = batch.labels.tolist()
-        self.run.figure(f"{when}_activity", figures.activity(arrays, readout, labels, self.grid.dt, alpha=self.alpha))
+        self.run.figure(f"{when}_activity", figures.activity(arrays, readout, labels, self.grid.dt, alpha=alpha))
         pair = self._two_classes(labels)
         if pair is not None:
             chosen = [spikes[:, pair] for spikes in arrays]
-            figure = figures.two_classes(
-                chosen, readout[:, pair], [labels[k] for k in pair], self.grid.dt, alpha=self.alpha
-            )
+            figure = figures.two_classes(chosen, readout[:, pair], [labels[k] for k in pair], self.grid.dt, alpha=alpha)
             self.run.figure(f"{when}_two_classes", figure)
 
     def _two_classes(self, labels: list[int]) -> list[int] | None:
         other = [k for k, label in enumerate(labels) if label != labels[0]]
         return [0, other[0]] if other else None
 
-    def _repeats(self, when: str) -> dict[str, float]:
-        sample = self._batch(self.samples[:1])
-        batches = repeated(sample, self.nb_repeats, min(self.grid.batch_size, _RECORDED_AT_ONCE))
+    def _fano(self, when: str, repeats: Repeats) -> dict[str, float]:
+        sample, layer = self._batch(self.samples[:1]), self.shown.idx_layer
+        batches = repeated(sample, repeats.number, min(self.grid.batch_size, _RECORDED_AT_ONCE))
         seen = record(self.network, batches, seed=self.seed, draw=MONITOR_DRAW + 1, compute=self.compute)
         columns = {}
         for k, spikes in enumerate(seen.spikes):
-            fano = defined_mean(fano_over_trials(spikes, self.window, self.binned))
+            fano = defined_mean(fano_over_trials(spikes, repeats.window, repeats.binned))
             columns[f"fano-hid_{k}"] = fano.value
             rates = firing_rates(spikes, self.grid.dt)
             self.run.state(
@@ -172,12 +194,12 @@ class Monitor:
                 fano=fano.value,
                 fano_undefined_share=fano.undefined_share,
             )
-        shown = seen.spikes[self.idx_layer].flatten(2)[:, : self.nb_trials, self.neurons]
-        attributes: dict[str, Any] = {"dt": self.grid.dt, "neurons": self.neurons, "layer": self.idx_layer}
+        shown = seen.spikes[layer].flatten(2)[:, : self.shown.nb_trials, self.neurons]
+        attributes: dict[str, Any] = {"dt": self.grid.dt, "neurons": self.neurons, "layer": layer}
         self.run.state(f"{when}/trials", shown, axes="time, trial, neuron", **attributes)
         if self.plot:
-            title = f"hidden {self.idx_layer}, one stimulus"
-            figure = figures.trials(shown.numpy(), self.neurons, self.grid.dt, alpha=self.alpha_trials, title=title)
+            title, alpha = f"hidden {layer}, one stimulus", self.shown.alpha_trials
+            figure = figures.trials(shown.numpy(), self.neurons, self.grid.dt, alpha=alpha, title=title)
             self.run.figure(f"{when}_trials", figure)
         return columns
 

@@ -130,8 +130,8 @@ def test_what_changes_training_is_configured(main, tmp_path):
     cfg = composed("config", *(o for o in [*TINY, *own] if "wandb" not in o))
     loss = cfg.objective().loss
     assert (loss.first_step, loss.label_smoothing) == (5, 0.1)
-    options = cfg.fit_options(optimizer := cfg.build_optimizer(network_of(cfg)))
-    assert (options["grad_clip"], options["ema"]) == (1, 0.9)
+    plan, optimizer = cfg.plan(), cfg.build_optimizer(network_of(cfg))
+    assert (plan.grad_clip, plan.ema) == (1, 0.9)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
 
 
@@ -208,7 +208,7 @@ def test_spikes_of_a_last_layer_are_counted(main):
 def test_mistakes_are_named(main, override, says):
     def built():
         cfg = composed("config", override)
-        return cfg.objective(), cfg.fit_options(cfg.build_optimizer(network_of(cfg)))
+        return cfg.objective(), cfg.schedule(cfg.build_optimizer(network_of(cfg)))
 
     with pytest.raises(UserError, match=re.escape(says)):
         built()

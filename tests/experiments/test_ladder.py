@@ -44,7 +44,7 @@ def test_every_rung_composes_builds_and_has_a_folder_of_its_own(script):
         cfg.objective()
         if isinstance(cfg, DenseConfig):
             network = cfg.network(140, 20, torch.Generator().manual_seed(1))
-            cfg.fit_options(cfg.build_optimizer(network))
+            cfg.schedule(cfg.build_optimizer(network))
     names = {path.stem for path in (CONFIGS / "dense" / "ladder").glob("*.yaml")}
     used = {line.partition("ladder/")[2].split()[0] for line in script.RUNGS.values() if "ladder/" in line}
     assert used | {"dcls", "se_adlif", "delrec"} == names
@@ -57,7 +57,7 @@ def test_published_networks_compose_on_the_heidelberg_sets(name, data, nb_classe
     cfg = configuration(f"python3 Classification/dense_SNN.py --config-name=ladder/{name} dataset={data}")
     assert (cfg.dataset.name, cfg.dataset.network_inputs, cfg.dataset.nb_classes) == (data, 140, nb_classes)
     network = cfg.network(140, nb_classes, torch.Generator().manual_seed(1))
-    cfg.fit_options(cfg.build_optimizer(network))
+    cfg.schedule(cfg.build_optimizer(network))
     kinds = {type(part) for part in network.modules()}
     wanted = {"dcls": {GaussianDelays, TemporalBatchNorm}, "delrec": {AxonalDelays, TemporalBatchNorm}}
     assert wanted.get(name, set()) <= kinds

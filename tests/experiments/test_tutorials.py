@@ -15,7 +15,7 @@ from surgrad.neurons.lif import LIF
 from surgrad.neurons.surrogate import SuperSpike, TrueGradient
 from surgrad.runs.folder import open_run
 from surgrad.runs.record import load_runs
-from surgrad.training.fit import Fit
+from surgrad.training.fit import Fit, Plan
 from surgrad.training.loop import BatchGrid, Objective
 from surgrad.training.losses import build_loss
 from surgrad.training.regularizers import ActivityL1
@@ -48,7 +48,7 @@ def test_columns_and_weights_are_those_of_a_run(tmp_path):
     here, there = make_network(), make_network()
     columns = learn(here, train, test, nb_epochs=3, seed=5, **setting(here))
     with open_run(tmp_path / "run", {"seed": 5}, None) as run:
-        Fit(there, train=train, valid=test, run=run, nb_epochs=3, seed=5, **setting(there))()
+        Fit(there, train=train, valid=test, run=run, plan=Plan(3, seed=5), **setting(there))()
     (record,) = load_runs(tmp_path / "run")
     for a, b in zip(here.parameters(), there.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)

@@ -21,7 +21,7 @@ from surgrad.neurons.lif import LIF, AdaptiveLIF
 from surgrad.neurons.surrogate import TrueGradient
 from surgrad.runs.folder import open_run
 from surgrad.runs.record import load_runs
-from surgrad.training.fit import Fit
+from surgrad.training.fit import Fit, Plan
 from surgrad.training.loop import BatchGrid, Objective
 from surgrad.training.losses import MaxOverTimeCrossEntropy
 
@@ -271,7 +271,7 @@ def test_a_stopped_run_goes_on_with_the_widths_and_the_dropout_of_its_epoch(tmp_
         network = dense_snn((12, 10, 8, 3), neuron=LIF(), hidden=parts, **constants)
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
         with open_run(folder, {}) as run:
-            fit = Fit(network, optimizer, train, valid, BatchGrid(16, DT, 30), Objective(loss), run, nb_epochs=3)
+            fit = Fit(network, optimizer, train, valid, BatchGrid(16, DT, 30), Objective(loss), run, Plan(3))
             fit.before_epoch = lambda number: begin_epoch(network, number)
             fit()
         (record,) = load_runs(folder)

@@ -21,7 +21,7 @@ from surgrad.neurons.escape_noise import Sigmoid
 from surgrad.neurons.lif import LIF, AdaptiveLIF
 from surgrad.runs.folder import open_run
 from surgrad.runs.record import load_runs
-from surgrad.training.fit import Fit
+from surgrad.training.fit import Fit, Plan
 from surgrad.training.loop import BatchGrid, Objective
 from surgrad.training.losses import MaxOverTimeCrossEntropy
 
@@ -207,7 +207,7 @@ def test_a_stopped_run_goes_on_to_the_same_averages_and_the_same_dropped_units(t
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
         grid = BatchGrid(8, 2e-3, T)
         with open_run(folder, {}) as run:
-            best = Fit(network, optimizer, train, valid, grid, Objective(loss), run, nb_epochs=3, ema=0.8)()
+            best = Fit(network, optimizer, train, valid, grid, Objective(loss), run, Plan(3, ema=0.8))()
         (record,) = load_runs(folder)
         return network.state_dict(), best.weights, record.metrics
 

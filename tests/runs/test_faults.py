@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from surgrad.datasets.sources.randman import Randman
 from surgrad.errors import UserError
 from surgrad.runs.folder import open_run
 from surgrad.runs.record import load_runs
-from surgrad.training.fit import Fit
+from surgrad.training.fit import Fit, Plan
 from surgrad.training.loop import Objective
 from surgrad.training.losses import MaxOverTimeCrossEntropy
 from surgrad.training.schedules import build_schedule
@@ -61,7 +62,7 @@ def fit(folder, splits, before_epoch=lambda epoch: None):
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     objective = Objective(MaxOverTimeCrossEntropy())
     with open_run(folder, {"nb_epochs": 4}) as run:
-        Fit(network, optimizer, *splits[:2], GRID, objective, run, nb_epochs=4, before_epoch=before_epoch)()
+        Fit(network, optimizer, *splits[:2], GRID, objective, run, Plan(4), before_epoch)()
     return network.state_dict(), load_runs(folder)[0].metrics
 
 
@@ -187,10 +188,10 @@ def test_a_schedule_whose_course_depends_on_the_length_refuses_more_epochs(tmp_p
     def train(nb_epochs):
         network = make_network()
         optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
-        schedule = build_schedule(name, optimizer, nb_epochs)
+        plan = Plan(nb_epochs, schedule=partial(build_schedule, name, nb_epochs=nb_epochs))
         with open_run(tmp_path, {"nb_epochs": nb_epochs}) as run:
             objective = Objective(MaxOverTimeCrossEntropy())
-            Fit(network, optimizer, *splits[:2], GRID, objective, run, nb_epochs=nb_epochs, schedule=schedule)()
+            Fit(network, optimizer, *splits[:2], GRID, objective, run, plan)()
 
     train(2)
     if epochs is None:

@@ -147,7 +147,7 @@ from surgrad.training.fit import Fit
 epoch = Fit.epoch
 
 def die(self, number, *rest):
-    if number == 3 and self.processes.rank == 1:
+    if number == 3 and self.plan.processes.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return epoch(self, number, *rest)
 

@@ -9,7 +9,7 @@ from surgrad.errors import UserError
 from surgrad.network.methods import SpikeParameters, method_neuron, set_neuron
 from surgrad.runs.folder import open_run
 from surgrad.runs.record import load_runs
-from surgrad.training.monitoring import Monitor, record, repeated
+from surgrad.training.monitoring import Monitor, Repeats, Shown, record, repeated
 from surgrad.training.statistics import defined_mean, fano_over_trials
 
 
@@ -37,9 +37,8 @@ def test_repeats_are_the_same_sample_with_noise_of_their_own(dataset):
 def test_the_fano_factor_is_that_of_the_recorded_trials(dataset, tmp_path):
     network = make_network()
     with open_run(tmp_path, {}) as run:
-        monitor = Monitor(
-            network, dataset, GRID, run, nb_samples=3, nb_repeats=10, nb_trials=10, idx_layer=0, window=5, plot=False
-        )
+        shown, repeats = Shown(nb_samples=3, nb_trials=10, idx_layer=0), Repeats(10, window=5)
+        monitor = Monitor(network, dataset, GRID, run, shown, repeats, plot=False)
         nb_units = 4 * 5
         monitor.neurons = list(range(nb_units))
         columns = monitor("now")
@@ -56,16 +55,16 @@ def test_the_fano_factor_is_that_of_the_recorded_trials(dataset, tmp_path):
 def test_the_same_samples_are_seen_each_time_and_the_seed_chooses_them(dataset, tmp_path):
     with open_run(tmp_path, {}) as run:
         first, second, other = (
-            Monitor(make_network(), dataset, GRID, run, idx_layer=0, sample_seed=s) for s in (1, 1, 2)
+            Monitor(make_network(), dataset, GRID, run, Shown(idx_layer=0, sample_seed=s)) for s in (1, 1, 2)
         )
     assert first.samples.tolist() == second.samples.tolist() != other.samples.tolist()
     assert first.neurons == second.neurons != other.neurons
     with pytest.raises(UserError, match="idx_neuron=20: layer 0 has 20 neurons"):
-        Monitor(make_network(), dataset, GRID, run, idx_layer=0, idx_neuron=20)
+        Monitor(make_network(), dataset, GRID, run, Shown(idx_layer=0, idx_neuron=20))
 
 
 def test_figures_are_drawn_even_where_all_samples_are_of_one_class(dataset, tmp_path):
     with open_run(tmp_path, {}) as run:
         one_class = dataset.subset(dataset.labels == 1)
-        Monitor(make_network(), one_class, GRID, run, nb_samples=2, nb_repeats=3, idx_layer=0)("now")
+        Monitor(make_network(), one_class, GRID, run, Shown(2, idx_layer=0), Repeats(3))("now")
     assert sorted(path.name for path in (tmp_path / "Plots").iterdir()) == ["now_activity.png", "now_trials.png"]

@@ -15,7 +15,7 @@ from surgrad.network.models import ConvStack, conv_snn
 from surgrad.runs.folder import open_run
 from surgrad.runs.record import load_runs
 from surgrad.training.evaluation import evaluate, evaluate_repeatedly
-from surgrad.training.fit import Best, Fit, annealed
+from surgrad.training.fit import Best, Fit, Plan, annealed
 from surgrad.training.loop import Compute, Objective, train_epoch
 from surgrad.training.losses import MaxOverTimeCrossEntropy
 from surgrad.training.regularizers import UpperBoundL2
@@ -45,11 +45,11 @@ def fit(
     network = make_network(method)
     optimizer = torch.optim.Adam(network.parameters(), lr=lr)
     if schedule is not None:
-        options["schedule"] = build_schedule(optimizer=optimizer, nb_epochs=nb_epochs, **schedule)
+        options["schedule"] = lambda optimizer: build_schedule(optimizer=optimizer, nb_epochs=nb_epochs, **schedule)
     with open_run(folder, {"nb_epochs": nb_epochs}) as run:
         held_out = splits[1] if valid else None
-        options = {"augment": Drop(0.1), "seed": 3} | options
-        best = Fit(network, optimizer, splits[0], held_out, GRID, objective, run=run, nb_epochs=nb_epochs, **options)()
+        plan = Plan(nb_epochs, **{"augment": Drop(0.1), "seed": 3} | options)
+        best = Fit(network, optimizer, splits[0], held_out, GRID, objective, run, plan)()
     (record,) = load_runs(folder)
     return network.state_dict(), record.metrics, best
 
@@ -93,7 +93,7 @@ def require_learned(folder, splits, perturbation=0.0, seed=0):
             weight += perturbation * torch.randn(weight.shape, generator=generator)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
     with open_run(folder, {"nb_epochs": 16}) as run:
-        Fit(network, optimizer, splits[0], splits[1], GRID, objective, run=run, nb_epochs=16, seed=3)()
+        Fit(network, optimizer, splits[0], splits[1], GRID, objective, run, Plan(16, seed=3))()
     (record,) = load_runs(folder)
     assert record.metrics["train_loss"][-1] < 0.8 * record.metrics["train_loss"][1]
     assert record.metrics["train_acc"][-1] > 0.5  # chance is 1/3

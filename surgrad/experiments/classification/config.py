@@ -19,8 +19,9 @@ from surgrad.network.methods import METHODS, SpikeParameters, method_neuron
 from surgrad.network.models import ConvStack, HiddenParts, conv_snn
 from surgrad.network.network import Network
 from surgrad.neurons.lif import LIF
-from surgrad.training.fit import annealed
+from surgrad.training.fit import Plan, annealed
 from surgrad.training.loop import BatchGrid, Objective
+from surgrad.training.monitoring import Repeats, Shown
 from surgrad.training.optimizers import parameter_groups
 from surgrad.training.regularizers import ActivityRegularizer, build_regularizer
 
@@ -141,6 +142,18 @@ class PlottingConfig:
         probability(self, "plotting.", "point_alpha", "point_alpha_trials")
         not_negative(self, "plotting.", "idx_neuron", "idx_layer")
 
+    def build(self) -> Shown:
+        """Samples, neurons and opacities."""
+        return Shown(
+            nb_samples=self.nb_samples,
+            nb_trials=self.nb_samples_trials,
+            idx_layer=self.idx_layer,
+            idx_neuron=self.idx_neuron,
+            sample_seed=self.sample_seed,
+            alpha=self.point_alpha,
+            alpha_trials=self.point_alpha_trials,
+        )
+
 
 @dataclass
 class ClassificationConfig(TrainingConfig):
@@ -249,7 +262,7 @@ class ClassificationConfig(TrainingConfig):
         self.objective()
         self.spiking(self.method.name, 1)
         weight, decay = nn.Parameter(torch.zeros(1)), self.decay_options()
-        self.fit_options(parts.optimizer(self.optimizer, [weight], self.method.lr, **decay))
+        self.schedule(parts.optimizer(self.optimizer, [weight], self.method.lr, **decay))
         if self.dataset.network_inputs is not None and self.dataset.nb_classes is not None:
             self.network(self.dataset.network_inputs, self.dataset.nb_classes)
         self.initialization()
@@ -260,6 +273,10 @@ class ClassificationConfig(TrainingConfig):
         if not self.fano.evaluate or not self.monitor_fano:
             return 0
         return self.fano.bin_dt if self.binned else self.monitor_fano
+
+    def repeats(self) -> Repeats | None:
+        """How Fano factors are measured, if they are."""
+        return Repeats(self.fano.repeats, self.fano_window, self.binned) if self.fano_window else None
 
     def spiking(self, method: str, epoch: int) -> LIF:
         """The neuron with the surrogate and escape noise of a method, of the slope beta that they have in an epoch."""
@@ -283,6 +300,10 @@ class ClassificationConfig(TrainingConfig):
         data = self.dataset
         size, shape = batch_size or self.batch_size, data.unit_shape(nb_inputs)
         return BatchGrid(size, data.time_step, data.nb_steps, shape, device, data.counted)
+
+    def plan(self, **more: Any) -> Plan:
+        """How the network is trained; ``more`` are further arguments of `surgrad.training.fit.Plan`."""
+        return super().plan(monitor_spikes=self.monitor_spikes, lr_key="method.lr", **more)
 
     def objective(self) -> Objective:
         """Loss and penalties."""

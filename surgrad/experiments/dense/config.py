@@ -100,7 +100,7 @@ class DenseConfig(TrainingConfig):
         self.objective()
         few = [10] * (len(self.hidden) + 2)
         network = self._network(few, torch.Generator().manual_seed(0))
-        self.fit_options(self.build_optimizer(network))
+        self.schedule(self.build_optimizer(network))
 
     def network(self, nb_inputs: int, nb_classes: int, generator: torch.Generator) -> Network:
         """The network with its initial weights; the generator draws time constants, then weights."""

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -19,7 +20,7 @@ from surgrad.runs.folder import Run
 from surgrad.runs.record import RunRecord
 from surgrad.training.evaluation import Best, final_scores, weights_of
 from surgrad.training.evaluation import evaluate as evaluate_grid
-from surgrad.training.fit import Fit
+from surgrad.training.fit import Fit, Plan
 from surgrad.training.loop import TEST_DRAW, BatchGrid, Objective
 from surgrad.training.resume import Trainee, run_epochs
 
@@ -169,21 +170,9 @@ def _surrogate(cfg: EventConfig, run: Run, train: SpikeSet, valid: SpikeSet, tes
         {"valid": cfg.events(valid, "valid"), "test": cfg.events(test, "test")},
     )
     changes = [step for step in (cfg.augmentation(), Drop(cfg.input_dropout)) if step is not None]
-    fit = Fit(
-        network,
-        optimizer=optimizer,
-        train=cfg.events(train, "train"),
-        valid=splits["valid"],
-        grid=grid,
-        objective=objective,
-        run=run,
-        nb_epochs=cfg.nb_epochs,
-        seed=cfg.seed,
-        augment=Compose(changes),
-        before_epoch=lambda epoch: recipe.decay(optimizer, epoch),
-        logging_freq=cfg.logging_freq,
-    )
-    best = fit()
+    plan = Plan(cfg.nb_epochs, cfg.seed, augment=Compose(changes), logging_freq=cfg.logging_freq)
+    decay, train_events = partial(recipe.decay, optimizer), cfg.events(train, "train")
+    best = Fit(network, optimizer, train_events, splits["valid"], grid, objective, run, plan, decay)()
 
     def score(data: EventDataset) -> dict[str, float]:
         scores = evaluate_grid(network, data, grid, objective, draw=TEST_DRAW)

@@ -34,7 +34,7 @@ class NonSpikingConfig(FitConfig):
         """Files, and all parts. Raises: UserError naming the first mistake."""
         self.dataset.preflight()
         self.objective()
-        self.fit_options(self.build_optimizer(self.network(10, 3)))
+        self.schedule(self.build_optimizer(self.network(10, 3)))
 
     def network(self, nb_inputs: int, nb_classes: int) -> NonSpiking:
         """The network with PyTorch's own initial weights, drawn from the seed."""
