@@ -15,12 +15,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from surgrad.analysis.claims import TIERS, Papers, load_claims
+from surgrad.analysis.claims import TIERS, Papers
 from surgrad.analysis.measured import Measured, RunFolders, measure, read_measured, write_measured
 from surgrad.analysis.papers_page import asked, here, markdown, page, published, rows, tally
 from surgrad.analysis.verdicts import NOT_REPRODUCED, UNDECIDED
 from surgrad.config.jobs import jobs_of_command
 from surgrad.errors import UserError
+from surgrad.experiments.claims import load_claims
 from surgrad.runs import files
 from surgrad.runs.record import REPO
 

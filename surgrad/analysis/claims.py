@@ -1,15 +1,12 @@
 """The claims of the papers: what was published, the command that tests it, and what the measured interval must be.
 
-docs/claims.yaml holds them. A claim names a command, which of its runs count, a number to take from each of them and
-the values that number may have. Numbers from runs: `surgrad.analysis.measured`; verdicts: `surgrad.analysis.verdicts`.
+docs/claims.yaml holds them, `surgrad.experiments.claims` reads it. A claim names a command, which of its runs count, a
+number to take from each of them and the values that number may have. Numbers from runs: `surgrad.analysis.measured`;
+verdicts: `surgrad.analysis.verdicts`.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, cast
-
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from typing import Any
 
 from surgrad.analysis.measured import METRICS
 from surgrad.analysis.verdicts import EXPECTATIONS
@@ -35,22 +32,22 @@ SOURCES = {
 }
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Claim:
     """One number of a paper. ``minus`` makes it a difference between two groups of runs, paired by seed."""
 
-    id: str = MISSING
-    paper: str = MISSING  # key of `Papers.papers`
-    claim: str = MISSING
-    kind: str = MISSING  # one of KINDS
+    id: str
+    paper: str  # key of `Papers.papers`
+    claim: str
+    kind: str  # one of KINDS
     published: float | None = None
     spread: float | None = None  # published ±, a standard deviation over runs
-    source: str = MISSING  # one of SOURCES
+    source: str  # one of SOURCES
     command: str | None = None  # from the repository's root, one or more lines; none: nothing here can run it yet
     where: dict[str, Any] = field(default_factory=dict)  # which runs of the command: values of configuration keys
     minus: dict[str, Any] | None = None  # which other runs of the command are subtracted
     metric: str = "summary"
-    key: str = MISSING  # of the summary, or a column of metrics.csv
+    key: str  # of the summary, or a column of metrics.csv
     rows: int = 1  # of metrics.csv; the epoch of metric: at
     scale: float = 1.0  # into the unit or convention of the published value
     expect: dict[str, float] = field(default_factory=dict)  # one of EXPECTATIONS: number
@@ -64,14 +61,14 @@ class Claim:
     def __post_init__(self) -> None:
         for key, allowed in (("kind", KINDS), ("source", SOURCES), ("metric", METRICS), ("tier", TIERS)):
             value = getattr(self, key)
-            if value != MISSING and value not in allowed:
+            if value not in allowed:
                 raise UserError(f"claim {self.id}: {key}={value} is unknown; allowed: {', '.join(allowed)}")
         unknown = [name for name in self.expect if name not in EXPECTATIONS]
         if unknown or len(self.expect) > 1:
             raise UserError(f"claim {self.id}: expect={self.expect}: one of {', '.join(EXPECTATIONS)}, with a number")
         if self.published is None and {"within", "relative"} & self.expect.keys():
             raise UserError(f"claim {self.id}: expect={self.expect} needs a published value")
-        if self.expect and self.margin is None and self.id != MISSING:
+        if self.expect and self.margin is None:
             raise UserError(f"claim {self.id}: expect={self.expect} needs a margin that says why that number")
 
     @property
@@ -80,57 +77,29 @@ class Claim:
         return [line for line in (self.command or "").split("\n") if line]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Margin:
     """Why an interval may be as far from the published value as a claim says, and since when that is written down."""
 
-    key: str = MISSING
-    why: str = MISSING
-    dated: str = MISSING  # YYYY-MM-DD
+    key: str
+    why: str
+    dated: str  # YYYY-MM-DD
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Paper:
     """How a paper is cited, and what was tried before the runs that count (learning rates, epochs, settings)."""
 
-    key: str = MISSING
-    cite: str = MISSING
+    key: str
+    cite: str
     link: str | None = None
     tried: list[str] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Papers:
     """The content of docs/claims.yaml."""
 
     papers: list[Paper] = field(default_factory=list)
     margins: list[Margin] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
-
-
-def load_claims(path: str | Path) -> Papers:
-    """Read docs/claims.yaml.
-
-    Raises:
-        UserError: naming what is wrong: an unknown or missing key, two claims of one id, an unknown paper or margin.
-    """
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(Papers), OmegaConf.load(path))
-        papers = cast(Papers, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
-    assert isinstance(papers, Papers)
-    known = {paper.key: "paper" for paper in papers.papers}
-    margins = {margin.key for margin in papers.margins}
-    seen: set[str] = set()
-    for claim in papers.claims:
-        if claim.id in seen:
-            raise UserError(f"{path}: two claims are called {claim.id}")
-        if claim.paper not in known:
-            raise UserError(f"{path}: claim {claim.id}: paper {claim.paper} is unknown; allowed: {', '.join(known)}")
-        if claim.margin is not None and claim.margin not in margins:
-            raise UserError(
-                f"{path}: claim {claim.id}: margin {claim.margin} is unknown; allowed: {', '.join(sorted(margins))}"
-            )
-        seen.add(claim.id)
-    return papers

@@ -255,7 +255,6 @@ class RandmanConfig(DatasetConfig):
     def splits(self) -> Splits:
         """Generates the data; the same for the same numbers."""
         try:
-            first, second, third = self.fractions
             train, valid, test = Randman(
                 dim_manifold=self.dim_manifold,
                 nb_classes=known("dataset.nb_classes", self.nb_classes),
@@ -267,8 +266,7 @@ class RandmanConfig(DatasetConfig):
                 nb_spikes=self.nb_spikes,
                 alpha=self.alpha_randman,
                 seed=self.randmanseed,
-                fractions=(first, second, third),
-            ).splits()
+            ).splits(self.fractions)
             return train, valid if len(valid) else None, test
         except ValueError as error:
             raise UserError(f"dataset: {error}") from error

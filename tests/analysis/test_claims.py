@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from surgrad.analysis import measured as measuring
-from surgrad.analysis.claims import KINDS, Claim, load_claims
+from surgrad.analysis.claims import KINDS, Claim
 from surgrad.analysis.intervals import Interval, interval
 from surgrad.analysis.measured import (
     UNKNOWN,
@@ -30,6 +30,7 @@ from surgrad.analysis.papers_page import markdown, page, rows
 from surgrad.analysis.verdicts import EXPECTATIONS, VERDICTS, allowed, decide, judge
 from surgrad.config.jobs import jobs_of_command
 from surgrad.errors import UserError
+from surgrad.experiments.claims import load_claims
 from surgrad.runs.folder import open_run
 from surgrad.runs.record import REPO, RunRecord
 

@@ -106,9 +106,13 @@ def test_seed_decides_everything_and_global_state_nothing():
         ({"nb_classes": 0}, "nb_classes"),
         ({"alpha": 0.0}, "alpha"),
         ({"step_frac": 1.5}, "step_frac"),
-        ({"fractions": (0.5, 0.1, 0.1)}, "fractions"),
     ],
 )
 def test_wrong_settings_are_named(change, word):
     with pytest.raises(ValueError, match=word):
         Randman(**change)
+
+
+def test_shares_that_do_not_add_up_are_refused():
+    with pytest.raises(ValueError, match="fractions"):
+        Randman(nb_samples=2).splits((0.5, 0.1, 0.1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +82,6 @@ class Randman:
         nb_spikes: spikes per unit; each is a manifold of its own.
         alpha: smoothness of the manifolds.
         seed: of everything that is drawn.
-        fractions: shares of the training, validation and test set.
     """
 
     dim_manifold: int = 1
@@ -94,7 +94,6 @@ class Randman:
     nb_spikes: int = 1
     alpha: float = 0.5
     seed: int = 1
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
 
     def __post_init__(self) -> None:
         for name in ("dim_manifold", "nb_classes", "nb_units", "nb_steps", "nb_samples", "nb_spikes"):
@@ -104,8 +103,6 @@ class Randman:
             raise ValueError(f"randman: alpha = {self.alpha} and duration = {self.duration} s must be positive")
         if not 0 < self.step_frac <= 1:
             raise ValueError(f"randman: step_frac = {self.step_frac}, need a fraction in (0, 1]")
-        if len(self.fractions) != 3 or min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-9:
-            raise ValueError(f"randman: fractions = {self.fractions}, need three shares that sum to 1")
 
     @property
     def dt(self) -> float:
@@ -148,9 +145,11 @@ class Randman:
             name="randman",
         )
 
-    def splits(self) -> tuple[EventDataset, EventDataset, EventDataset]:
+    def splits(self, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> tuple[EventDataset, EventDataset, EventDataset]:
         """Training, validation and test set: consecutive shares of the shuffled samples."""
+        if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+            raise ValueError(f"randman: fractions = {fractions}, need three shares that sum to 1")
         dataset = self.dataset()
-        cuts = np.rint(np.cumsum([0, *self.fractions]) * len(dataset)).astype(int)
+        cuts = np.rint(np.cumsum([0, *fractions]) * len(dataset)).astype(int)
         train, valid, test = (dataset.subset(np.arange(*cuts[k : k + 2])) for k in range(3))
         return train, valid, test
