@@ -72,8 +72,7 @@ class TrainedRun(RunRecord):
     @cached_property
     def epoch(self) -> int:
         """The epoch after which it had these weights."""
-        content = _require_checkpoint(self)
-        return int((content["best"] if self.weights == "best" else content)["epoch"])
+        return int(self.trained(self.weights)[1])
 
     @cached_property
     def _suite(self) -> ClassificationConfig | DenseConfig:
@@ -259,11 +258,11 @@ def trained_network(record: RunRecord, weights: str = "best", *, trust: bool = F
     script = record.script
     if script not in SCRIPTS:
         raise UserError(f"{record.folder} is a run of {script}: a network is read back from {', '.join(SCRIPTS)}")
-    content = _require_checkpoint(record)
+    record.require_checkpoint()
     with read_back(trust):
         require_resolved(record.config)
         try:
-            return SCRIPTS[script](configuration(record), content, weights).eval()
+            return SCRIPTS[script](record, weights).eval()
         except UserError:
             raise
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -284,19 +283,6 @@ def configuration(record: RunRecord) -> DictConfig:
     return OmegaConf.create(config)
 
 
-def _require_checkpoint(record: RunRecord) -> dict[str, Any]:
-    content = record.checkpoint()
-    if content is None:
-        raise UserError(f"{record.folder} holds no checkpoint: there are no weights to read")
-    return content
-
-
-def _chosen(content: dict[str, Any], weights: str) -> tuple[dict[str, torch.Tensor], int]:
-    if weights == "best":
-        return content["best"]["weights"], content["best"]["epoch"]
-    return content["model"], content["epoch"]
-
-
 def _units(cfg: ClassificationConfig | DenseConfig) -> tuple[int, int]:
     """Input units and classes; of the training data, where the configuration leaves them to these."""
     data = cfg.dataset
@@ -306,26 +292,26 @@ def _units(cfg: ClassificationConfig | DenseConfig) -> tuple[int, int]:
     return train.nb_units, train.nb_classes
 
 
-def _convolutional(config: Any, content: dict[str, Any], weights: str) -> Network:
-    cfg = check(config, ClassificationConfig)
+def _convolutional(record: RunRecord, weights: str) -> Network:
+    cfg = check(configuration(record), ClassificationConfig)
     network = cfg.network(*_units(cfg))
-    state, epoch = _chosen(content, weights)
+    state, epoch = record.trained(weights)
     network.load_state_dict(state)
     set_neuron(network, cfg.spiking(cfg.method.name, max(epoch, 1)))
     return network
 
 
-def _dense(config: Any, content: dict[str, Any], weights: str) -> Network:
-    cfg = check(config, DenseConfig)
+def _dense(record: RunRecord, weights: str) -> Network:
+    cfg = check(configuration(record), DenseConfig)
     network = cfg.network(*_units(cfg), torch.Generator().manual_seed(cfg.seed))
-    network.load_state_dict(_chosen(content, weights)[0])
+    network.load_state_dict(record.trained(weights)[0])
     return network
 
 
-def _matching(config: Any, content: dict[str, Any], weights: str) -> Network:
+def _matching(record: RunRecord, weights: str) -> Network:
     """Two layers without delay or readout; weights in units of the threshold."""
-    task, _, training = check(config, SpikeTrainMatchingConfig).build(torch.device("cpu"))
-    constants, layers = task.neurons, []
+    task, _, training = check(configuration(record), SpikeTrainMatchingConfig).build(torch.device("cpu"))
+    content, constants, layers = record.require_checkpoint(), task.neurons, []
     for name, noise in (("w_hidden", training.mode.hidden), ("w_output", training.mode.output)):
         matrix = content[name].T / constants.theta
         connection = Dense(matrix.shape[1], matrix.shape[0])
@@ -337,7 +323,7 @@ def _matching(config: Any, content: dict[str, Any], weights: str) -> Network:
 #: Scripts whose runs train on a data set with splits, and what their configuration is checked against.
 CLASSIFY: dict[str, type] = {"deep_convSNN": ClassificationConfig, "dense_SNN": DenseConfig}
 
-SCRIPTS: dict[str, Callable[[Any, dict[str, Any], str], Network]] = {
+SCRIPTS: dict[str, Callable[[RunRecord, str], Network]] = {
     "deep_convSNN": _convolutional,
     "dense_SNN": _dense,
     "run_image_task_1hid": _matching,

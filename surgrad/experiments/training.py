@@ -74,10 +74,7 @@ class FitConfig(CommonConfig):
                 name of `frozen` that no weight has.
         """
         if self.init_from is not None:
-            content = find_one(self.init_from).checkpoint()
-            if content is None or "best" not in content:
-                raise UserError(f"init_from={self.init_from}: the run holds no checkpoint of a network")
-            _load(network, content["best"]["weights"], f"init_from={self.init_from}")
+            _load(network, find_one(self.init_from).trained()[0], f"init_from={self.init_from}")
         names = [name for name, _ in network.named_parameters()]
         for pattern in self.frozen:
             if not fnmatch.filter(names, pattern):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from surgrad.errors import UserError
 from surgrad.paths import ROOT
 from surgrad.runs import checkpoint, files, marker, states
 from surgrad.runs.lock import is_locked
@@ -199,6 +200,24 @@ class RunRecord:
         """The last checkpoint that is whole, on the CPU."""
         found = checkpoint.load_checkpoint(self.folder, sealed=marker.is_sealed(self.folder))
         return None if found is None else found[0]
+
+    def require_checkpoint(self) -> dict[str, Any]:
+        """The last checkpoint that is whole. Raises UserError if there is none."""
+        content = self.checkpoint()
+        if content is None:
+            raise UserError(f"{self.folder} holds no checkpoint: there are no weights to read")
+        return content
+
+    def trained(self, which: str = "best") -> tuple[dict[str, Any], int]:
+        """Weights of a network, "best" of the best validation epoch or "last", and the number of that epoch.
+
+        Raises UserError if there is no checkpoint, or it is not one of a network.
+        """
+        content = self.require_checkpoint()
+        if "best" not in content:
+            raise UserError(f"{self.folder} holds no checkpoint of a network")
+        best = content["best"]
+        return (best["weights"], best["epoch"]) if which == "best" else (content["model"], content["epoch"])
 
 
 def load_runs(where: str | Path | Iterable[str | Path], *, damaged: bool = False) -> list[RunRecord]:
