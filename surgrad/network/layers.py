@@ -70,17 +70,46 @@ class _Callable(nn.Module):
         """Decays a of the synapse and b of the membrane over a step of dt seconds."""
         return self.tau_syn.decay(dt, self.method), self.tau_mem.decay(dt, self.method)
 
-    def _run(
-        self, x: Tensor | EventBatch, state: NetworkState | None, seed: int | None, **options: Any
-    ) -> NetworkOutput:
+    def _result(self, out: NetworkOutput) -> Tensor:
+        """What a call returns of the network's output."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        x: Tensor | EventBatch,
+        state: NetworkState | None = None,
+        *,
+        seed: int | None = None,
+        draw: int | Tensor = 0,
+        ids: Tensor | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Any:
+        """Run the layer by itself over all time steps of ``x``, as in a `torch.nn.Sequential`.
+
+        Args:
+            x: spikes of the layer below (T, B, *in_shape), or an `EventBatch`.
+            state: of an earlier call, to go on from; zeros if None.
+            seed: key of the random numbers; needed by what draws any.
+            draw: see `surgrad.network.network.Network.forward`.
+            ids: see there.
+            options: see `surgrad.kernels.call.RunOptions`.
+
+        Returns:
+            of a spiking layer its spikes (T, B, *units), which carry gradients, of a readout y (T, B, classes); with
+            ``return_state`` a pair of them and the state.
+
+        Raises:
+            UserError: for a layer without dt, random numbers without a seed, and arguments that do not fit.
+        """
         if self.dt is None:
             raise UserError(f"a {type(self).__name__} that is called by itself needs a time step: give it dt=…, in s")
         if seed is None and self._draws:
             raise UserError(f"this {type(self).__name__} draws random numbers: call it with seed=… and draw=…")
         if isinstance(x, EventBatch):
-            options["ids"] = x.ids if options.get("ids") is None else options["ids"]
-            x = x.dense()
-        return dispatch.run(self._alone(self.dt), x, seed=seed or 0, state=state, **options)
+            ids, x = x.ids if ids is None else ids, x.dense()
+        options["record"] = True
+        out = dispatch.run(self._alone(self.dt), x, seed=seed or 0, state=state, draw=draw, ids=ids, **options)
+        return (self._result(out), out.state) if options.get("return_state") else self._result(out)
 
 
 def decays_of(layers: Sequence[_Callable], dt: float) -> list[tuple[Tensor, Tensor]]:
@@ -142,37 +171,11 @@ class SpikingLayer(_Callable):
                 f"{self.unit_shape}; use an odd rec_kernel_size with rec_padding = rec_kernel_size // 2"
             )
 
-    def forward(
-        self,
-        x: Tensor | EventBatch,
-        state: NetworkState | None = None,
-        *,
-        seed: int | None = None,
-        draw: int | Tensor = 0,
-        ids: Tensor | None = None,
-        **options: Unpack[RunOptions],
-    ) -> Any:
-        """Run the layer by itself over all time steps of ``x``, as in a `torch.nn.Sequential`.
-
-        Args:
-            x: spikes of the layer below (T, B, *in_shape), or an `EventBatch`.
-            state: of an earlier call, to go on from; zeros if None.
-            seed: key of the random numbers; needed by what draws any.
-            draw: see `surgrad.network.network.Network.forward`.
-            ids: see there.
-            options: see `surgrad.kernels.call.RunOptions`.
-
-        Returns:
-            spikes (T, B, *units), which carry gradients; with ``return_state`` a pair of them and the state.
-
-        Raises:
-            UserError: for a layer without dt, random numbers without a seed, and arguments that do not fit.
-        """
-        out = self._run(x, state, seed, draw=draw, ids=ids, **options | {"record": True})
-        return (out.recorded[0], out.state) if options.get("return_state") else out.recorded[0]
-
     def _alone(self, dt: float) -> NetworkSpec:
         return NetworkSpec((self.spec("layer", dt, self.index),), None, self.delay)
+
+    def _result(self, out: NetworkOutput) -> Tensor:
+        return out.recorded[0]
 
     @property
     def _draws(self) -> bool:
@@ -243,26 +246,11 @@ class Readout(_Callable):
         self.normalization, self.dropout = normalization, _dropout(dropout)
         self.unit_shape = _shape_of(feedforward, "out_shape")
 
-    def forward(
-        self,
-        x: Tensor | EventBatch,
-        state: NetworkState | None = None,
-        *,
-        seed: int | None = None,
-        draw: int | Tensor = 0,
-        ids: Tensor | None = None,
-        **options: Unpack[RunOptions],
-    ) -> Any:
-        """Run the readout by itself; arguments as in `SpikingLayer.forward`.
-
-        Returns:
-            y (T, B, classes); with ``return_state`` a pair of it and the state.
-        """
-        out = self._run(x, state, seed, draw=draw, ids=ids, **options)
-        return (out.y, out.state) if options.get("return_state") else out.y
-
     def _alone(self, dt: float) -> NetworkSpec:
         return NetworkSpec((), self.spec("readout", dt, self.index), self.delay)
+
+    def _result(self, out: NetworkOutput) -> Tensor:
+        return out.y
 
     @property
     def _draws(self) -> bool:

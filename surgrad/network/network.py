@@ -179,7 +179,7 @@ def _own_call(layer: SpikingLayer | Readout) -> bool:
     """Whether a layer must be called as a module: it has hooks, or a forward of its own."""
     own = vars(layer)
     hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
-    return bool(hooks) or type(layer).forward not in (SpikingLayer.forward, Readout.forward)
+    return bool(hooks) or type(layer).forward is not SpikingLayer.forward
 
 
 def _part(state: NetworkState, k: int, nb_layers: int) -> NetworkState:

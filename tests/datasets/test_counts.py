@@ -1,11 +1,14 @@
 """Spikes that are counted, in channels of several units: against sums, and what networks make of them."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from datasets.random_events import random_dataset
 
 from surgrad.datasets.binning import bin_events, bin_on_device
-from surgrad.datasets.events import EventBatch, EventDataset
+from surgrad.datasets.events import EventBatch
 from surgrad.datasets.sources.hdf5 import write_shd
 from surgrad.errors import UserError
 from surgrad.experiments.datasets import dataset_config
@@ -16,21 +19,7 @@ from surgrad.neurons.lif import LIF, AdaptiveLIF
 from surgrad.training.distributed import samples
 
 GRID = {"dt": 10e-3, "nb_steps": 9, "nb_units": 14}
-
-
-def make_dataset(nb_samples=11, mean=60, nb_units=14, seed=0):
-    rng = np.random.default_rng(seed)
-    lengths = rng.poisson(mean, nb_samples)
-    lengths[3] = 0
-    nb_events = int(lengths.sum())
-    return EventDataset(
-        times=rng.uniform(0, 0.1, nb_events),
-        units=rng.integers(0, nb_units, nb_events),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        labels=rng.integers(0, 3, nb_samples),
-        nb_units=nb_units,
-        nb_classes=3,
-    )
+make_dataset = partial(random_dataset, nb_samples=11, nb_units=14, mean=60)
 
 
 def summed(dataset, width=1, nb_steps=9, dt=10e-3):

@@ -1,8 +1,11 @@
 """Augmentations: the distribution each one states, nothing else changed."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from datasets.random_events import random_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,21 +37,7 @@ ALL = [
     CutMix(0.7, 0.1),
     Compose([Drop(0.1), TimeJitter(1e-3)]),
 ]
-
-
-def make_dataset(nb_samples=20, mean=1000, nb_units=100, seed=0):
-    rng = np.random.default_rng(seed)
-    lengths = rng.poisson(mean, nb_samples)
-    lengths[0] = 0
-    nb_events = int(lengths.sum())
-    return EventDataset(
-        times=rng.uniform(0, 0.1, nb_events),
-        units=rng.integers(0, nb_units, nb_events),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        labels=rng.integers(0, 3, nb_samples),
-        nb_units=nb_units,
-        nb_classes=3,
-    )
+make_dataset = partial(random_dataset, nb_units=100, mean=1000)
 
 
 def seeded(seed=0):

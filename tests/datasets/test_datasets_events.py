@@ -1,8 +1,11 @@
 """Events to batches: binning, gathering, order, determinism."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from datasets.random_events import random_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,22 +14,7 @@ from surgrad.datasets.binning import bin_events, gather, time_to_step
 from surgrad.datasets.events import EventBatch, EventDataset
 
 DT = 2e-3
-
-
-def make_dataset(seed=0, nb_samples=23, nb_units=13, nb_classes=4, mean=30, duration=0.1):
-    rng = np.random.default_rng(seed)
-    lengths = rng.poisson(mean, nb_samples)
-    lengths[rng.integers(nb_samples)] = 0
-    nb_events = int(lengths.sum())
-    return EventDataset(
-        times=rng.uniform(0, duration, nb_events),
-        units=rng.integers(0, nb_units, nb_events),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        labels=rng.integers(0, nb_classes, nb_samples),
-        nb_units=nb_units,
-        nb_classes=nb_classes,
-        speakers=rng.integers(0, 3, nb_samples),
-    )
+make_dataset = partial(random_dataset, nb_samples=23, nb_classes=4)
 
 
 def brute_force(dataset, indices, dt, nb_steps):

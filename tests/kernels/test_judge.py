@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from kernels.triton_networks import NOISES, ids_of, loss_of, network, spikes_for, strict
+from kernels.spiking_parts import NOISES
+from kernels.triton_networks import ids_of, loss_of, network, spikes_for, strict
 
 from surgrad.kernels.call import Address, Options
 from surgrad.kernels.gpu import neurons as triton_neurons

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kernels.spiking_parts import NOISES, SURROGATES
 from torch import nn
 
 from surgrad.datasets.events import EventBatch
@@ -19,23 +20,10 @@ from surgrad.network.connections import Conv, Dense
 from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
 from surgrad.network.parameters import TimeConstant
-from surgrad.neurons import escape_noise, surrogate
+from surgrad.neurons import escape_noise
 from surgrad.neurons.lif import LIF, RESETS
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C++ compiler on this machine")
-
-SURROGATES = [
-    surrogate.SuperSpike(10.0),
-    surrogate.AsymptoticSuperSpike(4.0),
-    surrogate.SigmoidPrime(8.0),
-    surrogate.ScaledSigmoidPrime(8.0),
-    surrogate.Esser(0.7),
-    surrogate.Exponential(2 / 3, 0.4),
-    surrogate.MultilayerSpiker(),
-    surrogate.ArcTan(5.0),
-    surrogate.Slayer(5.0, 0.4),
-]
-NOISES = [escape_noise.Step(), escape_noise.Sigmoid(7.0), escape_noise.Exponential(2 / 3, 0.133)]
 
 
 def random_network(generator, neuron, kind, delay, trained, recurrent):

@@ -6,10 +6,9 @@ memory is ordered or how fast they are. With one, the same tests run on it.
 
 import pytest
 import torch
+from kernels.spiking_parts import NOISES, SURROGATES
 from kernels.triton_networks import (
     DEVICE,
-    NOISES,
-    SURROGATES,
     assert_close,
     check,
     cuda,

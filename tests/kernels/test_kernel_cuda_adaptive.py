@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from kernels.triton_networks import DEVICE, NOISES, SURROGATES, assert_close, ids_of, loss_of
+from kernels.spiking_parts import NOISES, SURROGATES
+from kernels.triton_networks import DEVICE, assert_close, ids_of, loss_of
 from torch import nn
 
 from surgrad.errors import UserError

@@ -8,10 +8,10 @@ from collections import Counter
 
 import pytest
 import torch
+from kernels.spiking_parts import NOISES
 from kernels.triton_networks import (
     DEVICE,
     GPU,
-    NOISES,
     assert_close,
     cuda,
     loss_of,

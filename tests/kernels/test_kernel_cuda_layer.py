@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from kernels.triton_networks import DEVICE, NOISES, assert_close
+from kernels.spiking_parts import NOISES
+from kernels.triton_networks import DEVICE, assert_close
 from torch import nn
 
 from surgrad.kernels import dispatch

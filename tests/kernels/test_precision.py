@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from kernels.triton_networks import NOISES, assert_close, cuda, ids_of, loss_of, network, results, spikes_for
+from kernels.spiking_parts import NOISES
+from kernels.triton_networks import assert_close, cuda, ids_of, loss_of, network, results, spikes_for
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 

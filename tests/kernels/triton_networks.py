@@ -21,22 +21,7 @@ from surgrad.network.connections import Conv, Dense  # noqa: E402
 from surgrad.network.layers import Readout, SpikingLayer  # noqa: E402
 from surgrad.network.network import Network  # noqa: E402
 from surgrad.network.parameters import TimeConstant  # noqa: E402
-from surgrad.neurons import escape_noise, surrogate  # noqa: E402
 from surgrad.neurons.lif import LIF  # noqa: E402
-
-SURROGATES = [
-    surrogate.SuperSpike(10.0),
-    surrogate.AsymptoticSuperSpike(4.0),
-    surrogate.SigmoidPrime(8.0),
-    surrogate.ScaledSigmoidPrime(8.0),
-    surrogate.Esser(0.7),
-    surrogate.Exponential(2 / 3, 0.4),
-    surrogate.MultilayerSpiker(),
-    surrogate.TrueGradient(),
-    surrogate.ArcTan(5.0),
-    surrogate.Slayer(5.0, 0.4),
-]
-NOISES = [escape_noise.Step(), escape_noise.Sigmoid(7.0), escape_noise.Exponential(2 / 3, 0.133)]
 
 
 def tau(shape, trained, mean=0.02):
