@@ -27,8 +27,6 @@ SCHEDULES: dict[str, Callable[..., LRScheduler]] = {
     "plateau": lambda optimizer, nb_epochs, **options: torch_schedules.ReduceLROnPlateau(optimizer, **options),
     "step": lambda optimizer, nb_epochs, **options: torch_schedules.StepLR(optimizer, **({"step_size": 30} | options)),
 }
-#: Those whose course depends on the number of epochs: a run of theirs cannot be made longer.
-PLANNED = ("cosine", "one_cycle")
 
 
 def build_schedule(name: str, optimizer: Optimizer, nb_epochs: int, *, warmup: int = 0, **options: Any) -> LRScheduler:

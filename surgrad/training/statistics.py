@@ -103,27 +103,6 @@ def fano_over_trials(spikes: Spikes, window: int, binned: bool = False) -> Tenso
     return _by_units(spikes, lambda chunk: _variance_over_mean(count(chunk, window), 1))
 
 
-def fano_over_time(spikes: Spikes, window: int) -> Tensor:
-    """F = Var[N] / E[N] over successive bins of ``window`` steps, for each train; NaN for silent ones.
-
-    Args:
-        spikes: (T, trials, *units), at least two bins long.
-        window: width of a bin, steps.
-
-    Returns:
-        (trials, *units).
-
-    Raises:
-        ValueError: for a window longer than half of the spikes.
-    """
-    spikes = _as_spikes(spikes)
-    if len(spikes) < 2 * window:
-        raise ValueError(
-            f"window={window} steps is not allowed; allowed: 1 to {len(spikes) // 2}, for two bins or more"
-        )
-    return _by_units(spikes, lambda chunk: _variance_over_mean(binned_counts(chunk, window), 0))
-
-
 def _by_units(spikes: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:
     """Apply a statistic of (T, trials, n) to slices of the flattened units, so that memory stays bounded."""
     units = spikes.shape[2:]
@@ -167,27 +146,3 @@ def cv_of_isi(spikes: Spikes, min_intervals: int = 2) -> Tensor:
     variance = zeros.index_add(0, train, (intervals - mean[train]) ** 2) / nb
     cv = torch.where(nb >= max(1, min_intervals), variance.sqrt() / mean, math.nan)
     return cv.view(spikes.shape[1:]).float()
-
-
-def isi_histogram(spikes: Spikes, dt: float, edges: Tensor | np.ndarray) -> Tensor:
-    """Number of inter-spike intervals, pooled over trains, in [edges[k], edges[k+1]).
-
-    Args:
-        spikes: (T, trials, *units).
-        dt: time step, s.
-        edges: (n+1,) ascending, s.
-
-    Returns:
-        (n,) int64.
-
-    Raises:
-        ValueError: for edges that do not ascend.
-    """
-    intervals, _ = inter_spike_intervals(spikes)
-    edges = torch.as_tensor(edges, dtype=torch.float64, device=intervals.device)
-    if edges.dim() != 1 or len(edges) < 2 or not bool((edges.diff() > 0).all()):
-        raise ValueError(f"edges {edges.tolist()} must be at least two ascending times in s")
-    # a tolerance of a thousandth of a step lets an interval of k steps open the bin at k dt in spite of rounding
-    bins = torch.bucketize(intervals.double() * dt + 1e-3 * dt, edges, right=True) - 1
-    inside = bins[(bins >= 0) & (bins < len(edges) - 1)]
-    return torch.bincount(inside, minlength=len(edges) - 1)

@@ -12,10 +12,18 @@ from torch.utils.data import DataLoader, Subset
 
 from surgrad.datasets.collate import Collate
 from surgrad.datasets.sources import camera_files
-from surgrad.datasets.sources.camera_files import CameraEvents, read_camera, write_bin
+from surgrad.datasets.sources.camera_files import CameraEvents, read_camera
 from surgrad.datasets.sources.cameras import GESTURES, Sensor, read_class_folders, read_dvs_gesture
 from surgrad.errors import UserError
 from surgrad.runs.record import RunRecord
+
+
+def write_bin(path, events):
+    """The file of a recording of N-MNIST; x and y below 240, times below 2^23 µs."""
+    columns = np.stack(
+        [events.x, events.y, events.p.astype(np.int64) << 7 | events.t >> 16, events.t >> 8 & 0xFF, events.t & 0xFF], 1
+    )
+    path.write_bytes(columns.astype(np.uint8).tobytes())
 
 
 def drawn(nb_events=50, size=34, seed=0, duration=300_000):

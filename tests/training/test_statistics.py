@@ -11,11 +11,9 @@ from surgrad.training.statistics import (
     binned_counts,
     cv_of_isi,
     defined_mean,
-    fano_over_time,
     fano_over_trials,
     firing_rates,
     inter_spike_intervals,
-    isi_histogram,
     moving_counts,
 )
 
@@ -63,8 +61,6 @@ def test_fano_of_bernoulli_trains_is_one_minus_p(p, binned):
     mean = defined_mean(values)
     assert mean.nb_defined == mean.nb
     assert mean.value == pytest.approx(1 - p, abs=0.02)
-    over_time = defined_mean(fano_over_time(bernoulli(p, 4000, 5, 60), 10))
-    assert over_time.value == pytest.approx(1 - p, abs=0.02)
 
 
 def test_fano_of_poisson_counts_is_one():
@@ -79,10 +75,6 @@ def test_fano_of_identical_trials_is_zero():
     defined = values[~values.isnan()]
     assert len(defined) > 0
     assert float(defined.abs().max()) == 0
-
-
-def test_fano_of_regular_trains_over_time_is_zero():
-    assert float(fano_over_time(regular(5, 200, 2, 3), 10).abs().max()) == 0
 
 
 def test_fano_is_variance_over_mean_window_by_window():
@@ -109,11 +101,9 @@ def test_silent_neurons_are_counted_and_left_out():
 
 def test_slices_of_units_give_the_same_result(monkeypatch):
     spikes = bernoulli(0.2, 60, 5, 3, 7)
-    whole = fano_over_trials(spikes, 6), fano_over_time(spikes, 6)
+    whole = fano_over_trials(spikes, 6)
     monkeypatch.setattr(statistics, "_CHUNK_ELEMENTS", 60 * 5 * 4)
-    sliced = fano_over_trials(spikes, 6), fano_over_time(spikes, 6)
-    for a, b in zip(whole, sliced, strict=True):
-        torch.testing.assert_close(a, b, equal_nan=True)
+    torch.testing.assert_close(whole, fano_over_trials(spikes, 6), equal_nan=True)
 
 
 def test_intervals_are_differences_of_spike_times():
@@ -150,22 +140,12 @@ def test_cv_needs_enough_intervals():
     assert cv_of_isi(spikes, min_intervals=1).isnan().tolist() == [[True, False, False, True]]
 
 
-def test_isi_histogram_counts_every_interval_once():
-    spikes = bernoulli(0.15, 500, 4, 5)
-    intervals, _ = inter_spike_intervals(spikes)
-    edges = np.arange(1, 42) * 2e-3
-    histogram = isi_histogram(spikes, 2e-3, edges)
-    assert histogram.tolist() == [int((intervals == k).sum()) for k in range(1, 41)]
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: firing_rates(torch.zeros(10, 3), 1e-3), r"\(10, 3\) must be \(T, trials, \*units\)"),
         (lambda: fano_over_trials(torch.zeros(10, 1, 3), 2), "at least 2"),
         (lambda: fano_over_trials(torch.zeros(10, 2, 3), 11), "allowed: 1 to 10"),
-        (lambda: fano_over_time(torch.zeros(10, 2, 3), 6), "allowed: 1 to 5"),
-        (lambda: isi_histogram(torch.zeros(10, 2, 3), 1e-3, [0.1, 0.0]), "ascending"),
     ],
 )
 def test_wrong_arguments_are_named(call, message):

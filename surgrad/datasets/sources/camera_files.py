@@ -96,14 +96,6 @@ def read_bin(path: Path) -> CameraEvents:
     return CameraEvents(t[kept], x[kept], y[kept], (high >> 7 == 1)[kept])
 
 
-def write_bin(path: Path, events: CameraEvents) -> None:
-    """Write events as `read_bin` reads them; x and y below 240, times below 2^23 µs."""
-    columns = np.stack(
-        [events.x, events.y, events.p.astype(np.int64) << 7 | events.t >> 16, events.t >> 8 & 0xFF, events.t & 0xFF], 1
-    )
-    path.write_bytes(columns.astype(np.uint8).tobytes())
-
-
 def read_aedat3(path: Path) -> CameraEvents:
     """AEDAT 3.1: lines that begin with #, then packets; of these the polarity events that are marked as valid."""
     content = path.read_bytes()
