@@ -11,6 +11,7 @@ from torch import Tensor
 from surgrad.errors import UserError
 from surgrad.kernels import spike_trains
 from surgrad.kernels.cpu.build import compiled
+from surgrad.kernels.cpu.descriptors import address
 from surgrad.kernels.spike_trains import SpikeTrains
 
 SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
@@ -52,10 +53,6 @@ def _function(name: str, dtype: torch.dtype) -> Any:
     function = getattr(compiled("eventprop"), f"eventprop_{name}_{SUFFIX[dtype]}")
     function.argtypes, function.restype = _SIGNATURES[name]
     return function
-
-
-def address(x: Tensor | None) -> int | None:
-    return None if x is None else x.data_ptr()
 
 
 def _layer(c: Constants, times: Tensor, units: Tensor, offsets: Tensor, weight: Tensor) -> tuple[Any, ...]:

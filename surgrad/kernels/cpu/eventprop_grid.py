@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from surgrad.kernels.cpu.build import compiled
-from surgrad.kernels.cpu.eventprop import SUFFIX, address
+from surgrad.kernels.cpu.descriptors import address
+from surgrad.kernels.cpu.eventprop import SUFFIX
 
 _pointer, _int, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _SCAN = [*[_double] * 4, *[_int] * 4, *[_pointer] * 3]
