@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from surgrad.errors import UserError
 from surgrad.kernels import precision
@@ -155,10 +156,9 @@ class DelayedDense(Dense):
     ) -> Tensor:
         """Spikes (T, B, *in_shape), ``shift`` steps later -> currents (T + shift + nb_taps - 1, B, nb_units)."""
         s = s.flatten(2).to(self.weight.dtype)
-        current = s.new_zeros(len(s) + shift + self.nb_taps(dt) - 1, s.shape[1], len(self.weight))
-        for k, share in enumerate(self.shares(dt)):
-            current[shift + k : shift + k + len(s)] += precision.linear(s, self.weight * share)
-        return current
+        kernel = torch.stack([self.weight * share for share in self.shares(dt)], -1).flip(-1)  # (nb_units, in, taps)
+        current = precision.convolution(s.permute(1, 2, 0), kernel, (1,), (kernel.shape[-1] - 1,))
+        return F.pad(current.permute(2, 0, 1), (0, 0, 0, 0, shift, 0))
 
 
 class GaussianDelays(DelayedDense):
@@ -168,7 +168,7 @@ class GaussianDelays(DelayedDense):
     by the sum of these over all n up to the longest delay. A wide kernel lets gradients compare arrivals that are far
     apart. Its width falls from ``sigma`` to ``sigma_end`` by a factor per epoch, over the first ``anneal_epochs``
     epochs. As it goes to 0 the kernel becomes a spike at the nearest whole step: evaluation takes that limit, the
-    rounded delays. Training costs a product for every step of the longest delay.
+    rounded delays. Training costs a convolution over the longest delay.
 
     Args:
         in_shape: as in `Dense`.

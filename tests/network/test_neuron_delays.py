@@ -243,7 +243,7 @@ def test_dropout_in_the_loop_is_of_the_sample_and_equal_in_any_split():
 
 def test_what_is_not_compiled_is_said_and_runs():
     choice = dispatch.choose("auto", looped(LOOPS["dendritic"]()).float().spec())
-    assert "layers[0].recurrent (recurrent delays that are not axonal) is unknown" in choice.why
+    assert "(recurrent delays that are not axonal, 40 times as slow as those) is unknown" in choice.why
     assert dispatch.choose("cpu", looped(LOOPS["wide"]()).float().spec()).why.startswith("compiled layers")
     with pytest.raises(UserError, match=r"does not know .*recurrent delays that are not axonal"):
         dispatch.choose("cpu", looped(LOOPS["synaptic"]()).float().spec())

@@ -32,7 +32,7 @@ def unknown(layer: LayerSpec) -> str | None:
     if loop is not None and loop.own:
         return f"{loop.name} ({loop.own})"
     if loop is not None and loop.kind in ("delayed", "dendritic"):
-        return f"{loop.name} (recurrent delays that are not axonal)"
+        return f"{loop.name} (recurrent delays that are not axonal, 40 times as slow as those)"
     if loop is not None and layer.recurrent_dropout and loop.kind == "conv":
         return f"{loop.name} (dropout in a recurrent convolution)"
     return (cpu if layer.adaptation is None else adaptive).unknown_neuron(layer)
