@@ -108,7 +108,7 @@ class _Scan(torch.autograd.Function):
             if weight is not None:
                 loop = known("the loop", population.recurrent)
                 current = current + products.current(loop, weight, out[:-1], "float32")
-                taps = products.taps(loop, weight).transpose(1, 2).contiguous()
+                taps = products.taps(loop, weight, transposed=True)
             adaptive_scan_adjoint[population.grid](
                 current, out[1:], upstream, drive, gradients, of_constants, saved, scratch, values, taps,
                 population.nb_samples, nb_steps, ctx.segment, *function_of(population.neuron.surrogate, SURROGATES)[1],

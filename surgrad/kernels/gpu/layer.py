@@ -7,7 +7,7 @@ a CUDA graph (`surgrad.kernels.gpu.network.GraphedStep`).
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -61,6 +61,7 @@ class Population:
         nb_samples: batch size.
         precision: of products, see `surgrad.kernels.precision`.
         unit_gain: whether the current is scaled by 1 - b.
+        laid_out: recurrent weights as the kernels of this call read them, transposed or not.
     """
 
     unit_shape: tuple[int, ...]
@@ -70,6 +71,7 @@ class Population:
     nb_samples: int
     precision: str
     unit_gain: bool = True
+    laid_out: dict[bool, Tensor] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def channels(self) -> int:
@@ -225,13 +227,18 @@ class Population:
         The current of a single step has the recurrent product with the spikes that the launch before it wrote.
         """
         if not self.stepwise:
-            taps = None if self.recurrent is None else products.taps(*self._recurrence(weight))
-            yield 0, current, out, saved, taps
+            yield 0, current, out, saved, self._taps(weight)
             return
         recurrent, weight = self._recurrence(weight)
         for t, drive in enumerate(current):
             drive = drive + products.current(recurrent, weight, out[t : t + 1], self.precision)[0]
             yield t, drive[None], out[t:], None if saved is None else Saved(saved.i[t], saved.u[t], 1), None
+
+    def _taps(self, weight: Tensor | None, transposed: bool = False) -> Tensor | None:
+        """Recurrent weights as the kernels read them, or None; laid out once for all chunks of a call."""
+        if self.recurrent is not None and transposed not in self.laid_out:
+            self.laid_out[transposed] = products.taps(*self._recurrence(weight), transposed)
+        return self.laid_out.get(transposed)
 
     def _recurrence(self, weight: Tensor | None) -> tuple[ConnectionSpec, Tensor]:
         """Connection of a recurrent layer to itself, and its weight."""
@@ -296,10 +303,7 @@ class Population:
         Of a single step, dL/ds has what comes back from the recurrent current that the launch before it wrote.
         """
         if not self.stepwise:
-            taps = None
-            if self.recurrent is not None:
-                taps = products.taps(*self._recurrence(weight)).transpose(1, 2).contiguous()
-            yield slice(0, nb_steps), upstream, saved, taps
+            yield slice(0, nb_steps), upstream, saved, self._taps(weight, transposed=True)
             return
         (recurrent, weight), saved = self._recurrence(weight), known("saved states", saved)
         for t in range(nb_steps - 1, -1, -1):

@@ -78,8 +78,10 @@ def _gradient(
     return known("the gradient", by_input if of_input else by_weight)
 
 
-def taps(connection: ConnectionSpec, weight: Tensor) -> Tensor:
-    """Weights of a recurrent connection as (kernel positions, channels out, channels in), contiguous."""
-    if connection.kind == "conv":
-        return weight.flatten(2).permute(2, 0, 1).contiguous()
-    return weight[None].contiguous()
+def taps(connection: ConnectionSpec, weight: Tensor, transposed: bool = False) -> Tensor:
+    """Weights of a recurrent connection as (kernel positions, channels out, channels in), contiguous.
+
+    ``transposed``, for the adjoint: (kernel positions, channels in, channels out).
+    """
+    laid_out = weight.flatten(2).permute(2, 0, 1) if connection.kind == "conv" else weight[None]
+    return (laid_out.transpose(1, 2) if transposed else laid_out).contiguous()
