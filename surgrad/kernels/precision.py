@@ -8,7 +8,7 @@ repeats itself.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -27,9 +27,11 @@ _EXACT = ("ieee", "none")
 def products(precision: str, device: torch.device) -> Iterator[None]:
     """Products within are in ``precision``, one of `PRECISIONS`, and repeat themselves; afterwards all is as before.
 
-    "bf16" takes operands of 8 bits, which fit into tf32 exactly.
+    "bf16" takes operands of 8 bits, which fit into tf32 exactly. Autocast is off within: a backward pass may be called
+    under it.
     """
     on_cpu = device.type == "cpu"
+    casts = device.type != "meta" and torch.is_autocast_enabled(device.type)
     switches = _ON_CPU if on_cpu else _ON_GPU
     before = [switch.fp32_precision for switch in switches]
     cudnn = torch.backends.cudnn
@@ -39,7 +41,8 @@ def products(precision: str, device: torch.device) -> Iterator[None]:
             switch.fp32_precision = "ieee" if precision == "float32" or on_cpu else "tf32"
         if not on_cpu:
             cudnn.deterministic, cudnn.benchmark = True, False
-        yield
+        with torch.autocast(device.type, enabled=False) if casts else nullcontext():
+            yield
     finally:
         for switch, value in zip(switches, before, strict=True):
             switch.fp32_precision = value

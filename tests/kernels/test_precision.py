@@ -135,6 +135,17 @@ def test_a_network_on_a_gpu_is_in_the_precision_it_was_given(loose, monkeypatch,
     assert [switch.fp32_precision for switch in (*CPU, *GPU)] == loose
 
 
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_a_backward_pass_under_autocast_is_in_float32(recurrent):
+    net = network(Dense(8, 6), Dense(6, 5), recurrent=[Dense(6, 6) if recurrent else None, None])
+    x = spikes_for(net, 9, 2, 0.5)
+    _, expected = results("cuda", net, x)
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        _, found = results("cuda", net, x)
+    for name, gradient in expected.items():
+        assert gradient is None or torch.equal(gradient, found[name]), name
+
+
 @pytest.mark.parametrize("wanted", ["tf32", "bf16"])
 def test_precisions_below_float32_keep_the_spikes_of_weights_that_fit(wanted):
     net = network(Dense(8, 6), neuron=LIF(escape_noise=NOISES[1]), recurrent=[Dense(6, 6)])
