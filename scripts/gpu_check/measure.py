@@ -113,6 +113,7 @@ def step() -> Iterator[Row]:
         ("superspike", "float32", "full"),
         ("stochasticsuperspike", "float32", "full"),
         ("superspike", "float32", "recompute"),
+        ("superspike", "tf32", "full"),
         ("superspike", "bf16", "full"),
     ):
         compute = Compute(kernel="cuda", precision=precision, memory=memory)
