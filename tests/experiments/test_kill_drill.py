@@ -23,6 +23,7 @@ def test_every_script_that_trains_or_studies_is_drilled():
 
 #: Those whose runs, undisturbed and killed, take more than some seconds.
 LONG = {"initialization", "sign_bias", "integrate_closed_circle", "gradient_estimators", "single_neuron"}
+LONG |= {"dense_SNN adaptive", "dense_SNN dcls"}  # dense_SNN full has the most parts
 SHORT = [name for name in kill_drill.SCRIPTS if name not in LONG]
 
 
