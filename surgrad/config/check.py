@@ -20,7 +20,7 @@ def check(composed: DictConfig | dict[str, Any], schema: type) -> Any:
 
     Raises UserError naming the key for an unknown key, a wrong type, a missing value or a bad interpolation.
     """
-    return check_settings(composed, schema)[0]
+    return _made(schema, _keys(composed, schema))
 
 
 def check_settings(composed: DictConfig | dict[str, Any], schema: type) -> tuple[Any, dict[str, Any]]:
@@ -29,22 +29,31 @@ def check_settings(composed: DictConfig | dict[str, Any], schema: type) -> tuple
     The value of each key is checked by itself, once in a process: the jobs of a sweep share most of theirs. What must
     hold between keys is checked by the dataclass, each time.
     """
+    checked = _keys(composed, schema)
+    return _made(schema, checked), {key: copy.deepcopy(recorded) for key, (recorded, _) in checked.items()}
+
+
+def _keys(composed: DictConfig | dict[str, Any], schema: type) -> dict[str, tuple[Any, Any]]:
+    """For each key what `_checked` gives: not to be changed."""
     content = composed if isinstance(composed, dict) else _content(composed, schema)
     blanks = _blanks(schema)
     for key in content:
         if key not in blanks:
             raise UserError(unknown_key(key, blanks))
-    given = {key: {key: content[key]} if key in content else {} for key in blanks}
     last = {key for key in content if isinstance(composed, DictConfig) and OmegaConf.is_interpolation(composed, key)}
-    checked = {  # what refers to another key last: a mistake is that of the other
-        key: _checked(schema, key, _Value(repr(given[key]), given[key]))
-        for key in sorted(blanks, key=last.__contains__)
-    }
-    settings = {key: copy.deepcopy(checked[key][0]) for key in blanks}
-    missing = sorted(_missing(settings))
+    found = {}
+    for key in sorted(blanks, key=last.__contains__):  # what refers to another key last: a mistake is that of the other
+        given = {key: content[key]} if key in content else {}
+        found[key] = _checked(schema, key, _Value(repr(given), given))
+    checked = {key: found[key] for key in blanks}
+    missing = sorted(_missing({key: recorded for key, (recorded, _) in checked.items()}))
     if missing:
         raise UserError(f"{missing[0]}: has no value; give one, e.g. {missing[0]}=…")
-    return _converted(lambda: schema(**{key: copy.deepcopy(made) for key, (_, made) in checked.items()})), settings
+    return checked
+
+
+def _made(schema: type, checked: dict[str, tuple[Any, Any]]) -> Any:
+    return _converted(lambda: schema(**{key: copy.deepcopy(made) for key, (_, made) in checked.items()}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +108,11 @@ def _content(composed: DictConfig, schema: type) -> dict[str, Any]:
         raise UserError(explain(error)) from error
 
 
+@cache
+def _untyped(schema: type, key: str) -> bool:
+    return bool(typing.get_type_hints(schema)[key] == dict[str, Any])
+
+
 @lru_cache(maxsize=4096)
 def _checked(schema: type, key: str, value: _Value) -> tuple[Any, Any]:
     """What is recorded of a key and what the dataclass takes for it; not to be changed."""
@@ -106,6 +120,9 @@ def _checked(schema: type, key: str, value: _Value) -> tuple[Any, Any]:
     defaults = OmegaConf.to_container(blank)
     numbers(value.content, defaults)
     _refuse_unknown(value.content, blank)
+    if defaults == {key: {}} and isinstance(value.content.get(key), dict) and _untyped(schema, key):
+        content = copy.deepcopy(value.content[key])
+        return content, content
     try:
         checked = OmegaConf.merge(blank, value.content)
     except CONFIG_ERRORS as error:
