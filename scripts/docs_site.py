@@ -182,7 +182,8 @@ def write(folder: Path) -> None:
 def main() -> None:
     write(REPOSITORY / "build" / "docs")
     zensical = Path(sys.executable).with_name("zensical")
-    command = [str(zensical), "build", "--strict", "--config-file", str(REPOSITORY / "mkdocs.yml")]
+    # cleaned, for a page that is kept from before does not warn again
+    command = [str(zensical), "build", "--clean", "--strict", "--config-file", str(REPOSITORY / "mkdocs.yml")]
     built = subprocess.run(
         command, cwd=REPOSITORY, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

@@ -61,7 +61,6 @@ class Population:
         nb_samples: batch size.
         precision: of products, see `surgrad.kernels.precision`.
         unit_gain: whether the current is scaled by 1 - b.
-        laid_out: recurrent weights as the kernels of this call read them, transposed or not.
     """
 
     unit_shape: tuple[int, ...]
@@ -71,6 +70,7 @@ class Population:
     nb_samples: int
     precision: str
     unit_gain: bool = True
+    #: Recurrent weights as the kernels of this call read them, transposed or not.
     laid_out: dict[bool, Tensor] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
