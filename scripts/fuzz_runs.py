@@ -332,14 +332,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES[:2])
     given = parser.parse_args(arguments)
     logging.getLogger("surgrad").setLevel(logging.CRITICAL)
+    tables: dict[str, Callable[[Path, random.Random], int]] = {
+        "runs": lambda place, rng: fuzz_folders(place, given, rng),
+        "data": fuzz_data,
+        "power": lambda place, rng: cut_power(place, given.cuts, rng),
+    }
     wrong = 0
-    with tempfile.TemporaryDirectory() as place:
-        if "runs" in given.tables:
-            wrong += fuzz_folders(Path(place), given, random.Random(given.seed))
-        if "data" in given.tables:
-            wrong += fuzz_data(Path(place), random.Random(given.seed))
-        if "power" in given.tables:
-            wrong += cut_power(Path(place), given.cuts, random.Random(given.seed))
+    for name in given.tables:
+        with tempfile.TemporaryDirectory() as place:
+            wrong += tables[name](Path(place), random.Random(given.seed))
     return wrong
 
 
