@@ -9,7 +9,6 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from surgrad.analysis.intervals import curve, interval
 from surgrad.analysis.rows import (
     Number,
     by_difference,
@@ -27,6 +26,7 @@ from surgrad.datasets.baselines import count_baseline
 from surgrad.errors import UserError
 from surgrad.experiments.trained import TrainedRun
 from surgrad.figures import plots as figures
+from surgrad.runs.intervals import curve, interval
 from surgrad.runs.record import REPO, RunRecord, load_runs
 
 #: Other scripts' runs that lie beside those of this one are left out.

@@ -9,7 +9,6 @@ which they differ, seeds apart, and the report says by which.
 import argparse
 from collections.abc import Sequence
 
-from surgrad.analysis.intervals import curve, interval
 from surgrad.analysis.rows import (
     Number,
     chance,
@@ -24,6 +23,7 @@ from surgrad.analysis.rows import (
 from surgrad.analysis.selection import expected_bias, selection
 from surgrad.errors import UserError
 from surgrad.figures import plots as figures
+from surgrad.runs.intervals import curve, interval
 from surgrad.runs.record import RunRecord, load_runs
 
 KINDS = ("neuron._target_", "connection._target_")

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from surgrad.analysis.intervals import interval
 from surgrad.errors import UserError
 from surgrad.experiments.spike_train_matching import analysis as matching_analysis
 from surgrad.experiments.spike_train_matching import figures as figures_matching
 from surgrad.experiments.spike_train_matching.analysis import PUBLISHED, Final
+from surgrad.runs.intervals import interval
 from surgrad.runs.record import REPO, RunRecord
 
 LABELS = {

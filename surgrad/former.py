@@ -34,7 +34,7 @@ FORMER: dict[str, tuple[str, ...]] = {
     "surgrad.optimizers": ("surgrad.training.optimizers",),
     "surgrad.monitoring": ("surgrad.training.monitoring",),
     "surgrad.statistics": ("surgrad.training.statistics",),
-    "surgrad.study": ("surgrad.analysis.intervals", "surgrad.analysis.rows", "surgrad.runs.record"),
+    "surgrad.study": ("surgrad.runs.intervals", "surgrad.analysis.rows", "surgrad.runs.record"),
     "surgrad.online": ("surgrad.experiments.superspike.online",),
     "surgrad.estimators": ("surgrad.experiments.sigmoid_network.estimators",),
     "surgrad.theory.single_neuron": ("surgrad.experiments.sigmoid_network.single_neuron",),

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from surgrad.analysis.intervals import Interval, interval
 from surgrad.analysis.rows import started_from
 from surgrad.errors import UserError
 from surgrad.runs import files
+from surgrad.runs.intervals import Interval, interval
 from surgrad.runs.marker import read_marker
 from surgrad.runs.record import REPO, RunRecord, identity, load_runs
 

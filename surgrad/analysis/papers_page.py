@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from surgrad.analysis.claims import KINDS, SOURCES, Claim, Paper, Papers
-from surgrad.analysis.intervals import Interval, interval
 from surgrad.analysis.measured import UNKNOWN, Measured
 from surgrad.analysis.verdicts import NOT_RUN, VERDICTS, Verdict, judge
+from surgrad.runs.intervals import Interval, interval
 
 
 class Row(NamedTuple):

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from surgrad.analysis.intervals import Interval
 from surgrad.analysis.rows import chance, differing, finished, grouped, grouping, label, order, points
 from surgrad.errors import UserError
 from surgrad.figures.plots import SHARE
 from surgrad.figures.sweeps import Curve, categories, swept
 from surgrad.runs import files, tables
+from surgrad.runs.intervals import Interval
 from surgrad.runs.record import RunRecord, load_runs
 
 

@@ -14,9 +14,9 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import yaml
 
-from surgrad.analysis.intervals import Interval, interval
 from surgrad.errors import UserError
 from surgrad.runs import files, tables
+from surgrad.runs.intervals import Interval, interval
 from surgrad.runs.record import RunRecord, load_runs
 
 Row = dict[str, Any]

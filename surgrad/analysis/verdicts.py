@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from surgrad.analysis.intervals import Interval
+from surgrad.runs.intervals import Interval
 
 Bounds = tuple[float, float]
 

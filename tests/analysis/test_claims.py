@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 
 from surgrad.analysis import measured as measuring
 from surgrad.analysis.claims import KINDS, Claim
-from surgrad.analysis.intervals import Interval, interval
 from surgrad.analysis.measured import (
     UNKNOWN,
     Measured,
@@ -32,6 +31,7 @@ from surgrad.config.jobs import jobs_of_command
 from surgrad.errors import UserError
 from surgrad.experiments.claims import load_claims
 from surgrad.runs.folder import open_run
+from surgrad.runs.intervals import Interval, interval
 from surgrad.runs.record import REPO, RunRecord
 
 PUBLISHED = load_claims(REPO / "docs" / "claims.yaml")

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surgrad.analysis import rows
-from surgrad.analysis.intervals import interval
 from surgrad.analysis.plot import plot
 from surgrad.errors import UserError
+from surgrad.runs.intervals import interval
 
 ROWS = [
     {"dataset": data, "beta": beta, "seed": seed, "valid_acc": valid, "test_acc": test}

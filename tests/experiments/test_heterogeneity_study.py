@@ -9,12 +9,12 @@ from dense_suite import TINY, run_dense
 from matplotlib.figure import Figure
 from torch import nn
 
-from surgrad.analysis.intervals import interval
 from surgrad.datasets.events import EventDataset
 from surgrad.experiments.dense import figures as figures_sweeps
 from surgrad.experiments.dense import heterogeneity as study
 from surgrad.experiments.dense.heterogeneity import Gamma
 from surgrad.network.time_constants import BOUNDS
+from surgrad.runs.intervals import interval
 from surgrad.runs.record import load_runs
 from surgrad.training.loop import BatchGrid, Compute, Objective
 from surgrad.training.losses import build_loss

@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from surgrad.analysis.intervals import interval
 from surgrad.analysis.rows import Row, chosen, column, grouped
 from surgrad.experiments.dense import heterogeneity, robustness
 from surgrad.experiments.dense.heterogeneity import FITS, Fit
@@ -18,6 +17,7 @@ from surgrad.experiments.dense.robustness import Sparse
 from surgrad.figures.plots import SHARE, chance_line, legend_outside, method_color, panels, style
 from surgrad.figures.sweeps import categories, interval_ends, swept
 from surgrad.network.time_constants import BOUNDS
+from surgrad.runs.intervals import interval
 from surgrad.runs.record import RunRecord
 
 #: A surrogate's own colour, in every figure the same.

@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 from scipy.optimize import brentq
 from scipy.special import digamma, gammaln
 
-from surgrad.analysis.intervals import Interval, interval
 from surgrad.analysis.rows import (
     Point,
     Row,
@@ -36,6 +35,7 @@ from surgrad.experiments.dense.config import DenseConfig
 from surgrad.experiments.trained import trained_network
 from surgrad.network.network import Network
 from surgrad.network.time_constants import BOUNDS, Bounds
+from surgrad.runs.intervals import Interval, interval
 from surgrad.runs.record import REPO, RunRecord
 from surgrad.training.evaluation import evaluate
 from surgrad.training.loop import BatchGrid, Compute, Objective

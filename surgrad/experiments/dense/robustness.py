@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from surgrad.analysis.intervals import Interval, interval
 from surgrad.analysis.rows import (
     Point,
     Row,
@@ -24,6 +23,7 @@ from surgrad.analysis.rows import (
     rows_of,
     table,
 )
+from surgrad.runs.intervals import Interval, interval
 from surgrad.runs.record import REPO, RunRecord, last_value
 
 PUBLISHED = REPO / "Classification" / "analysis" / "robustness.csv"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from classification_suite import TINY, load_script
 
-from surgrad.analysis.intervals import curve, interval
+from surgrad.runs.intervals import curve, interval
 from surgrad.runs.record import REPO, load_runs
 
 NOTEBOOKS = sorted((REPO / "Classification" / "analysis").glob("*.ipynb"))
