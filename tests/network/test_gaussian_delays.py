@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from network.stopped_runs import Stopped
 
 from surgrad.datasets.sources.randman import Randman
 from surgrad.errors import UserError
@@ -139,15 +140,6 @@ def test_the_width_falls_by_a_factor_per_epoch():
 def test_a_stopped_run_goes_on_with_the_width_of_its_epoch(tmp_path):
     train, valid, _ = Randman(nb_classes=3, nb_units=12, nb_steps=30, duration=0.03, nb_samples=12, alpha=2.0).splits()
 
-    class Stopped(MaxOverTimeCrossEntropy):
-        left = 7
-
-        def __call__(self, readout, labels):
-            Stopped.left -= 1
-            if not Stopped.left:
-                raise KeyboardInterrupt
-            return super().__call__(readout, labels)
-
     def fit(folder, loss):
         network = stack()
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
@@ -159,7 +151,7 @@ def test_a_stopped_run_goes_on_with_the_width_of_its_epoch(tmp_path):
         return network.state_dict(), record.metrics["train_loss"]
 
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "a", Stopped())
+        fit(tmp_path / "a", Stopped(6))
     (weights, losses), (others, theirs) = (fit(tmp_path / name, MaxOverTimeCrossEntropy()) for name in "ab")
     assert all(torch.equal(weights[name], others[name]) for name in others)
     np.testing.assert_array_equal(losses, theirs)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from network.stopped_runs import Stopped
 from torch.nn import functional as F
 
 from surgrad.datasets.sources.randman import Randman
@@ -252,15 +253,6 @@ def test_what_is_not_compiled_is_said_and_runs():
 def test_a_stopped_run_goes_on_with_the_widths_and_the_dropout_of_its_epoch(tmp_path):
     train, valid, _ = Randman(nb_classes=3, nb_units=12, nb_steps=30, duration=0.03, nb_samples=12, alpha=2.0).splits()
 
-    class Stopped(MaxOverTimeCrossEntropy):
-        left = 7
-
-        def __call__(self, readout, labels):
-            Stopped.left -= 1
-            if not Stopped.left:
-                raise KeyboardInterrupt
-            return super().__call__(readout, labels)
-
     def fit(folder, loss):
         def delays(shape, nb_units):
             return AxonalDelays(shape, nb_units, 6e-3, width=3e-3, shrink=0.5)
@@ -278,7 +270,7 @@ def test_a_stopped_run_goes_on_with_the_widths_and_the_dropout_of_its_epoch(tmp_
         return network.state_dict(), record.metrics["train_loss"]
 
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "a", Stopped())
+        fit(tmp_path / "a", Stopped(6))
     (weights, losses), (others, theirs) = (fit(tmp_path / name, MaxOverTimeCrossEntropy()) for name in "ab")
     assert all(torch.equal(weights[name], others[name]) for name in others)
     np.testing.assert_array_equal(losses, theirs)

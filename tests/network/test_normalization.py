@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from network.stopped_runs import Stopped
 
 from surgrad.datasets.events import EventBatch
 from surgrad.datasets.sources.randman import Randman
@@ -184,19 +185,6 @@ def test_events_of_dropped_units_are_left_out():
     kept = torch.rand(B, N, generator=torch.Generator().manual_seed(0)) < 0.5
     assert torch.equal(events.where(kept).dense(torch.float32), x * kept)
     torch.testing.assert_close(network(EventBatch.from_dense(x), seed=2).y, network(x, seed=2).y)
-
-
-class Stopped(MaxOverTimeCrossEntropy):
-    """A loss that is computed ``limit`` times, then the process is told to stop."""
-
-    def __init__(self, limit):
-        object.__setattr__(self, "left", [limit])
-
-    def __call__(self, readout, labels):
-        self.left[0] -= 1
-        if self.left[0] < 0:
-            raise KeyboardInterrupt
-        return super().__call__(readout, labels)
 
 
 def test_a_stopped_run_goes_on_to_the_same_averages_and_the_same_dropped_units(tmp_path):
