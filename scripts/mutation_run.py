@@ -33,7 +33,7 @@ TARGETS = {
     "surgrad/training/optimizers.py": ["tests/training/test_optimizers.py"],
     "surgrad/training/statistics.py": ["tests/training/test_statistics.py"],
     "surgrad/experiments/spike_train_matching/rules.py": ["tests/experiments/test_spike_train_matching.py"],
-    "surgrad/runs/intervals.py": ["tests/analysis/test_intervals.py", "-k", "not notebook"],
+    "surgrad/runs/intervals.py": ["tests/runs/test_intervals.py", "-k", "not notebook"],
     "surgrad/analysis/verdicts.py": ["tests/analysis/test_claims.py", "-k", "decides or reproduced or turn"],
 }
 
