@@ -11,9 +11,10 @@ its beginning, they become (`decay` "exponential": a = exp(-dt/tau); "euler": a 
     v[t+1] = b v + (1 - b) (v_leak + r I[t])      I[t+1] = a I[t] + (1 - a) w_in S[t]
 
 which are the equations of `surgrad.neurons.lif` with w_in = 1 / (1 - a), r = c / (1 - b), v_leak = v_reset = 0 and the
-reset "multiplicative_leak". Delays of a step are nir.Delay nodes. What the graph cannot hold is in its metadata, and
-said by `statements`: the time step, this discretisation, the reset "multiplicative" (which also clamps the step after
-a spike) and the start of the readout. Noise, other resets, adaptation and delays per synapse are refused.
+reset "multiplicative_leak". Delays of a step, and whole steps of axons and dendrites, are nir.Delay nodes. What the
+graph cannot hold is in its metadata, and said by `statements`: the time step, this discretisation, the reset
+"multiplicative" (which also clamps the step after a spike) and the start of the readout. Noise, other resets,
+adaptation, delays between whole steps and delays per synapse are refused.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from surgrad.errors import UserError
 from surgrad.network.connections import Conv, DelayedDense, Dense
 from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
+from surgrad.network.neuron_delays import AxonalDelays, DendriticDelays
 from surgrad.neurons.lif import DECAYS, AdaptiveLIF
 from surgrad.runs import files
 
@@ -129,6 +131,8 @@ def _require_spoken(network: Network, dialect: str) -> Dialect:
     if dialect not in DIALECTS:
         raise UserError(f"dialect={dialect}: unknown; allowed: {', '.join(DIALECTS)}")
     spoken = DIALECTS[dialect]
+    if any(isinstance(part.feedforward, DelayedDense) for part in network.stack):
+        raise UserError(f"connections with delays: {spoken.name} reads no Delay; train connection=dense")
     for k, layer in enumerate(network.layers):
         if layer.recurrent is not None:
             raise UserError(f"layer {k} is recurrent: {spoken.name}'s loop is two steps shorter; train recurrent=false")
@@ -177,14 +181,29 @@ def _require_expressible(network: Network) -> None:
         if part.normalization is not None:
             raise UserError(f"{type(part.normalization).__name__}: a constant current per step has no equal in NIR")
         for connection in (part.feedforward, getattr(part, "recurrent", None)):
-            if isinstance(connection, DelayedDense):
-                raise UserError("a delay per synapse: NIR's Delay is one per neuron")
+            if isinstance(connection, AxonalDelays):
+                _whole_steps(connection, network.dt)
+            elif isinstance(connection, DelayedDense):
+                raise UserError("a delay per synapse: NIR's Delay is one per neuron; train axonal or dendritic delays")
             if isinstance(connection, Conv) and len(set(connection.kernel_size)) > 1:
                 raise UserError(
                     f"kernel_size={connection.kernel_size}: the nir package knows shapes of square ones only"
                 )
             if connection is not None:
                 _known(connection)
+
+
+@torch.no_grad()
+def _whole_steps(connection: AxonalDelays, dt: float) -> np.ndarray:
+    """Delays of axons or dendrites in steps (*units). Raises: UserError for shares of several arrivals."""
+    steps = connection.delay().double() / dt
+    whole = steps.round()
+    if not connection.rounded and not torch.allclose(steps, whole, rtol=0, atol=1e-3):
+        between = float(steps.flatten()[(steps - whole).abs().argmax()])
+        raise UserError(
+            f"a delay of {between:.4g} steps: NIR's Delay does not interpolate; evaluate with connection.rounded=true"
+        )
+    return whole.flatten().cpu().numpy()
 
 
 def _known(connection: nn.Module | None) -> Dense | Conv:
@@ -223,14 +242,20 @@ class _Graph:
     def _path(self, source: str, shape: Sequence[int], name: str, connection: nn.Module | None, delay: int) -> str:
         """Nodes from ``source`` through delay and connection; the name of the last."""
         connection = _known(connection)
-        if delay:
-            source = self._add(source, f"{name}_delay", nir.Delay(np.full(shape, delay * self.dt)))
+        before, after = np.full(shape, float(delay)), None  # steps that the connection's inputs, and its sums, are late
+        if isinstance(connection, DendriticDelays):
+            after = _whole_steps(connection, self.dt)
+        elif isinstance(connection, AxonalDelays):
+            before += _whole_steps(connection, self.dt).reshape(shape)
+        if before.any():
+            source = self._add(source, f"{name}_delay", nir.Delay(before * self.dt))
         if isinstance(connection, Dense):
             if len(connection.in_shape) > 1:
                 start = -len(connection.in_shape) if self.dialect else 0  # some importers count that of the batch
                 flatten = nir.Flatten({"input": np.array(connection.in_shape)}, start_dim=start)
                 source = self._add(source, f"{name}_flatten", flatten)
-            return self._add(source, name, nir.Linear(_array(connection.weight)))
+            source = self._add(source, name, nir.Linear(_array(connection.weight)))
+            return source if after is None else self._add(source, f"{name}_dendrites", nir.Delay(after * self.dt))
         options = {
             "padding": connection.padding,
             "stride": connection.stride,

@@ -8,7 +8,7 @@ CubaLI at the end become the readout. Equations and order of updates within a st
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nir
 import numpy as np
@@ -19,6 +19,7 @@ from surgrad.errors import UserError
 from surgrad.network.connections import Conv, Dense
 from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
+from surgrad.network.neuron_delays import AxonalDelays, DendriticDelays
 from surgrad.network.parameters import TimeConstant
 from surgrad.neurons.lif import DECAYS, LIF
 
@@ -93,8 +94,8 @@ def from_nir(
     if dialect not in (None, "norse"):
         raise UserError(f"dialect={dialect}: unknown; allowed: norse, or none")
     chain = _Chain(_flat(graph), dt, decay or str(about.get("decay", "exponential")), reset, dialect)
-    layers, readout = chain.populations(float(about.get("readout_v0", 0.0)))
-    return Network(layers, readout, dt, chain.delay)
+    layers, readout, delay = chain.populations(float(about.get("readout_v0", 0.0)))
+    return Network(layers, readout, dt, delay)
 
 
 def _flat(graph: nir.NIRGraph) -> nir.NIRGraph:
@@ -118,6 +119,56 @@ def _flat(graph: nir.NIRGraph) -> nir.NIRGraph:
     return nir.NIRGraph(nodes, edges, metadata=graph.metadata, type_check=False)
 
 
+class _Link(NamedTuple):
+    """A connection, its constant current, and the delays of its axons and dendrites in steps.
+
+    Attributes:
+        name: of its first node.
+        connection: with its weights.
+        bias: current of every unit or channel, or None.
+        before: delays of what it takes, (presynaptic units,) or (1,).
+        after: delays of its sums, (postsynaptic units,) or (1,).
+    """
+
+    name: str
+    connection: Dense | Conv
+    bias: Tensor | None
+    before: np.ndarray
+    after: np.ndarray
+
+    @property
+    def shortest(self) -> int:
+        return int(self.before.min() + self.after.min())
+
+    def built(self, delay: int, dt: float) -> Any:
+        """The connection of a network whose spikes take ``delay`` steps of dt seconds anyway."""
+        before, after = np.unique(self.before), np.unique(self.after)
+        if self.shortest < delay:
+            raise UserError(f"{self.name}: a loop of {self.shortest} steps; the shortest here is {delay}")
+        if len(before) == len(after) == 1 and self.shortest == delay:
+            return self.connection if self.bias is None else Biased(self.connection, self.bias)
+        if not isinstance(self.connection, Dense) or self.bias is not None:
+            known = "Linear nodes with delays" if self.bias is None else "delays without a bias"
+            raise UserError(
+                f"{self.name}: delays beyond {delay} steps beside {type(self.connection).__name__}; {known}"
+            )
+        if len(before) > 1 and len(after) > 1:
+            raise UserError(f"{self.name}: delays of axons and of dendrites; one kind on a connection is known")
+        kind: type[AxonalDelays]
+        if len(after) > 1:
+            kind, steps = DendriticDelays, self.after + before - delay
+        else:
+            kind, steps = AxonalDelays, np.broadcast_to(self.before, self.connection.weight.shape[1:]) + after - delay
+        connection = kind(
+            self.connection.in_shape, self.connection.weight.shape[0], float(steps.max() + 1) * dt, rounded=True
+        )
+        start = torch.from_numpy(np.maximum(steps, 1e-3)) / (steps.max() + 1)
+        with torch.no_grad():
+            connection.weight.copy_(self.connection.weight)
+            connection.delay.logit.copy_(start.view(-1, 1) if kind is DendriticDelays else start).logit_()
+        return connection
+
+
 class _Chain:
     """The nodes of a graph in order, and the loops beside them."""
 
@@ -129,46 +180,37 @@ class _Chain:
         self.after: dict[str, list[str]] = {name: [] for name in graph.nodes}
         for source, target in dict.fromkeys(map(tuple, graph.edges)):
             self.after[source].append(target)
-        self.delays: list[int] = []
 
-    @property
-    def delay(self) -> int:
-        """Steps that every spike takes from layer to layer."""
-        if len(set(self.delays)) > 1 or self.delays[0] not in (0, 1):
-            raise UserError(f"Delay nodes of {self.delays} steps along the chain: one for all is known, 0 or 1")
-        return self.delays[0]
-
-    def populations(self, u0: float) -> tuple[list[SpikingLayer], Readout | None]:
-        """The spiking layers, and the readout if the chain ends in one."""
+    def populations(self, u0: float) -> tuple[list[SpikingLayer], Readout | None, int]:
+        """The spiking layers, the readout if the chain ends in one, and the steps that every spike takes at least."""
         (start,) = (name for name, node in self.nodes.items() if isinstance(node, nir.Input))
-        layers: list[SpikingLayer] = []
         shape: tuple[int, ...] = tuple(int(n) for n in self.nodes[start].input_type["input"])
-        name = start
-        while True:
-            path, name = self._path(name, loop=False)
-            if isinstance(self.nodes[name], nir.Output):
-                if any(not isinstance(self.nodes[part], nir.Flatten) for part in path):
-                    raise UserError(
-                        f"{path[-1]}: a connection to the output without neurons; a network ends in neurons"
-                    )
-                return layers, None
-            feedforward, delay = self._connection(path, shape, name)
-            self.delays.append(delay)
-            shape = tuple(feedforward.out_shape)
-            node = self.nodes[name]
-            tau_mem, tau_syn = self._constants(name, shape)
-            if isinstance(node, nir.LI | nir.CubaLI):
-                return layers, Readout(feedforward, tau_mem, tau_syn, u0=u0, decay=self.decay)
+        found: list[tuple[str, _Link, _Link | None]] = []  # populations, what drives them, their loops
+        path, name = self._path(start, loop=False)
+        while not isinstance(self.nodes[name], nir.Output):
+            link = self._link(path, shape, name)
+            shape = tuple(link.connection.out_shape)
             loops = [self._path(name, loop=True, first=first)[0] for first in self._loops(name)]
             if len(loops) > 1:
                 raise UserError(f"{name}: drives itself through {len(loops)} connections; one is known")
-            recurrent = None
-            if loops:
-                recurrent, steps = self._connection(loops[0], shape, name)
-                if steps != 1:
-                    raise UserError(f"{loops[0][0]}: a loop of {steps} steps; recurrent delays are one step here")
+            found.append((name, link, self._link(loops[0], shape, name) if loops else None))
+            if isinstance(self.nodes[name], nir.LI | nir.CubaLI):
+                break
+            path, name = self._path(name, loop=False)
+        else:
+            if any(not isinstance(self.nodes[part], nir.Flatten) for part in path):
+                raise UserError(f"{path[-1]}: a connection to the output without neurons; a network ends in neurons")
+        delay = min(1, *(link.shortest for _, link, _ in found)) if found else 1
+        layers: list[SpikingLayer] = []
+        for name, link, loop in found:
+            feedforward = link.built(delay, self.dt)
+            tau_mem, tau_syn = self._constants(name, tuple(link.connection.out_shape))
+            if isinstance(self.nodes[name], nir.LI | nir.CubaLI):
+                return layers, Readout(feedforward, tau_mem, tau_syn, u0=u0, decay=self.decay), delay
             neuron = LIF(reset=self.reset, decay=self.decay)
+            recurrent = None if loop is None else loop.built(1, self.dt)
             layers.append(SpikingLayer(feedforward, neuron, tau_mem, tau_syn, recurrent))
+        return layers, None, delay
 
     def _loops(self, name: str) -> list[str]:
         """The nodes through which a population drives itself."""
@@ -189,14 +231,15 @@ class _Chain:
             (at,) = self.after[at]
         return path, at
 
-    def _connection(self, path: Sequence[str], shape: tuple[int, ...], target: str) -> tuple[Any, int]:
-        """The connection that a path is, its weights scaled for the neurons behind it, and its delay in steps."""
+    def _link(self, path: Sequence[str], shape: tuple[int, ...], target: str) -> "_Link":
+        """The connection that a path is, its weights scaled for the neurons behind it, and its delays."""
         found: tuple[Dense | Conv, np.ndarray | None] | None = None
-        steps = 0
+        before, after = np.zeros(1), np.zeros(1)
         for name in path:
             node = self.nodes[name]
             if isinstance(node, nir.Delay):
-                steps += self._steps(name, node)
+                steps = np.round(np.asarray(node.delay, np.float64).reshape(-1) / self.dt)
+                before, after = (before + steps, after) if found is None else (before, after + steps)
             elif isinstance(node, nir.Flatten):
                 continue  # connections flatten what they take
             elif found is not None:
@@ -212,15 +255,8 @@ class _Chain:
             raise UserError(f"{target}: w_in, r or v_threshold differ within a channel of a convolution")
         with torch.no_grad():
             connection.weight.mul_(rows.view(-1, *(1,) * (connection.weight.dim() - 1)).to(connection.weight.dtype))
-        if bias is None or not bias.any():
-            return connection, steps
-        return Biased(connection, (torch.from_numpy(bias) * rows).float()), steps
-
-    def _steps(self, name: str, node: nir.Delay) -> int:
-        steps = np.unique(np.round(np.asarray(node.delay) / self.dt))
-        if len(steps) != 1:
-            raise UserError(f"{name}: unlike delays; one for all is known")
-        return int(steps[0])
+        current = None if bias is None or not bias.any() else (torch.from_numpy(bias) * rows).float()
+        return _Link(path[0], connection, current, before, after)
 
     def _values(self, name: str, key: str, shape: tuple[int, ...]) -> np.ndarray:
         value = np.asarray(getattr(self.nodes[name], key, 1.0), np.float64)

@@ -16,6 +16,7 @@ from surgrad.network import nir as nir_export  # noqa: E402
 from surgrad.network.connections import Conv, Dense  # noqa: E402
 from surgrad.network.layers import Readout, SpikingLayer  # noqa: E402
 from surgrad.network.network import Network  # noqa: E402
+from surgrad.network.neuron_delays import AxonalDelays, DendriticDelays  # noqa: E402
 from surgrad.network.nir_import import from_nir, read  # noqa: E402
 from surgrad.network.parameters import TimeConstant  # noqa: E402
 from surgrad.neurons.lif import LIF  # noqa: E402
@@ -140,7 +141,7 @@ def test_a_loop_of_another_simulator_is_refused_as_too_short():
         },
         [("input", "lif"), ("lif", "w"), ("w", "lif"), ("lif", "output")],
     )
-    with pytest.raises(UserError, match=r"n1\.w: a loop of 0 steps; recurrent delays are one step here"):
+    with pytest.raises(UserError, match=r"n1\.w: a loop of 0 steps; the shortest here is 1"):
         from_nir(chain(LINEAR, inner), DT)
 
 
@@ -180,13 +181,50 @@ def test_neurons_without_a_synapse_biases_and_thresholds_are_taken_up():
     assert isinstance(net.layers[0].feedforward.bias, nn.Parameter)
 
 
+def steps(*values):
+    return nir.Delay(np.array(values) * DT)
+
+
+def first_spikes(net):
+    """(4, 3) step of the first spike of every unit after a spike of one input alone."""
+    x = torch.eye(4)[None].expand(1, 4, 4)
+    z = net.eval()(torch.cat([x, torch.zeros(15, 4, 4)]), record=True, kernel="reference").spikes[0]
+    assert bool((z.sum(0) > 0).all())
+    return z.argmax(0)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "late", "delay", "kind"),
+    [
+        ((steps(0, 3, 1, 4), LINEAR), [[0], [3], [1], [4]], 0, AxonalDelays),
+        ((steps(3, 3, 3, 3), LINEAR), [[3]] * 4, 1, AxonalDelays),
+        ((steps(1, 1, 1, 2), LINEAR, steps(4, 4, 4)), [[5], [5], [5], [6]], 1, AxonalDelays),
+        ((LINEAR, steps(1, 5, 2)), [[1, 5, 2]] * 4, 1, DendriticDelays),
+        ((steps(1, 1, 1, 1), LINEAR, steps(0, 0, 0)), [[1]] * 4, 1, Dense),
+    ],
+)
+def test_spikes_are_as_late_as_delay_nodes_say(nodes, late, delay, kind):
+    neurons = lif(v_threshold=np.full(3, 1e-3))
+    net, at_once = (from_nir(chain(*path, neurons), DT) for path in (nodes, [LINEAR]))
+    assert (net.delay, type(net.layers[0].feedforward)) == (delay, kind)
+    back = from_nir(nir_export.to_nir(net), DT, reset="multiplicative_leak")
+    for read_once_or_twice in (net, back):
+        assert torch.equal(first_spikes(read_once_or_twice) - first_spikes(at_once), torch.tensor(late).expand(4, 3))
+
+
 REFUSED = [
     (chain(LINEAR, lif(v_leak=np.ones(3))), r"n1: v_leak is not 0"),
     (chain(LINEAR, nir.Linear(np.ones((3, 3), "f4")), lif()), r"n1: a second connection before n2"),
     (chain(LINEAR), r"n0: a connection to the output without neurons"),
     (chain(nir.Scale(np.ones(4)), LINEAR, lif()), r"n0: Scale nodes are not known; Linear"),
-    (chain(nir.Delay(np.array([0.0, DT, 0.0, 0.0])), LINEAR, lif()), r"n0: unlike delays"),
-    (chain(nir.Delay(np.full(4, 3 * DT)), LINEAR, lif()), r"Delay nodes of \[3\] steps"),
+    (
+        chain(nir.Delay(np.arange(4) * DT), LINEAR, nir.Delay(np.arange(3) * DT), lif()),
+        r"n0: delays of axons and of dendrites; one kind",
+    ),
+    (
+        chain(nir.Delay(np.arange(4) * DT), nir.Affine(np.ones((3, 4), "f4"), np.ones(3, "f4")), lif()),
+        r"n0: delays beyond 0 steps beside Dense; delays without a bias",
+    ),
 ]
 
 
