@@ -1,6 +1,7 @@
 """Events of event cameras, in the files that cameras and other libraries write; each measured before it is read.
 
-`.bin` of N-MNIST and N-Caltech101, AEDAT 3.1 (DVS-Gesture) and 4, arrays of x, y, t, p in NumPy or HDF5, CSV.
+`.bin` of N-MNIST and N-Caltech101, AEDAT 3.1 (DVS-Gesture) and 4, `.raw` and `.dat` of Prophesee, arrays of x, y, t, p
+in NumPy or HDF5, CSV.
 Formats: Orchard et al. 2015, Frontiers in Neuroscience 9:437; AEDAT 3.1 and 4 as documented by iniVation
 (https://docs.inivation.com).
 """
@@ -19,6 +20,7 @@ import h5py
 import numpy as np
 
 from surgrad.datasets.sources.hdf5_file import open_hdf5, require
+from surgrad.datasets.sources.prophesee import Columns, read_dat, read_raw
 from surgrad.errors import UserError
 
 MOST_BYTES = 1 << 31  # of a file, packed or not
@@ -57,7 +59,7 @@ class CameraEvents(NamedTuple):
 
 
 def read_camera(path: str | Path, *, time_unit: float = 1e-6) -> CameraEvents:
-    """The events of a recording, by the suffix of its file: .bin, .aedat, .aedat4, .npy, .npz, .h5, .hdf5, .csv.
+    """The events of a recording, by the suffix of its file: see `READERS`.
 
     Times are those of the file where it says from when they count (.bin, AEDAT), else from its first event.
 
@@ -81,6 +83,9 @@ def read_camera(path: str | Path, *, time_unit: float = 1e-6) -> CameraEvents:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     if isinstance(found, CameraEvents):
         return found
+    if isinstance(found, tuple):
+        t, x, y, p = found
+        return _joined(path, [t], [x], [y], [p])
     return _from_columns(path, found, time_unit)
 
 
@@ -311,10 +316,12 @@ def _joined(path: Path, *parts: list[np.ndarray]) -> CameraEvents:
 
 
 #: By the suffix of a file: reads its events, or columns that hold them.
-READERS: dict[str, Callable[[Path], CameraEvents | Mapping[str, np.ndarray]]] = {
+READERS: dict[str, Callable[[Path], CameraEvents | Columns | Mapping[str, np.ndarray]]] = {
     ".bin": read_bin,
     ".aedat": read_aedat3,
     ".aedat4": read_aedat4,
+    ".raw": read_raw,
+    ".dat": read_dat,
     ".npy": read_numpy,
     ".npz": read_numpy,
     ".h5": read_hdf5_camera,
