@@ -17,6 +17,7 @@ from surgrad.config.entry import entry
 from surgrad.datasets.baselines import count_baseline, in_words
 from surgrad.experiments.classification.config import ClassificationConfig
 from surgrad.figures import plots as figures
+from surgrad.network.connections import begin_epoch
 from surgrad.network.methods import set_neuron
 from surgrad.runs.folder import Run
 from surgrad.runs.record import RunRecord
@@ -43,8 +44,9 @@ def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
     train, valid, test = data.splits()
     log.info("%s: %d training, %d validation, %d test samples", data.name, len(train), len(valid or []), len(test))
 
-    network = cfg.network(train.nb_units, train.nb_classes)
-    cfg.initialization()(network, torch.Generator().manual_seed(cfg.seed))
+    generator = torch.Generator().manual_seed(cfg.seed)
+    network = cfg.network(train.nb_units, train.nb_classes, generator)
+    cfg.initialization()(network, generator)
     network.to(device)
     cfg.start_weights(network)
     log.info("layers of %s units", [layer.unit_shape for layer in network.layers])
@@ -71,8 +73,13 @@ def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
         return monitor(f"epoch_{epoch}") if cfg.monitor_chunks and epoch % cfg.epoch_chunk == 0 else {}
 
     def use(method: str) -> Callable[[int], None]:
-        """Gives the network the neurons that a method has in an epoch."""
-        return lambda epoch: set_neuron(network, cfg.spiking(method, epoch))
+        """Gives the network the neurons that a method has in an epoch, and lets its delays be those of the epoch."""
+
+        def change(epoch: int) -> None:
+            set_neuron(network, cfg.spiking(method, epoch))
+            begin_epoch(network, epoch)
+
+        return change
 
     optimizer = cfg.build_optimizer(network)
     plan = cfg.plan(augment=data.augmentation(), processes=processes)

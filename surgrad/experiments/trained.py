@@ -294,7 +294,7 @@ def _units(cfg: ClassificationConfig | DenseConfig) -> tuple[int, int]:
 
 def _convolutional(record: RunRecord, weights: str) -> Network:
     cfg = check(configuration(record), ClassificationConfig)
-    network = cfg.network(*_units(cfg))
+    network = cfg.network(*_units(cfg), torch.Generator().manual_seed(cfg.seed))
     state, epoch = record.trained(weights)
     network.load_state_dict(state)
     set_neuron(network, cfg.spiking(cfg.method.name, max(epoch, 1)))

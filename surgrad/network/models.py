@@ -1,5 +1,6 @@
 """The networks of the Classification suite, and the spiking methods of Gygax & Zenke (2025)."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -57,6 +58,10 @@ class ConvStack:
                 )
 
 
+#: What may have a time constant of its own in a convolutional layer.
+TIME_CONSTANTS_OF = ("channel", "neuron")
+
+
 def one_per_layer(tau: float, nb_units: int) -> TimeConstant:
     """One fixed time constant (s) for all neurons of a layer."""
     return TimeConstant(tau)
@@ -107,6 +112,7 @@ def conv_snn(
     tau_syn: float,
     tau_readout: float,
     hidden: HiddenParts | None = None,
+    time_constants_of: str = "channel",
 ) -> Network:
     """A stack of (recurrent) convolutional LIF layers under a leaky readout, weights as new connections have them.
 
@@ -119,12 +125,18 @@ def conv_snn(
         tau_mem: membrane time constant, s.
         tau_syn: synaptic time constant, s.
         tau_readout: membrane time constant of the readout, s.
-        hidden: its normalization and dropout are those of the layers.
+        hidden: its time constants, normalization, dropout and readout are those of the layers.
+        time_constants_of: what has a time constant of its own, where they differ: "channel" or "neuron".
 
     Raises:
         UserError: where a kernel is larger than its input.
     """
     parts = hidden or HiddenParts()
+
+    def constants(make: Callable[[float, int], TimeConstant], tau: float) -> TimeConstant:
+        own = shape if time_constants_of == "neuron" else (shape[0], *(1,) * (len(shape) - 1))
+        return make(tau, math.prod(own)).shaped(own)
+
     layers: list[SpikingLayer] = []
     shape = tuple(in_shape)
     for k in range(stack.nb_hidden_layers):
@@ -135,10 +147,12 @@ def conv_snn(
                 recurrent = Conv(shape, shape[0], stack.rec_kernel_size, stack.rec_stride, stack.rec_padding)
             normalization = None if parts.normalization is None else parts.normalization(shape)
             extra: dict[str, Any] = {"normalization": normalization, "dropout": parts.dropout if k else 0.0}
-            layers.append(SpikingLayer(feedforward, neuron, tau_mem, tau_syn, recurrent, **extra))
+            taus = constants(parts.time_constants, tau_mem), constants(parts.synaptic or parts.time_constants, tau_syn)
+            layers.append(SpikingLayer(feedforward, neuron, *taus, recurrent, **extra))
         except UserError as error:
             raise UserError(f"hidden layer {k}: {error}") from error
-    return Network(layers, Readout(Dense(shape, nb_classes), tau_readout, tau_syn, dropout=parts.dropout), dt)
+    above = parts.readout(shape, nb_classes)
+    return Network(layers, Readout(above, tau_readout, tau_syn, dropout=parts.dropout), dt)
 
 
 def dense_snn(

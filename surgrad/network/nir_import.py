@@ -251,7 +251,7 @@ class _Chain:
         connection, bias = found
         scale = torch.from_numpy(self._scale(target, tuple(connection.out_shape)))
         rows = scale.flatten(1)[:, 0] if scale.dim() > 1 else scale
-        if scale.dim() > 1 and not bool((scale.flatten(1) == rows[:, None]).all()):
+        if scale.dim() > 1 and not torch.allclose(scale.flatten(1), rows[:, None], rtol=1e-6, atol=0):
             raise UserError(f"{target}: w_in, r or v_threshold differ within a channel of a convolution")
         with torch.no_grad():
             connection.weight.mul_(rows.view(-1, *(1,) * (connection.weight.dim() - 1)).to(connection.weight.dtype))

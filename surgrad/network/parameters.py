@@ -49,6 +49,12 @@ class TimeConstant(nn.Module):
             )
         return decay
 
+    def shaped(self, shape: Sequence[int]) -> "TimeConstant":
+        """Itself, its values in a shape that broadcasts to the units; one for the layer stays one."""
+        if self.log_tau.dim():
+            self.log_tau.data = self.log_tau.data.view(tuple(shape))
+        return self
+
     @property
     def tau(self) -> Tensor:
         """Seconds."""

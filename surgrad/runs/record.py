@@ -63,6 +63,9 @@ LATER_KEYS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "neuron": lambda flat: {},  # of deep_convSNN.py, too
     "initializer": lambda flat: {},
     "regularizers": lambda flat: {} if "method.name" in flat else None,  # dense_SNN.py always had them
+    "time_constants": lambda flat: {} if "method.name" in flat else None,  # as regularizers
+    "time_constants_of": lambda flat: "channel",
+    "lr_tau": lambda flat: None if "method.name" in flat else 0.0,
     "dataset.augmentations": lambda flat: {},
     # the embedded digits were 18 recordings of each speaker and class, and of other data sets all were taken
     "dataset.limit": lambda flat: 18 if flat.get("dataset.name") == "spiking_digits" else None,

@@ -35,8 +35,9 @@ def network(kind, reset="multiplicative", delay=1, **neuron):
             SpikingLayer(Dense(12, 6), neuron, *taus),
         ]
     elif kind == "conv":
+        mem = TimeConstant(torch.linspace(10e-3, 40e-3, 36).view(4, 9))
         first = Conv((1, 20), 4, 5, 2, 1)
-        layers = [SpikingLayer(first, neuron, *taus), SpikingLayer(Dense(first.out_shape, 6), neuron, *taus)]
+        layers = [SpikingLayer(first, neuron, mem, mem), SpikingLayer(Dense(first.out_shape, 6), neuron, *taus)]
     else:
         first = Conv((2, 7, 8), 4, 3, (2, 1), 1)
         layers = [SpikingLayer(first, neuron, *taus), SpikingLayer(Dense(first.out_shape, 6), neuron, *taus)]

@@ -13,16 +13,15 @@ from surgrad.config.validate import at_least, not_negative, one_of, positive, pr
 from surgrad.errors import UserError
 from surgrad.experiments import parts
 from surgrad.experiments.datasets import DatasetConfig, dataset_config, no_dataset
-from surgrad.experiments.training import TrainingConfig
+from surgrad.experiments.layer_parts import LayerPartsConfig
 from surgrad.network.initializers import Distribution, FluctuationDrivenCentered, Initializer
 from surgrad.network.methods import METHODS, SpikeParameters, method_neuron
-from surgrad.network.models import ConvStack, HiddenParts, conv_snn
+from surgrad.network.models import TIME_CONSTANTS_OF, ConvStack, conv_snn
 from surgrad.network.network import Network
 from surgrad.neurons.lif import LIF
 from surgrad.training.fit import Plan, annealed
 from surgrad.training.loop import BatchGrid, Objective
 from surgrad.training.monitoring import Repeats, Shown
-from surgrad.training.optimizers import parameter_groups
 from surgrad.training.regularizers import ActivityRegularizer, build_regularizer
 
 _NO_NOISE = "surgrad.escape_noise.Step"
@@ -156,7 +155,7 @@ class PlottingConfig:
 
 
 @dataclass
-class ClassificationConfig(TrainingConfig):
+class ClassificationConfig(LayerPartsConfig):
     """Everything a run of `Classification/deep_convSNN.py` depends on."""
 
     PUBLISHED: ClassVar = Published(
@@ -188,10 +187,8 @@ class ClassificationConfig(TrainingConfig):
     surrogate: dict[str, Any] = field(default_factory=dict)  # node, in the place of the method's; {}: the method's
     escape_noise: dict[str, Any] = field(default_factory=dict)  # node, in the place of the method's; {}: the method's
     initializer: dict[str, Any] = field(default_factory=dict)  # node; {}: centred, fluctuation-driven (method, dataset)
-    normalization: dict[str, Any] = field(default_factory=dict)  # node with _partial_, see normalization; {}: none
-    dropout: float = 0.0  # probability that a hidden neuron is silent for a whole training sample
+    time_constants_of: str = "channel"  # channel | neuron: what has a value of its own of time_constants
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
-    regularizers: dict[str, Any] = field(default_factory=dict)  # nodes, beside regularizer, under names of your choice
     plotting: PlottingConfig = field(default_factory=PlottingConfig)
     fano: FanoConfig = field(default_factory=FanoConfig)
 
@@ -231,19 +228,15 @@ class ClassificationConfig(TrainingConfig):
         positive(self, "", "beta", "delta_uh", "epoch_chunk", "anneal_interval")
         not_negative(self, "", "monitor_fano", "anneal_start")
         probability(self, "", "p0")
-        for name in ("neuron", "surrogate", "escape_noise", "initializer", "normalization"):
+        one_of("time_constants_of", self.time_constants_of, TIME_CONSTANTS_OF)
+        for name in ("neuron", "surrogate", "escape_noise", "initializer"):
             if getattr(self, name):
                 validate.node(name, getattr(self, name), "my_module.MyClass")
-        for name, node in self.regularizers.items():
-            if node is not None:
-                validate.node(f"regularizers.{name}", node, "surgrad.regularizers.UpperBoundL2")
         noise = (self.neuron.get("escape_noise") or {}).get("_target_", _NO_NOISE)
         if noise != _NO_NOISE:
             raise UserError(
                 f"neuron.escape_noise={noise}: the method says how spikes are drawn; give escape_noise=… here"
             )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout={self.dropout}: must be a probability from 0 to below 1")
         if self.surrogate and self.anneal:
             raise UserError("anneal=true raises the slope of the method's surrogate; it has no part in surrogate=…")
         validate.at_default(self, "", "eps_0", "theta", "k0", "delta_uo")
@@ -264,7 +257,7 @@ class ClassificationConfig(TrainingConfig):
         weight, decay = nn.Parameter(torch.zeros(1)), self.decay_options()
         self.schedule(parts.optimizer(self.optimizer, [weight], self.method.lr, **decay))
         if self.dataset.network_inputs is not None and self.dataset.nb_classes is not None:
-            self.network(self.dataset.network_inputs, self.dataset.nb_classes)
+            self.network(self.dataset.network_inputs, self.dataset.nb_classes, torch.Generator())
         self.initialization()
 
     @property
@@ -319,21 +312,18 @@ class ClassificationConfig(TrainingConfig):
         )
 
     def build_optimizer(self, network: Network) -> torch.optim.Optimizer:
-        """The optimiser of the weights."""
-        groups, decay = parameter_groups(network, weights_decay=self.weight_decay is not None), self.decay_options()
-        return parts.optimizer(self.optimizer, groups, self.method.lr, **decay)
+        """The optimiser of weights and trained constants."""
+        return self.optimizer_of(network, self.method.lr)
 
-    def network(self, nb_inputs: int, nb_classes: int) -> Network:
-        """The network as it is before the first epoch, without initial weights."""
-        hidden = HiddenParts(dropout=self.dropout)
-        if self.normalization:
-            hidden = hidden._replace(normalization=parts.factory("normalization", self.normalization, "normalization"))
+    def network(self, nb_inputs: int, nb_classes: int, generator: torch.Generator) -> Network:
+        """The network as it is before the first epoch, without initial weights; the generator draws time constants."""
         return conv_snn(
             self.dataset.stack(),
             in_shape=self.dataset.unit_shape(nb_inputs),
             nb_classes=nb_classes,
             neuron=self.spiking(self.method.name, 1),
-            hidden=hidden,
+            hidden=self.layer_parts(generator),
+            time_constants_of=self.time_constants_of,
             dt=self.dataset.time_step,
             tau_mem=self.tau_mem,
             tau_syn=self.tau_syn,

@@ -10,31 +10,20 @@ from typing import Any
 import torch
 
 from surgrad.config import validate
-from surgrad.config.build import build
 from surgrad.config.validate import not_empty, positive
 from surgrad.errors import UserError
 from surgrad.experiments import parts
 from surgrad.experiments.datasets import DatasetConfig, DatasetNode, dataset_config, no_dataset
-from surgrad.experiments.training import TrainingConfig
+from surgrad.experiments.layer_parts import LayerPartsConfig
 from surgrad.network.dale import impose
 from surgrad.network.initializers import Initializer
-from surgrad.network.models import HiddenParts, dense_snn, one_per_layer, spike_readout
+from surgrad.network.models import dense_snn, spike_readout
 from surgrad.network.network import Network
 from surgrad.training.loop import BatchGrid, Objective
-from surgrad.training.optimizers import keep_within_bounds, parameter_groups
-
-#: Nodes that may be left out, and the group in configs/shared that has examples.
-OPTIONAL = {
-    "time_constants": "time_constants",
-    "recurrent_connection": "connection",
-    "readout_connection": "connection",
-    "normalization": "normalization",
-}
-RATES = ("lr_tau", "lr_delay", "lr_adaptation")
 
 
 @dataclass
-class DenseConfig(TrainingConfig):
+class DenseConfig(LayerPartsConfig):
     """Everything a run of `Classification/dense_SNN.py` depends on."""
 
     dataset: DatasetNode = field(default_factory=no_dataset)  # one of the group
@@ -46,26 +35,15 @@ class DenseConfig(TrainingConfig):
     neuron: dict[str, Any] = field(default_factory=dict)  # node, without its surrogate
     surrogate: dict[str, Any] = field(default_factory=dict)  # node
     connection: dict[str, Any] = field(default_factory=dict)  # node with _partial_, called with (in_shape, nb_units)
-    time_constants: dict[str, Any] = field(default_factory=dict)  # node with _partial_; {}: fixed, one per layer
-    synaptic_too: bool = True  # time_constants are those of membranes and synapses; false: of membranes alone
     recurrent_connection: dict[str, Any] = field(default_factory=dict)  # as connection; {}: all to all, after one step
-    readout_connection: dict[str, Any] = field(default_factory=dict)  # as connection; {}: all to all, without delays
-    normalization: dict[str, Any] = field(
-        default_factory=dict
-    )  # node with _partial_, called with (unit_shape); {}: none
-    dropout: float = 0.0  # probability that a hidden neuron is silent for a whole training sample
     recurrent_dropout: float = 0.0  # the same in its own layer's recurrence alone
     initializer: dict[str, Any] = field(default_factory=dict)  # node
-    regularizers: dict[str, Any] = field(default_factory=dict)  # nodes, under names of your choice; null: without it
 
     tau_readout: float = 20e-3  # membrane time constant of the readout (s)
     readout_unit_gain: bool = True  # scale the readout's current by 1 - b
     spiking_readout: bool = False  # read spikes of a last layer of one neuron for each class, which sum_ce counts
 
     lr: float = 5e-3  # learning rate
-    lr_tau: float | None = None  # of trained time constants, relative changes; null: lr
-    lr_delay: float | None = None  # of learned delays, steps of the logit of delay / max_delay; null: lr
-    lr_adaptation: float | None = None  # of a, b and tau_w of adaptive neurons, steps of their logits; null: lr
     optimizer_options: dict[str, Any] = field(default_factory=dict)  # such as betas
 
     monitor_samples: int = 5  # samples whose spikes are kept and drawn, before and after training
@@ -76,23 +54,18 @@ class DenseConfig(TrainingConfig):
         self.dataset = dataset_config(self.dataset, DatasetConfig)  # first: other keys follow from it
         super().__post_init__()
         not_empty(self, "", "hidden")
-        positive(self, "", "hidden", "lr", *RATES, "monitor_samples")
+        positive(self, "", "hidden", "lr", "monitor_samples")
         validate.one_of("delay", self.delay, (0, 1))
         if not 0 <= self.inhibitory < 1:
             raise UserError(f"inhibitory={self.inhibitory}: must be from 0 to below 1")
         for name in ("neuron", "surrogate", "connection", "initializer"):
             validate.node(name, getattr(self, name), f"those in configs/shared/{name}")
-        for name, group in OPTIONAL.items():
-            if getattr(self, name):
-                validate.node(name, getattr(self, name), f"those in configs/shared/{group}")
+        if self.recurrent_connection:
+            validate.node("recurrent_connection", self.recurrent_connection, "those in configs/shared/connection")
         if self.spiking_readout and self.readout_connection:
             raise UserError("spiking_readout=true reads spikes as they are: leave readout_connection={}")
-        for name in ("dropout", "recurrent_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: must be a probability from 0 to below 1")
-        for name, node in self.regularizers.items():
-            if node is not None:
-                validate.node(f"regularizers.{name}", node, "surgrad.regularizers.UpperBoundL2")
+        if not 0 <= self.recurrent_dropout < 1:
+            raise UserError(f"recurrent_dropout={self.recurrent_dropout}: must be a probability from 0 to below 1")
 
     def preflight(self) -> None:
         """Files, and all parts, in a small network. Raises: UserError naming the first mistake."""
@@ -109,17 +82,13 @@ class DenseConfig(TrainingConfig):
     def _network(self, sizes: list[int], generator: torch.Generator) -> Network:
         sizes = [*sizes, sizes[-1]] if self.spiking_readout else sizes
         surrogate = parts.part("surrogate", self.surrogate, "surrogate")
-        hidden = HiddenParts(parts.factory("connection", self.connection, "connection"), dropout=self.dropout)
-        hidden = hidden._replace(recurrent_dropout=self.recurrent_dropout)
-        for name in ("recurrent", "readout"):
-            if node := getattr(self, f"{name}_connection"):
-                hidden = hidden._replace(**{name: parts.factory("connection", node, f"{name}_connection")})
-        if self.normalization:
-            hidden = hidden._replace(normalization=parts.factory("normalization", self.normalization, "normalization"))
-        if self.time_constants:
-            draw = build(self.time_constants, at="time_constants")
-            hidden = hidden._replace(time_constants=lambda tau, nb_units: draw(tau, nb_units, generator))
-            hidden = hidden if self.synaptic_too else hidden._replace(synaptic=one_per_layer)
+        hidden = self.layer_parts(generator)._replace(
+            connection=parts.factory("connection", self.connection, "connection"),
+            recurrent_dropout=self.recurrent_dropout,
+        )
+        if self.recurrent_connection:
+            recurrent = parts.factory("connection", self.recurrent_connection, "recurrent_connection")
+            hidden = hidden._replace(recurrent=recurrent)
         network = dense_snn(
             sizes,
             neuron=parts.neuron(self.neuron, "neuron", surrogate=surrogate),
@@ -151,9 +120,5 @@ class DenseConfig(TrainingConfig):
         return Objective(self.loss(self.dataset), parts.regularizers(self.regularizers))
 
     def build_optimizer(self, network: Network) -> torch.optim.Optimizer:
-        """The optimiser of weights and trained time constants, which it keeps within their bounds."""
-        rates, decay = {key: getattr(self, key) for key in RATES}, self.decay_options()
-        groups = parameter_groups(network, rates, weights_decay=bool(decay))
-        optimizer = parts.optimizer(self.optimizer, groups, self.lr, **self.optimizer_options | decay)
-        keep_within_bounds(optimizer, network)
-        return optimizer
+        """The optimiser of weights and trained constants."""
+        return self.optimizer_of(network, self.lr, **self.optimizer_options)

@@ -1,0 +1,104 @@
+"""Parts of convolutional layers: against their definition, and on the compiled kernels as on the reference."""
+
+import pytest
+import torch
+
+from surgrad.kernels.cpu import build
+from surgrad.network.initializers import Distribution
+from surgrad.network.models import ConvStack, HiddenParts, conv_snn
+from surgrad.network.time_constants import gamma, homogeneous
+from surgrad.neurons.escape_noise import Sigmoid
+from surgrad.neurons.lif import LIF
+
+DT, T, B = 2e-3, 30, 4
+SHAPES = {"one axis": (1, 14), "two axes": (2, 7, 6)}
+needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C++ compiler on this machine")
+
+
+def network_of(shape=(1, 14), *, parts=None, neuron=None, std=4.0, **options):
+    """Two recurrent layers of 3 and 4 channels under a readout of 3 classes."""
+    stack = ConvStack(2, [3, 4], [3, 3], [1, 1], [1, 1], rec=True, rec_kernel_size=3, rec_padding=1)
+    constants = {"dt": DT, "tau_mem": 20e-3, "tau_syn": 10e-3, "tau_readout": 50e-3}
+    neuron = neuron or LIF(diff_reset=True)
+    network = conv_snn(stack, in_shape=shape, nb_classes=3, neuron=neuron, hidden=parts, **constants, **options)
+    Distribution(std=std)(network, torch.Generator().manual_seed(1))
+    return network
+
+
+def spikes(shape=(1, 14), nb_steps=T, share=0.2, seed=0):
+    return (torch.rand(nb_steps, B, *shape, generator=torch.Generator().manual_seed(seed)) < share).float()
+
+
+def gradients(network, x, kernel="auto", **options):
+    """Output, and the gradients by name of a loss of readout and counts."""
+    network.zero_grad()
+    out = network(x, seed=3, record=True, kernel=kernel, **options)
+    generator = torch.Generator().manual_seed(2)
+    sum((p * torch.randn(p.shape, generator=generator).to(p)).sum() for p in (out.y, *out.counts)).backward()
+    return out, {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+def assert_same(a, b, tolerance=2e-4):
+    (out, found), (out2, found2) = a, b
+    assert all(torch.equal(s, z) for s, z in zip(out.recorded, out2.recorded, strict=True))
+    assert all(s.any() for s in out.recorded)
+    torch.testing.assert_close(out.y, out2.y, rtol=1e-4, atol=1e-5)
+    assert found.keys() == found2.keys()
+    for name, gradient in found.items():
+        scale = float(gradient.abs().max()) or 1.0
+        torch.testing.assert_close(found2[name] / scale, gradient / scale, rtol=tolerance, atol=tolerance, msg=name)
+
+
+def drawn(trainable=True):
+    generator = torch.Generator().manual_seed(4)
+    return HiddenParts(time_constants=lambda tau, n: gamma(tau, n, generator, trainable=trainable))
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("of", ["channel", "neuron"])
+def test_equal_time_constants_are_one_for_the_layer(shape, of):
+    equal = HiddenParts(time_constants=lambda tau, n: homogeneous(tau, n, torch.Generator()))
+    x = spikes(shape)
+    assert_same(gradients(network_of(shape), x), gradients(network_of(shape, parts=equal, time_constants_of=of), x))
+
+
+@needs_compiler
+@pytest.mark.parametrize("neuron", [LIF(), LIF(escape_noise=Sigmoid(5.0))], ids=["lif", "noise"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("of", ["channel", "neuron"])
+def test_kernels_agree_with_a_time_constant_of_each(shape, of, neuron):
+    found = {}
+    for kernel in ("reference", "auto"):
+        network = network_of(shape, parts=drawn(), neuron=neuron, time_constants_of=of)
+        assert "compiled, all layers in one call" in network.summary()
+        found[kernel] = gradients(network, spikes(shape), kernel)
+    assert_same(found["reference"], found["auto"])
+    assert found["auto"][1]["layers.0.tau_mem.log_tau"].any()
+
+
+def test_the_gradient_of_a_channel_is_the_sum_of_those_of_its_neurons():
+    shape, of_channel = (2, 7, 6), network_of((2, 7, 6), parts=drawn(), time_constants_of="channel").double()
+    of_neuron = network_of(shape, parts=drawn(), time_constants_of="neuron").double()
+    with torch.no_grad():
+        for layer, other in zip(of_channel.layers, of_neuron.layers, strict=True):
+            for name in ("tau_mem", "tau_syn"):
+                value = getattr(layer, name).log_tau
+                assert value.shape == (layer.unit_shape[0], 1, 1)
+                getattr(other, name).log_tau.copy_(value.expand(layer.unit_shape))
+    x = spikes(shape).double()
+    (out, by_channel), (out2, by_neuron) = gradients(of_channel, x), gradients(of_neuron, x)
+    torch.testing.assert_close(out.y, out2.y)
+    for k, layer in enumerate(of_channel.layers):
+        for name in ("tau_mem", "tau_syn"):
+            key = f"layers.{k}.{name}.log_tau"
+            assert by_neuron[key].shape == layer.unit_shape
+            torch.testing.assert_close(by_channel[key], by_neuron[key].sum((1, 2), keepdim=True))
+
+
+def test_each_channel_gets_its_own_value_and_synapses_their_own():
+    network = network_of(parts=drawn(trainable=False))
+    taus = [tau.tau for layer in network.layers for tau in (layer.tau_mem, layer.tau_syn)]
+    assert [tau.shape for tau in taus] == [(3, 1), (3, 1), (4, 1), (4, 1)]
+    assert len(torch.cat([tau.flatten() for tau in taus]).unique()) == 14
+    alone = network_of(parts=drawn()._replace(synaptic=HiddenParts().time_constants))
+    assert [layer.tau_syn.tau.dim() for layer in alone.layers] == [0, 0]
