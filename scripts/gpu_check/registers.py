@@ -3,7 +3,7 @@
 python3 -m scripts.gpu_check.registers
 
 Registers of a thread and, in brackets, bytes of them spilled, forward / adjoint: of a layer with fixed time constants,
-with trained ones of each neuron, and of adaptive neurons. Two minutes on one core.
+with trained ones of each neuron, of adaptive neurons, and of recurrent delays of axons. Three minutes on one core.
 """
 
 from triton.compiler import CompiledKernel
@@ -12,11 +12,13 @@ from surgrad.kernels.contract import connection_spec
 from surgrad.kernels.gpu.compile import compiled, resources
 from surgrad.kernels.gpu.layer import Population
 from surgrad.network.connections import Conv, Dense
+from surgrad.network.neuron_delays import AxonalDelays
 from surgrad.neurons.escape_noise import Sigmoid
 from surgrad.neurons.lif import LIF, AdaptiveLIF
 
 CAPABILITIES = (80, 90, 100)
 BATCH = 400
+DT = 2e-3  # s
 NOISY = Sigmoid(10.0)
 
 #: Published layers and dense ones.
@@ -34,12 +36,16 @@ def main() -> None:
     for name, loop in LAYERS.items():
         units = (1024,) if loop is None else loop.out_shape
         recurrent = connection_spec(loop, "loop")
-        for what, neuron, decays in (
-            ("fixed", LIF(escape_noise=NOISY), False),
-            ("trained", LIF(escape_noise=NOISY), True),
-            ("adaptive", AdaptiveLIF(escape_noise=NOISY), True),
-        ):
-            population = Population(units, neuron, recurrent, 0, BATCH, "float32")
+        kinds = [
+            ("fixed", LIF(escape_noise=NOISY), False, recurrent),
+            ("trained", LIF(escape_noise=NOISY), True, recurrent),
+            ("adaptive", AdaptiveLIF(escape_noise=NOISY), True, recurrent),
+        ]
+        if isinstance(loop, Dense):
+            delayed = connection_spec(AxonalDelays(units, units[0], 25 * DT), "loop", DT)
+            kinds.append(("delays", LIF(escape_noise=NOISY), True, delayed))
+        for what, neuron, decays, returning in kinds:
+            population = Population(units, neuron, returning, 0, BATCH, "float32")
             cells = [_cell(compiled(population, capability, decays)) for capability in CAPABILITIES]
             print(f"| {name} | {what} | " + " | ".join(cells) + " |", flush=True)
 

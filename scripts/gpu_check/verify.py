@@ -19,8 +19,9 @@ from surgrad.kernels.call import Address, Options
 from surgrad.kernels.judge import judge
 from surgrad.kernels.philox import NoiseKey
 from surgrad.kernels.state import NetworkOutput
-from surgrad.network.connections import Conv, DelayedDense, Dense
+from surgrad.network.connections import Conv, DelayedDense, Dense, GaussianDelays
 from surgrad.network.network import Network
+from surgrad.network.neuron_delays import AxonalDelays
 from surgrad.neurons.escape_noise import Exponential, Sigmoid, Step
 from surgrad.neurons.lif import LIF, AdaptiveLIF, LIFState
 
@@ -91,12 +92,20 @@ def strict() -> Iterator[Row]:
             )
             if time_is_up(10):
                 return
-    for what, kind, connection in (
-        ("adaptive", AdaptiveLIF(a=(0.0, 5.0)), Dense(inputs, sizes[0])),
-        ("delays", neuron, DelayedDense(inputs, sizes[0], 9e-3)),
+    size, adaptive, gaussian = (
+        sizes[0],
+        AdaptiveLIF(a=(0.0, 5.0)),
+        GaussianDelays(inputs, sizes[0], 9e-3, 4e-3, 1e-3, 9),
+    )
+    for what, kind, connection, loop in (
+        ("adaptive", adaptive, Dense(inputs, size), Dense(size, size)),
+        ("delays of synapses", neuron, DelayedDense(inputs, size, 9e-3), Dense(size, size)),
+        ("delays through Gaussians", neuron, gaussian, Dense(size, size)),
+        ("delays of axons", neuron, AxonalDelays(inputs, size, 9e-3), AxonalDelays(size, size, 9e-3)),
+        ("adaptive, delays of axons", adaptive, Dense(inputs, size), AxonalDelays(size, size, 9e-3, width=4e-3)),
     ):
-        network = network_of([connection], [Dense(sizes[0], sizes[0])], kind)
-        yield judged(f"{sizes[0]} units, {what}", network, spikes_for(network, nb_steps, nb_samples, 2 * density))
+        network = network_of([connection], [loop], kind)
+        yield judged(f"{size} units, {what}", network, spikes_for(network, nb_steps, nb_samples, 2 * density))
     conv = Conv((2, 4, 4) if DRY else (2, 12, 12), 8, 3, 1, 1)
     network = network_of([conv], [Conv(conv.out_shape, 8, 3, 1, 1)], LIF())
     yield judged("two axes", network, spikes_for(network, nb_steps, 2 if DRY else 33, 0.2))

@@ -40,6 +40,7 @@ class ConnectionSpec:
         shares: of kinds "axonal" and "dendritic": (nb_taps, N), of a neuron's spike that arrive after 0, 1, … steps.
         nb_taps: steps that one spike reaches.
         own: why only ``function`` may be used ("Biased defines forward"), or "".
+        own_shares: whether ``own`` is but that the weights of a connection with delays arrive in shares of its own.
         others: the parameters of a connection of which only ``function`` is known.
     """
 
@@ -56,6 +57,7 @@ class ConnectionSpec:
     shares: Tensor | None = None
     nb_taps: int = 1
     own: str = ""
+    own_shares: bool = False
     others: tuple[tuple[str, Tensor], ...] = ()
 
     def __post_init__(self) -> None:

@@ -37,11 +37,15 @@ KERNELS = ("auto", "reference", "cpu", "cuda")
 LAYERWISE, LOOP = 3, 12
 
 
+#: network, input, options -> what a kernel gives
+Run = Callable[[NetworkSpec, Tensor | Events, Options], NetworkOutput]
+
+
 class Choice(NamedTuple):
     """Which kernel runs: its name, its function of (network, x, options), and why."""
 
     name: str
-    run: Callable[[NetworkSpec, Tensor | Events, Options], NetworkOutput]
+    run: Run
     why: str
 
 
@@ -55,7 +59,8 @@ def choose(kernel: str, network: NetworkSpec) -> Choice:
     if kernel == "reference":
         return Choice("reference", reference.run, "it was asked for")
     name = kernel if kernel != "auto" else "cuda" if network.device.type == "cuda" else "cpu"
-    knows, layerwise = {"cpu": (_cpu, cpu_layerwise.run), "cuda": (_cuda, cuda_layerwise.run)}[name]
+    knows = _cpu if name == "cpu" else _cuda
+    layerwise: Run = cpu_layerwise.run if name == "cpu" else cuda_layerwise.run
     reason = _obstacle(name, network.dtype, network.device, compiled_layers=cpu_layerwise.needed(network))
     if reason is not None:
         if kernel != "auto":

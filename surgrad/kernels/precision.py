@@ -9,6 +9,7 @@ repeats itself.
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -21,6 +22,31 @@ _BACKENDS: Any = torch.backends  # whose modules are set when they are loaded
 _ON_CPU = (_BACKENDS.mkldnn.matmul, _BACKENDS.mkldnn.conv)
 _ON_GPU = (_BACKENDS.cuda.matmul, _BACKENDS.cudnn.conv)
 _EXACT = ("ieee", "none")
+#: What `linear` and `convolution` compute in.
+_ASKED: ContextVar[str] = ContextVar("precision", default="float32")
+
+
+@contextmanager
+def asked(precision: str) -> Iterator[None]:
+    """`linear` and `convolution` within are in ``precision``, one of `PRECISIONS`, and so are their gradients."""
+    token = _ASKED.set(precision)
+    try:
+        yield
+    finally:
+        _ASKED.reset(token)
+
+
+def rounded(x: Tensor, precision: str) -> Tensor:
+    """An operand of a product that rounds to ``precision``: for bf16 as here; a product in tf32 does it by itself."""
+    x = x.to(torch.bfloat16) if precision == "bf16" else x
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def matmul(x: Tensor, y: Tensor, precision: str) -> Tensor:
+    """x @ y of matrices with operands in ``precision``, and sums and result in float32."""
+    if precision == "bf16" and x.is_cuda:
+        return torch.mm(x.to(torch.bfloat16), y.to(torch.bfloat16), out_dtype=torch.float32)
+    return torch.mm(rounded(x, precision), rounded(y, precision))
 
 
 @contextmanager
@@ -51,20 +77,24 @@ def products(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x W^T in float32, and its gradients: `torch.nn.functional.linear` without bias."""
-    if x.dtype != torch.float32 or (x.device.type == "cpu" and _ON_CPU[0].fp32_precision in _EXACT):
+    """x W^T in float32, or what is `asked`, and its gradients: `torch.nn.functional.linear` without bias."""
+    precision = _ASKED.get()
+    exact = x.device.type == "cpu" and precision == "float32" and _ON_CPU[0].fp32_precision in _EXACT
+    if x.dtype != torch.float32 or exact:
         return F.linear(x, weight)
-    return _Linear.apply(x, weight)
+    return _Linear.apply(x, weight, precision)
 
 
 def convolution(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
-    """The convolution of images (N, channels, *spatial) over one or two axes in float32, and its gradients.
+    """The convolution of images (N, channels, *spatial) over one or two axes, as `linear` in precision and gradients.
 
     A weight of fewer channels convolves the images in groups of as many.
     """
-    if x.dtype != torch.float32 or (x.device.type == "cpu" and _ON_CPU[1].fp32_precision in _EXACT):
+    precision = _ASKED.get()
+    exact = x.device.type == "cpu" and precision == "float32" and _ON_CPU[1].fp32_precision in _EXACT
+    if x.dtype != torch.float32 or exact:
         return _convolve(x, weight, stride, padding)
-    return _Convolution.apply(x, weight, stride, padding)
+    return _Convolution.apply(x, weight, stride, padding, precision)
 
 
 def _convolve(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
@@ -93,27 +123,32 @@ def convolution_gradients(
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, weight: Tensor) -> Tensor:
-        with products("float32", x.device):
-            return F.linear(x, weight)
+    def forward(x: Tensor, weight: Tensor, precision: str) -> Tensor:
+        with products(precision, x.device):
+            if precision == "float32":
+                return F.linear(x, weight)
+            return matmul(x.flatten(0, -2), weight.t(), precision).view(*x.shape[:-1], -1)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.precision = inputs[2]
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        by_x, by_weight = ctx.needs_input_grad
-        with products("float32", g.device):
-            g_weight = g.flatten(0, -2).t() @ x.flatten(0, -2) if by_weight else None
-            return g @ weight if by_x else None, g_weight
+        by_x, by_weight = ctx.needs_input_grad[:2]
+        rows, precision = g.flatten(0, -2), ctx.precision
+        with products(precision, g.device):
+            g_weight = matmul(rows.t(), x.flatten(0, -2), precision) if by_weight else None
+            return matmul(rows, weight, precision).view(x.shape) if by_x else None, g_weight, None
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
-        with products("float32", x.device):
+    def forward(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...], precision: str) -> Tensor:
+        with products(precision, x.device):
+            x, weight = rounded(x, precision), rounded(weight, precision)
             return _convolve(x, weight, stride, padding)
 
     @staticmethod
@@ -122,8 +157,9 @@ class _Convolution(torch.autograd.Function):
         ctx.shape = inputs[2:]
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        (x, weight), (stride, padding) = ctx.saved_tensors, ctx.shape
-        with products("float32", g.device):
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        (x, weight), (stride, padding, precision) = ctx.saved_tensors, ctx.shape
+        with products(precision, g.device):
+            g, x, weight = (rounded(operand, precision) for operand in (g, x, weight))
             by_x, by_weight = convolution_gradients(g, x, weight, stride, padding, ctx.needs_input_grad[:2])
-        return by_x, by_weight, None, None
+        return by_x, by_weight, None, None, None

@@ -10,7 +10,7 @@ from surgrad.errors import UserError, known
 from surgrad.kernels.call import Address
 from surgrad.kernels.contract import LayerSpec
 from surgrad.kernels.inputs import kept_in_loop
-from surgrad.kernels.state import DelayedLayerState
+from surgrad.kernels.state import AnyLayerState, DelayedLayerState
 from surgrad.neurons.lif import AdaptiveState, LIFState, adaptive_step
 
 
@@ -30,6 +30,29 @@ def recurrence(layer: LayerSpec, address: Address) -> Callable[[Tensor], Tensor]
     kept = kept_in_loop(layer.recurrent_dropout, layer.index, address.noise, address.ids, layer.unit_shape)
     function = layer.recurrent.function
     return function if kept is None else lambda s: function(s * kept.to(s.dtype))
+
+
+def with_pending(current: Tensor, old: DelayedLayerState) -> Tensor:
+    """Current (T, B, *units) with the recurrent currents that were on their way before the first step."""
+    reach = len(old.pending)
+    return torch.cat([current[:reach] + old.pending[: len(current)], current[reach:]])
+
+
+def on_the_way(spikes: Tensor, nb_taps: int, arriving: Callable[[Tensor], Tensor], old: AnyLayerState | None) -> Tensor:
+    """Recurrent currents (nb_taps, B, *units) that arrive after the last step.
+
+    Args:
+        spikes: (T, B, *units) of the layer.
+        nb_taps: steps that a spike reaches.
+        arriving: from spikes to currents of all steps that they reach.
+        old: state before the first step.
+    """
+    last = spikes[-nb_taps:]
+    pending = arriving(last)[len(last) - 1 :]
+    if isinstance(old, DelayedLayerState) and len(spikes) < nb_taps:
+        rest = old.pending[len(spikes) :]
+        pending = torch.cat([pending[: len(rest)] + rest, pending[len(rest) :]])
+    return pending
 
 
 def delayed_loop(

@@ -117,8 +117,9 @@ class DelayedDense(Dense):
         """What kernels are given of this connection, called ``name`` in messages; dt in s."""
         if dt is None:
             raise UserError(f"{name} has delays, which need the time step of a Network")
-        own = _own_part(self, DelayedDense) or self._own_shares()
-        delays: dict[str, Any] = {"delays": self.steps(dt), "nb_taps": self.nb_taps(dt), "own": own}
+        own, shares = _own_part(self, DelayedDense), self._own_shares()
+        delays: dict[str, Any] = {"delays": self.steps(dt), "nb_taps": self.nb_taps(dt)}
+        delays |= {"own": own or shares, "own_shares": bool(shares) and not own}
         function = partial(self, dt=dt)
         return ConnectionSpec(name, "delayed", self.out_shape, function, self.in_shape, self.weight, **delays)
 

@@ -3,15 +3,18 @@
 import pytest
 import torch
 from kernels.spiking_parts import NOISES
-from kernels.triton_networks import assert_close, cuda, ids_of, loss_of, network, results, spikes_for
+from kernels.triton_networks import DEVICE, assert_close, cuda, ids_of, loss_of, network, results, spikes_for
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from surgrad.errors import UserError
 from surgrad.kernels import call, checks, precision
-from surgrad.kernels.gpu import layer
-from surgrad.network.connections import Conv, DelayedDense, Dense
-from surgrad.neurons.lif import LIF
+from surgrad.kernels.gpu import layer, layerwise
+from surgrad.network.connections import Conv, DelayedDense, Dense, GaussianDelays
+from surgrad.network.layers import Readout, SpikingLayer
+from surgrad.network.network import Network
+from surgrad.network.neuron_delays import AxonalDelays
+from surgrad.neurons.lif import LIF, AdaptiveLIF
 
 CPU = (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
 GPU = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
@@ -89,9 +92,9 @@ def test_flags_change_nothing_on_a_cpu(loose):
 @pytest.mark.parametrize(
     ("function", "shapes"),
     [
-        (precision._Linear.apply, [(3, 2, 4), (5, 4)]),
-        (lambda x, w: precision._Convolution.apply(x, w, (2,), (1,)), [(3, 2, 5), (4, 2, 3)]),
-        (lambda x, w: precision._Convolution.apply(x, w, (1, 1), (2, 0)), [(1, 3, 5, 2), (3, 1, 3, 1)]),
+        (lambda x, w: precision._Linear.apply(x, w, "float32"), [(3, 2, 4), (5, 4)]),
+        (lambda x, w: precision._Convolution.apply(x, w, (2,), (1,), "float32"), [(3, 2, 5), (4, 2, 3)]),
+        (lambda x, w: precision._Convolution.apply(x, w, (1, 1), (2, 0), "float32"), [(1, 3, 5, 2), (3, 1, 3, 1)]),
     ],
     ids=["linear", "convolution", "in groups"],
 )
@@ -133,6 +136,84 @@ def test_a_network_on_a_gpu_is_in_the_precision_it_was_given(loose, monkeypatch,
     assert len(products.seen) >= 6
     assert set(products.seen) == {(allowed, allowed, True)}
     assert [switch.fp32_precision for switch in (*CPU, *GPU)] == loose
+
+
+class Operands(TorchDispatchMode):
+    """The products that ran, and those of them with operands of more bits than bf16 has."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.finer = [], []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation._schema.name.removeprefix("aten::")
+        if name in ("mm", "addmm", "bmm", "linear", "convolution", "convolution_backward"):
+            self.seen.append(name)
+            operands = [x for x in args[:3] if isinstance(x, torch.Tensor)]
+            self.finer += [name for x in operands if not torch.equal(x, x.bfloat16().float())]
+        return operation(*args, **(kwargs or {}))
+
+
+def layer_by_layer(kind):
+    """Two layers and a readout that run layer by layer: with delays and adaptation, or convolutions with dropout."""
+    if kind == "conv":
+        first = Conv((2, 9), 4, 3, 2)
+        layers = [
+            SpikingLayer(first, LIF(), 20e-3, 10e-3, Conv(first.out_shape, 4, 3, 1, 1), recurrent_dropout=0.3),
+            SpikingLayer(Conv(first.out_shape, 3, 2), AdaptiveLIF(), 20e-3, 10e-3),
+        ]
+        readout = Dense(layers[1].unit_shape, 3)
+    else:
+        layers = [
+            SpikingLayer(GaussianDelays(8, 6, 9e-3, 3e-3, 1e-3, 10), LIF(), 20e-3, 10e-3, AxonalDelays(6, 6, 9e-3)),
+            SpikingLayer(Dense(6, 5), AdaptiveLIF(), 20e-3, 10e-3, Dense(5, 5)),
+        ]
+        readout = AxonalDelays(5, 3, 9e-3)
+    net = Network(layers, Readout(readout, 40e-3, 10e-3), 2e-3)
+    for part in net.modules():
+        if isinstance(part, Dense | Conv):
+            nn.init.normal_(part.weight, 1.0, 3.0, generator=torch.Generator().manual_seed(1))
+    return net.to(DEVICE)
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+@pytest.mark.parametrize("wanted", ["bf16", "float32"])
+def test_every_product_of_a_network_layer_by_layer_is_in_the_precision_it_was_given(kind, wanted, monkeypatch):
+    net, dots = layer_by_layer(kind), []
+    of_dots = layer.Population._dot_precision
+    monkeypatch.setattr(
+        layer.Population, "_dot_precision", lambda self, device: dots.append(self.precision) or of_dots(self, device)
+    )
+    x = spikes_for(net, 9, 2)
+    output = net(x, ids=ids_of(x), kernel="cuda", precision=wanted)
+    with Operands() as backward:
+        loss_of(output).backward()
+    with Operands() as forward, torch.no_grad():
+        net(x, ids=ids_of(x), kernel="cuda", precision=wanted)
+    assert len(forward.seen) >= 3
+    assert len(backward.seen) >= 5
+    assert (forward.finer + backward.finer == []) == (wanted == "bf16")
+    # A readout has no product within its scan.
+    assert wanted in dots
+
+
+@pytest.mark.parametrize(("wanted", "allowed"), [("float32", "ieee"), ("tf32", "tf32"), ("bf16", "tf32")])
+def test_what_is_asked_for_reaches_connections_on_a_gpu(loose, wanted, allowed):
+    for connection, x in connections("meta"):
+        with Products(GPU) as products:
+            with precision.asked(wanted):
+                y = connection(x)
+            y.square().sum().backward()
+        assert {seen[:2] for seen in products.seen} == {(allowed, allowed)}
+    assert [switch.fp32_precision for switch in (*CPU, *GPU)] == loose
+
+
+def test_a_precision_that_a_part_would_not_follow_is_refused():
+    net = network(Dense(4, 3), recurrent=[Dense(3, 3)])
+    net.layers[0].recurrent = nn.Linear(3, 3, bias=False).to(DEVICE)
+    x = spikes_for(net, 3, 1)
+    with pytest.raises(UserError, match=r"precision='bf16' does not reach .*Linear.*; give precision=float32"):
+        layerwise.run(net.spec(), x, call.Options(call.Address(call.NoiseKey(), ids_of(x)), precision="bf16"))
 
 
 @pytest.mark.parametrize("recurrent", [True, False])

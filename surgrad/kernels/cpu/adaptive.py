@@ -5,7 +5,7 @@ coupling there. Layout, buffers and descriptors are those of `network.py` for on
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from surgrad.kernels.cpu.layout import Layout, pack, pack_weight
 from surgrad.kernels.cpu.memory import empty
 from surgrad.kernels.cpu.network import channels_first, channels_last
 from surgrad.kernels.inputs import kept_in_loop
-from surgrad.kernels.recurrence import recurrence
+from surgrad.kernels.recurrence import on_the_way, recurrence, with_pending
 from surgrad.kernels.state import AdaptiveLayerState, AnyLayerState, DelayedLayerState, LayerState
 from surgrad.neurons.lif import LIF, AdaptationValues, AdaptiveLIF
 
@@ -152,7 +152,7 @@ def scan(
         w = None if isinstance(old, LayerState) or layer.adaptation is None else layout.to_places(old.w)
         first = (layout.to_places(old.i), layout.to_places(old.u), w)
     if isinstance(old, DelayedLayerState):
-        current = torch.cat([current[: len(old.pending)] + old.pending[:T], current[len(old.pending) :]])
+        current = with_pending(current, old)
     elif old is not None and old.s.requires_grad and arriving is not None:
         current = torch.cat([current[:1] + arriving(old.s), current[1:]])
     elif old is not None:
@@ -168,7 +168,7 @@ def scan(
     spikes = channels_first(spikes, layer.unit_shape)
     i, u, w = (layout.from_places(x) for x in ends)
     if layer.recurrent is not None and layer.recurrent.has_delays:
-        pending = _on_the_way(spikes, layer.recurrent.nb_taps, known("recurrence", arriving), old)
+        pending = on_the_way(spikes, layer.recurrent.nb_taps, known("recurrence", arriving), old)
         return spikes, None, DelayedLayerState(i, u, spikes[-1], w, pending)
     if layer.adaptation is None:
         return spikes, None, LayerState(i, u, spikes[-1])
@@ -182,15 +182,3 @@ def _shares(layer: LayerSpec, layout: Layout) -> Tensor | None:
     if layer.recurrent.shares is not None:
         return layout.to_places(layer.recurrent.shares)
     return torch.ones(1, layout.places) if layer.recurrent_dropout else None
-
-
-def _on_the_way(
-    spikes: Tensor, nb_taps: int, arriving: Callable[[Tensor], Tensor], old: AnyLayerState | None
-) -> Tensor:
-    """Recurrent currents (nb_taps, B, *units) that arrive after the last step."""
-    last = spikes[-nb_taps:]
-    pending = arriving(last)[len(last) - 1 :]
-    if isinstance(old, DelayedLayerState) and len(spikes) < nb_taps:
-        rest = old.pending[len(spikes) :]
-        pending = torch.cat([pending[: len(rest)] + rest, pending[len(rest) :]])
-    return pending

@@ -2,6 +2,13 @@
 
 Tiles, arrays over time and the recurrent product are those of `surgrad.kernels.gpu.scan`. The three states, and the
 five constants, are one array each: i, u, w, and decay a of i, b of u, d of w, couplings of w to membrane and spikes.
+
+SPREAD is a recurrence whose spikes come back in shares after 1, 2, … steps, or not all of them: neuron j is heard as
+
+    x[t] = kept sum_k shares[k] s[t-1-k],        I[t] = R x[t] + current,
+
+a sum over what the program itself has stored. Its adjoint goes the same way back: g[t] = kept R^T dL/dI[t] is stored,
+and dL/ds[t] has sum_k shares[k] g[t+1+k]. Neurons without adaptation are those whose couplings are 0.
 """
 
 import triton
@@ -45,9 +52,20 @@ def _adapted(u, s, w, d, to_u, to_s, SUBTRACTIVE: tl.constexpr):
     return v, d * w + (1.0 - d) * (to_u * v + to_s * s)
 
 
-@triton.jit(do_not_specialize=["nb_samples", "nb_steps", "segment", "first_step", "layer"])
-def adaptive_scan(current, out, states, saved, constants, taps, key, ids, nb_samples, nb_steps, segment, first_step,
-                  layer, noise_p, noise_q, RESET: tl.constexpr, SUBTRACTIVE: tl.constexpr, EULER: tl.constexpr,
+@triton.jit
+def _heard(spikes, shares, reach, stride, place, unit, kept, inside, NEURONS: tl.constexpr):
+    """kept sum_k shares[k] spikes[-k] over ``reach`` rows that end with ``spikes``; a negative stride looks ahead."""
+    x = tl.zeros(place.shape, tl.float32)
+    for k in range(0, reach):
+        share = tl.load(shares + k * NEURONS + unit, mask=inside, other=0.0)
+        x += share * tl.load(spikes - k * stride + place, mask=inside, other=0).to(tl.float32)
+    return kept * x
+
+
+@triton.jit(do_not_specialize=["nb_samples", "nb_steps", "segment", "first_step", "layer", "nb_taps"])
+def adaptive_scan(current, out, states, saved, constants, taps, shares, kept, heard, key, ids, nb_samples, nb_steps,
+                  segment, first_step, layer, nb_taps, noise_p, noise_q,
+                  RESET: tl.constexpr, SUBTRACTIVE: tl.constexpr, EULER: tl.constexpr, SPREAD: tl.constexpr,
                   THRESHOLD: tl.constexpr, STOCHASTIC: tl.constexpr, UNIT_GAIN: tl.constexpr, SAVE: tl.constexpr,
                   RECURRENT: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl.constexpr,
                   COLUMNS: tl.constexpr, USED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
@@ -62,6 +80,9 @@ def adaptive_scan(current, out, states, saved, constants, taps, key, ids, nb_sam
         saved: (T / segment, 3, B, N), states before every step that is a multiple of ``segment``.
         constants: (5, N).
         taps: recurrent weights (kernel, channels, channels).
+        shares: (nb_taps, N); with SPREAD.
+        kept: (B, N), what spikes of a neuron count in the recurrence; with SPREAD.
+        heard: (T, B, N) gets x; with SPREAD.
         key: with ids, first_step and layer the address of the noise, as in `surgrad.kernels.gpu.scan.scan`.
     """
     sample, position, first, channel, inside, unit, place, stride = _place(
@@ -72,14 +93,22 @@ def adaptive_scan(current, out, states, saved, constants, taps, key, ids, nb_sam
     if STOCHASTIC:
         sample_id = tl.load(ids + sample, mask=sample < nb_samples, other=0).to(tl.uint32)
         key_words = tl.load(key + tl.zeros((1, 1), tl.int32))
+    if SPREAD:
+        counts = tl.load(kept + place, mask=inside, other=0.0)
     for t in tl.range(0, nb_steps, num_stages=STAGES):
         if SAVE:
             _store(saved + (t // segment) * 3 * stride, i, u, w, place, stride, inside & (t % segment == 0))
         drive = tl.load(current + place, mask=inside, other=0.0)
+        if SPREAD:
+            x = _heard(
+                out, shares, tl.minimum(nb_taps, t + 1), stride, place, unit, counts, inside, CHANNELS * POSITIONS
+            )  # fmt: skip
+            tl.store(heard + place, x, mask=inside)
+            tl.debug_barrier()
         if RECURRENT:
             drive += _recurrent(
-                out, taps, sample, position, nb_samples, CHANNELS, POSITIONS, ROWS, COLUMNS, USED, BLOCK, WIDTH,
-                KERNEL_HEIGHT, KERNEL_WIDTH, PAD_Y, PAD_X, 1, PRECISION,
+                heard if SPREAD else out, taps, sample, position, nb_samples, CHANNELS, POSITIONS, ROWS, COLUMNS, USED,
+                BLOCK, WIDTH, KERNEL_HEIGHT, KERNEL_WIDTH, PAD_Y, PAD_X, 1, PRECISION,
             )  # fmt: skip
         threshold = 0.0
         if STOCHASTIC:
@@ -99,6 +128,8 @@ def adaptive_scan(current, out, states, saved, constants, taps, key, ids, nb_sam
             tl.debug_barrier()
         current += stride
         out += stride
+        if SPREAD:
+            heard += stride
     _store(states, i, u, w, place, stride, inside)
 
 
@@ -149,11 +180,12 @@ def _step_adjoint(g_i, g_u, g_w, g_s, u, i, w, s, a, b, c, d, to_u, to_s, surrog
     return a * g_i + d_x, d_u, d_w, g_i * i, d_b, g_w * (w - (to_u * v + to_s * s)), v * k, s * k
 
 
-@triton.jit(do_not_specialize=["nb_samples", "nb_steps", "segment"])
+@triton.jit(do_not_specialize=["nb_samples", "nb_steps", "segment", "nb_taps"])
 def adaptive_scan_adjoint(current, spikes, upstream, drive_gradient, gradients, constants_gradient, saved, scratch,
-                          constants, taps, nb_samples, nb_steps, segment, surrogate_p, surrogate_q,
+                          constants, taps, shares, kept, heard_gradient, nb_samples, nb_steps, segment, nb_taps,
+                          surrogate_p, surrogate_q,
                           RESET: tl.constexpr, RESET_ADJOINT: tl.constexpr, SUBTRACTIVE: tl.constexpr,
-                          EULER: tl.constexpr, SURROGATE: tl.constexpr, DIFF_RESET: tl.constexpr,
+                          EULER: tl.constexpr, SURROGATE: tl.constexpr, DIFF_RESET: tl.constexpr, SPREAD: tl.constexpr,
                           UNIT_GAIN: tl.constexpr, RECURRENT: tl.constexpr, CHANNELS: tl.constexpr,
                           POSITIONS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, USED: tl.constexpr,
                           BLOCK: tl.constexpr, WIDTH: tl.constexpr, KERNEL_HEIGHT: tl.constexpr,
@@ -172,12 +204,17 @@ def adaptive_scan_adjoint(current, spikes, upstream, drive_gradient, gradients, 
         scratch: (segment, 3, B, N).
         constants: (5, N).
         taps: recurrent weights transposed, (kernel, channels in, channels out).
+        shares: as in `adaptive_scan`.
+        kept: as in `adaptive_scan`.
+        heard_gradient: (T + 1, B, N); rows 1 to T get g, with SPREAD.
     """
     sample, position, _, _, inside, unit, place, stride = _place(nb_samples, CHANNELS, POSITIONS, ROWS, COLUMNS, USED)
     a, b, c, d, to_u, to_s = _constants(constants, unit, inside, CHANNELS * POSITIONS, UNIT_GAIN)
     g_i, g_u, g_w = _load(gradients, place, stride, inside)
     zero = tl.zeros((ROWS, COLUMNS), tl.float32)
     g_a, g_b, g_d, g_to_u, g_to_s = zero, zero, zero, zero, zero
+    if SPREAD:
+        counts = tl.load(kept + place, mask=inside, other=0.0)
     nb_segments = (nb_steps + segment - 1) // segment
     for back in range(0, nb_segments):
         index = nb_segments - 1 - back
@@ -194,10 +231,18 @@ def adaptive_scan_adjoint(current, spikes, upstream, drive_gradient, gradients, 
             s = tl.load(spikes + t * stride + place, mask=inside, other=0).to(tl.float32)
             g_s = tl.load(upstream + t * stride + place, mask=inside, other=0.0)
             if RECURRENT:
-                g_s += _recurrent(
+                g_x = _recurrent(
                     drive_gradient + (t + 1) * stride, taps, sample, position, nb_samples, CHANNELS, POSITIONS, ROWS,
                     COLUMNS, USED, BLOCK, WIDTH, KERNEL_HEIGHT, KERNEL_WIDTH, PAD_Y, PAD_X, -1, PRECISION,
                 )  # fmt: skip
+                if SPREAD:
+                    tl.store(heard_gradient + (t + 1) * stride + place, counts * g_x, mask=inside)
+                    tl.debug_barrier()
+                    g_x = _heard(
+                        heard_gradient + (t + 1) * stride, shares, tl.minimum(nb_taps, nb_steps - t), -stride, place,
+                        unit, 1.0, inside, CHANNELS * POSITIONS,
+                    )  # fmt: skip
+                g_s += g_x
             g_i, g_u, g_w, d_a, d_b, d_d, d_to_u, d_to_s = _step_adjoint(
                 g_i, g_u, g_w, g_s, u, i, w, s, a, b, c, d, to_u, to_s, surrogate_p, surrogate_q,
                 RESET_ADJOINT, SUBTRACTIVE, EULER, SURROGATE, DIFF_RESET, UNIT_GAIN,

@@ -22,7 +22,7 @@ from surgrad.neurons.lif import AdaptiveLIF
 
 _TYPES = {"spikes": "*u8", "key": "*i64", "ids": "*i64"}
 _TYPES |= dict.fromkeys(("noise_p", "noise_q", "surrogate_p", "surrogate_q"), "fp32")
-_TYPES |= dict.fromkeys(("nb_samples", "nb_steps", "segment", "first_step", "layer"), "i32")
+_TYPES |= dict.fromkeys(("nb_samples", "nb_steps", "segment", "first_step", "layer", "nb_taps"), "i32")
 
 #: Options of a launch, not arguments of a kernel.
 _OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
@@ -41,8 +41,9 @@ def compiled(population: Population, capability: int = 90, decays: bool = False)
         memory.
     """
     cpu = torch.device("cpu")
-    if isinstance(population.neuron, AdaptiveLIF):
-        both = adaptive.constants(population, cpu)
+    spread = population.recurrent is not None and population.recurrent.has_delays
+    if spread or isinstance(population.neuron, AdaptiveLIF):
+        both = adaptive.constants(population, cpu, spread=spread)
         return {
             "forward": _compiled(adaptive_scan, both["forward"], population.precision, capability),
             "adjoint": _compiled(adaptive_scan_adjoint, both["adjoint"], population.precision, capability),
@@ -61,6 +62,8 @@ def _compiled(kernel: Any, constants: dict[str, Any], precision: str, capability
     constants["PRECISION"] = "tf32x3" if precision == "float32" else precision
     if not constants["RECURRENT"]:
         constants["taps"] = None
+    if not constants.get("SPREAD", True):
+        constants |= dict.fromkeys({"shares", "kept", "heard", "heard_gradient"} & set(kernel.arg_names))
     types = _TYPES | {"out": "*u8" if constants.get("SPIKING", True) else "*fp32"}
     signature = {name: "constexpr" if name in constants else types.get(name, "*fp32") for name in kernel.arg_names}
     # Allocations begin at multiples of 16 bytes at least.

@@ -141,11 +141,12 @@ def scan(
     address: Address,
     memory: str = "full",
     return_membrane: bool = False,
+    precision: str = "float32",
 ) -> tuple[Tensor, Tensor | None, LayerState]:
-    """One layer driven by a current, as `surgrad.kernels.reference.scan`; its states are kept at every step."""
+    """One layer driven by a current, as `surgrad.kernels.reference.scan`, with recurrent products in ``precision``."""
     from surgrad.kernels.gpu.scan_network import NetworkScan
 
-    stage, tensors = _stage(layer, current.shape[1], old, "float32", driven=True)
+    stage, tensors = _stage(layer, current.shape[1], old, precision, driven=True)
     plan = _driven(stage, current, tensors, address, return_membranes=return_membrane)
     _, i, u, spikes, *membranes = NetworkScan.apply(plan, current.contiguous(), *tensors)
     return spikes, membranes[0] if membranes else None, LayerState(i, u, spikes[-1])

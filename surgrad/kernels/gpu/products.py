@@ -11,11 +11,7 @@ from torch.nn import functional as F
 
 from surgrad.errors import known
 from surgrad.kernels.contract import ConnectionSpec
-from surgrad.kernels.precision import convolution_gradients
-
-
-def _rounded(x: Tensor, precision: str) -> Tensor:
-    return x.to(torch.bfloat16) if precision == "bf16" else x.to(torch.float32)
+from surgrad.kernels.precision import convolution_gradients, matmul, rounded
 
 
 def operand_type(connection: ConnectionSpec, precision: str) -> torch.dtype:
@@ -23,19 +19,11 @@ def operand_type(connection: ConnectionSpec, precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" and connection.kind != "conv" else torch.float32
 
 
-def _matmul(x: Tensor, y: Tensor, precision: str) -> Tensor:
-    """x @ y with operands in ``precision`` and sums and result in float32."""
-    x, y = _rounded(x, precision), _rounded(y, precision)
-    if precision == "bf16" and x.is_cuda:
-        return torch.mm(x, y, out_dtype=torch.float32)
-    return torch.mm(x.float(), y.float())
-
-
 def current(connection: ConnectionSpec, weight: Tensor, s: Tensor, precision: str) -> Tensor:
     """I = W s for ``s`` (T, B, *in_shape) of any dtype: (T, B, *out_shape) float32."""
     if connection.kind == "conv":
         return _convolved(connection, weight, s, precision)
-    return _matmul(s.reshape(-1, weight.shape[1]), weight.t(), precision).view(*s.shape[:2], -1)
+    return matmul(s.reshape(-1, weight.shape[1]), weight.t(), precision).view(*s.shape[:2], -1)
 
 
 def input_gradient(connection: ConnectionSpec, weight: Tensor, g: Tensor, precision: str) -> Tensor:
@@ -47,7 +35,7 @@ def input_gradient(connection: ConnectionSpec, weight: Tensor, g: Tensor, precis
         images = weight.new_empty(1).expand(shape)
         gradient = _gradient(connection, weight, images, g, precision, of_input=True)
         return gradient.contiguous().view(*g.shape[:2], *in_shape)
-    product = _matmul(g.reshape(-1, weight.shape[0]), weight, precision)
+    product = matmul(g.reshape(-1, weight.shape[0]), weight, precision)
     return product.view(*g.shape[:2], *connection.known_in_shape)
 
 
@@ -56,12 +44,12 @@ def weight_gradient(connection: ConnectionSpec, weight: Tensor, s: Tensor, g: Te
     if connection.kind == "conv":
         images = s.reshape(-1, *connection.known_in_shape).float()
         return _gradient(connection, weight, images, g, precision, of_input=False)
-    return _matmul(g.reshape(-1, weight.shape[0]).t(), s.reshape(-1, weight.shape[1]), precision)
+    return matmul(g.reshape(-1, weight.shape[0]).t(), s.reshape(-1, weight.shape[1]), precision)
 
 
 def _convolved(connection: ConnectionSpec, weight: Tensor, s: Tensor, precision: str) -> Tensor:
     convolve = F.conv1d if len(connection.kernel_size) == 1 else F.conv2d
-    weight = _rounded(weight, precision).float()
+    weight = rounded(weight, precision)
     images = s.reshape(-1, *connection.known_in_shape).float()
     # cuDNN may answer with channels last, which a scan must not see.
     out = convolve(images, weight, stride=connection.stride, padding=connection.padding).contiguous()
@@ -72,7 +60,7 @@ def _gradient(
     connection: ConnectionSpec, weight: Tensor, s: Tensor, g: Tensor, precision: str, of_input: bool
 ) -> Tensor:
     """The gradient of a convolution by its input, or by its weight."""
-    weight, g = (_rounded(value, precision).float() for value in (weight, g))
+    weight, g = rounded(weight, precision), rounded(g, precision)
     g, wanted = g.reshape(-1, *connection.out_shape), (of_input, not of_input)
     by_input, by_weight = convolution_gradients(g, s, weight, connection.stride, connection.padding, wanted)
     return known("the gradient", by_input if of_input else by_weight)
