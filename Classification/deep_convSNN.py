@@ -16,8 +16,9 @@ from surgrad.config.common import resolve_device
 from surgrad.config.entry import entry
 from surgrad.datasets.baselines import count_baseline, in_words
 from surgrad.experiments.classification.config import ClassificationConfig
+from surgrad.experiments.dense.figures import delay_distributions
 from surgrad.figures import plots as figures
-from surgrad.network.connections import begin_epoch
+from surgrad.network.connections import begin_epoch, learned_delays
 from surgrad.network.methods import set_neuron
 from surgrad.runs.folder import Run
 from surgrad.runs.record import RunRecord
@@ -49,6 +50,7 @@ def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
     cfg.initialization()(network, generator)
     network.to(device)
     cfg.start_weights(network)
+    first_delays = learned_delays(network)
     log.info("layers of %s units", [layer.unit_shape for layer in network.layers])
 
     grid, objective, compute = cfg.grid(train.nb_units, str(device)), cfg.objective(), cfg.compute()
@@ -108,6 +110,8 @@ def main(cfg: ClassificationConfig, run: Run | Follower) -> float:
     if cfg.plot == "plot" and processes.first:
         metrics = RunRecord(run.folder).metrics
         run.figure("training", figures.training_curves(metrics, chance=1 / train.nb_classes))
+        if first_delays:
+            run.figure("delays", delay_distributions(first_delays, learned_delays(network)))
     log.info("test accuracy with %s %.3f", cfg.method.other, run.summary["test_acc_other"])
     counts = count_baseline(train, valid, test) if cfg.count_baseline and valid is not None else None
     run.summary.update({f"counts_{name}": value for name, value in (counts or {}).items()})

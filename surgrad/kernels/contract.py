@@ -20,6 +20,8 @@ from surgrad.kernels.checks import require_alike, require_shape
 from surgrad.kernels.inputs import InputSpec
 from surgrad.neurons.lif import LIF, AdaptationValues
 
+DELAYED = ("delayed", "axonal", "dendritic", "conv_axonal", "conv_dendritic")
+
 
 @dataclass(frozen=True, eq=False)
 class ConnectionSpec:
@@ -27,8 +29,8 @@ class ConnectionSpec:
 
     Args:
         name: where it stands in its network, for messages.
-        kind: "dense", "conv", "delayed", "axonal", "dendritic" (a delay for each synapse, presynaptic neuron,
-            postsynaptic neuron), or "module", of which only ``function`` is known.
+        kind: "dense", "conv", one of `DELAYED` (a delay for each synapse, presynaptic neuron or channel, postsynaptic
+            neuron or channel), or "module", of which only ``function`` is known.
         out_shape: of the units.
         in_shape: in_shape is None where it is not known.
         function: (..., *in_shape) -> (..., *out_shape), with hooks and all; one with delays as `DelayedDense.forward`.
@@ -37,7 +39,7 @@ class ConnectionSpec:
         stride: of a convolution, one number for each spatial axis.
         padding: of a convolution, one number for each spatial axis.
         delays: of kind "delayed": in steps, shaped as ``weight``.
-        shares: of kinds "axonal" and "dendritic": (nb_taps, N), of a neuron's spike that arrive after 0, 1, … steps.
+        shares: of delays of neurons or channels: (nb_taps, N), of a spike that arrive after 0, 1, … steps.
         nb_taps: steps that one spike reaches.
         own: why only ``function`` may be used ("Biased defines forward"), or "".
         own_shares: whether ``own`` is but that the weights of a connection with delays arrive in shares of its own.
@@ -63,7 +65,7 @@ class ConnectionSpec:
     def __post_init__(self) -> None:
         if self.own or self.weight is None or self.in_shape is None:
             return
-        if self.kind == "conv":
+        if self.kernel_size:
             expected: tuple[int, ...] = (self.out_shape[0], self.in_shape[0], *self.kernel_size)
         else:
             expected = (math.prod(self.out_shape), math.prod(self.in_shape))
@@ -71,13 +73,14 @@ class ConnectionSpec:
             if x is not self.shares and x.shape != expected:
                 require_shape(name, x, expected, f"the shape of {self.in_shape} -> {self.out_shape}")
         if self.shares is not None:
-            of = self.in_shape if self.kind == "axonal" else self.out_shape
+            of = self.in_shape if self.kind.endswith("axonal") else self.out_shape
+            of = of[:1] if self.kernel_size else of
             require_shape(f"{self.name}.shares", self.shares, (self.nb_taps, math.prod(of)), "(nb_taps, neurons)")
 
     @property
     def has_delays(self) -> bool:
         """Whether spikes arrive at several steps, so that ``function`` takes ``shift`` and gives further currents."""
-        return self.kind in ("delayed", "axonal", "dendritic")
+        return self.kind in DELAYED
 
     @property
     def known_weight(self) -> Tensor:

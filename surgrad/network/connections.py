@@ -20,7 +20,7 @@ from surgrad.kernels import precision
 from surgrad.kernels.contract import ConnectionSpec
 from surgrad.kernels.cpu.products import linear
 from surgrad.kernels.philox import NoiseKey, uniform
-from surgrad.network.parameters import Bounded
+from surgrad.network.delays import Delayed
 
 GAIN = 7.0
 
@@ -66,7 +66,7 @@ class Dense(nn.Module):
         return linear(s.flatten(s.dim() - len(self.in_shape)).to(self.weight.dtype), self.weight)
 
 
-class DelayedDense(Dense):
+class DelayedDense(Delayed, Dense):
     """All-to-all connection with a delay per synapse: I_i(t) = sum_j w_ij s_j(t - d_ij), d_ij up to max_delay.
 
     On a grid, a spike whose delay is k + f steps, 0 <= f < 1, arrives with 1 - f of its weight after k and with f after
@@ -97,21 +97,12 @@ class DelayedDense(Dense):
         min_delay: float = 0.0,
     ):
         super().__init__(in_shape, nb_units)
-        if not 0 < max_delay < math.inf:
-            raise UserError(
-                f"max_delay={max_delay} s must be positive; use surgrad.network.connections.Dense without delays"
-            )
-        if not 0 <= min_delay < max_delay:
-            raise UserError(f"min_delay={min_delay} s must be from 0 to below max_delay={max_delay:g} s")
-        self.delay = Bounded(min_delay, max_delay, self._starts(seed), trainable)  # s, (nb_units, fan_in)
-        self.rounded = rounded
+        starts = self._starts(seed)  # of the delays in s, (nb_units, fan_in)
+        self._give_delays(starts, max_delay, min_delay, trainable=trainable, rounded=rounded)
 
     def _starts(self, seed: int) -> Tensor:
         """Where every delay begins, as a share of the range."""
         return uniform(NoiseKey(seed), 0, torch.arange(self.weight.shape[0]), (self.fan_in,))
-
-    def begin_epoch(self, number: int) -> None:
-        """What changes over epochs is that of epoch ``number``, 1, 2, …"""
 
     def spec(self, name: str, dt: float | None = None) -> ConnectionSpec:
         """What kernels are given of this connection, called ``name`` in messages; dt in s."""
@@ -125,32 +116,7 @@ class DelayedDense(Dense):
 
     def _own_shares(self) -> str:
         """Why compiled code does not know the `shares`, or ""."""
-        return "" if type(self).shares is DelayedDense.shares else f"{type(self).__name__} shares spikes in its own way"
-
-    def steps(self, dt: float) -> Tensor:
-        """Delays in steps of dt seconds, (nb_units, fan_in)."""
-        steps = self.delay() / dt
-        return steps.round() if self.rounded and not self.training else steps
-
-    def shares(self, dt: float) -> Iterator[Tensor]:
-        """Shares of the weights that arrive after 0, 1, … nb_taps - 1 steps, (nb_units, fan_in) each."""
-        steps, nb_taps = self.steps(dt), self.nb_taps(dt)
-        whole = steps.detach().floor().clamp(max=nb_taps - 2)
-        late = steps - whole
-        for k in range(nb_taps):
-            yield (1 - late) * (whole == k) + late * (whole == k - 1)
-
-    def nb_taps(self, dt: float) -> int:
-        """Steps over which the longest delay spreads a spike: a delay of d steps reaches the taps 0 to ceil(d)."""
-        return math.ceil(self.delay.high / dt * (1 - 1e-9)) + 1
-
-    def require_within(self, dt: float, nb_steps: int) -> None:
-        """Refuses delays that reach beyond a window of ``nb_steps`` steps of dt seconds. Raises: UserError."""
-        if self.nb_taps(dt) > nb_steps:
-            raise UserError(
-                f"max_delay={self.delay.high:g} s does not fit into the window of {nb_steps} steps of {dt:g} s; "
-                f"shorten it to less than {(nb_steps - 1) * dt:g} s or lengthen the window"
-            )
+        return "" if type(self).shares is Delayed.shares else f"{type(self).__name__} shares spikes in its own way"
 
     def forward(  # type: ignore[override]  # needs the time step, which kernels get through `spec`
         self, s: Tensor, dt: float, shift: int = 0
@@ -228,14 +194,14 @@ class GaussianDelays(DelayedDense):
 @torch.no_grad()
 def learned_delays(network: nn.Module) -> dict[str, Tensor]:
     """Delays in s of every connection with learned ones, as many as it has, by its name in the network."""
-    connections = ((name, part) for name, part in network.named_modules() if isinstance(part, DelayedDense))
+    connections = ((name, part) for name, part in network.named_modules() if isinstance(part, Delayed))
     return {name: part.delay().cpu() for name, part in connections}
 
 
 def begin_epoch(network: nn.Module, number: int) -> None:
     """Let the parts of a network that change over epochs be those of epoch ``number``, 1, 2, …"""
     for part in network.modules():
-        if isinstance(part, DelayedDense):
+        if isinstance(part, Delayed):
             part.begin_epoch(number)
 
 

@@ -79,6 +79,8 @@ class HiddenParts(NamedTuple):
         synaptic: makes the synaptic time constants of a hidden layer as `time_constants`; None: that does.
         recurrent: makes the connection of a hidden layer to itself from (in_shape, nb_units).
         recurrent_dropout: of the spikes that come back to their own layer: probability.
+        convolution: makes the feed-forward connection of a convolutional layer from (in_shape, filters, kernel_size,
+            stride, padding), in the place of ``connection``.
     """
 
     connection: Callable[[Sequence[int], int], nn.Module] = Dense
@@ -89,6 +91,7 @@ class HiddenParts(NamedTuple):
     synaptic: Callable[[float, int], TimeConstant] | None = None
     recurrent: Callable[[Sequence[int], int], nn.Module] = Dense
     recurrent_dropout: float = 0.0
+    convolution: Callable[..., nn.Module] = Conv
 
 
 def spike_readout(nb_classes: int) -> Readout:
@@ -125,7 +128,7 @@ def conv_snn(
         tau_mem: membrane time constant, s.
         tau_syn: synaptic time constant, s.
         tau_readout: membrane time constant of the readout, s.
-        hidden: its time constants, normalization, dropout and readout are those of the layers.
+        hidden: its convolution, time constants, normalization, dropout and readout are those of the layers.
         time_constants_of: what has a time constant of its own, where they differ: "channel" or "neuron".
 
     Raises:
@@ -141,7 +144,8 @@ def conv_snn(
     shape = tuple(in_shape)
     for k in range(stack.nb_hidden_layers):
         try:
-            feedforward = Conv(shape, stack.nb_filters[k], stack.kernel_size[k], stack.stride[k], stack.padding[k])
+            size = stack.nb_filters[k], stack.kernel_size[k], stack.stride[k], stack.padding[k]
+            feedforward: Any = parts.convolution(shape, *size)
             shape, recurrent = feedforward.out_shape, None
             if stack.rec:
                 recurrent = Conv(shape, shape[0], stack.rec_kernel_size, stack.rec_stride, stack.rec_padding)

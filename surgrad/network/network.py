@@ -15,7 +15,7 @@ from surgrad.kernels.call import RunOptions
 from surgrad.kernels.contract import NetworkSpec
 from surgrad.kernels.events import Events
 from surgrad.kernels.state import NetworkOutput, NetworkState
-from surgrad.network.connections import DelayedDense
+from surgrad.network.delays import Delayed
 from surgrad.network.layers import Readout, SpikingLayer, decays_of
 
 
@@ -111,7 +111,7 @@ class Network(nn.Module):
             nb_steps = spikes.nb_steps if isinstance(spikes, Events) else len(spikes)
             for layer in self.stack:
                 for connection in (layer.feedforward, getattr(layer, "recurrent", None)):
-                    if isinstance(connection, DelayedDense):
+                    if isinstance(connection, Delayed):
                         connection.require_within(self.dt, nb_steps)
         return dispatch.run(self.spec(), spikes, seed=seed, draw=draw, ids=ids, state=state, **options)
 

@@ -27,10 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from surgrad.errors import UserError
-from surgrad.network.connections import Conv, DelayedDense, Dense
+from surgrad.network.connections import Conv, Dense
+from surgrad.network.delays import Delayed
 from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
-from surgrad.network.neuron_delays import AxonalDelays, DendriticDelays
+from surgrad.network.neuron_delays import NeuronDelays
 from surgrad.neurons.lif import DECAYS, AdaptiveLIF
 from surgrad.runs import files
 
@@ -131,7 +132,7 @@ def _require_spoken(network: Network, dialect: str) -> Dialect:
     if dialect not in DIALECTS:
         raise UserError(f"dialect={dialect}: unknown; allowed: {', '.join(DIALECTS)}")
     spoken = DIALECTS[dialect]
-    if any(isinstance(part.feedforward, DelayedDense) for part in network.stack):
+    if any(isinstance(part.feedforward, Delayed) for part in network.stack):
         raise UserError(f"connections with delays: {spoken.name} reads no Delay; train connection=dense")
     for k, layer in enumerate(network.layers):
         if layer.recurrent is not None:
@@ -181,9 +182,9 @@ def _require_expressible(network: Network) -> None:
         if part.normalization is not None:
             raise UserError(f"{type(part.normalization).__name__}: a constant current per step has no equal in NIR")
         for connection in (part.feedforward, getattr(part, "recurrent", None)):
-            if isinstance(connection, AxonalDelays):
+            if isinstance(connection, NeuronDelays):
                 _whole_steps(connection, network.dt)
-            elif isinstance(connection, DelayedDense):
+            elif isinstance(connection, Delayed):
                 raise UserError("a delay per synapse: NIR's Delay is one per neuron; train axonal or dendritic delays")
             if isinstance(connection, Conv) and len(set(connection.kernel_size)) > 1:
                 raise UserError(
@@ -194,8 +195,12 @@ def _require_expressible(network: Network) -> None:
 
 
 @torch.no_grad()
-def _whole_steps(connection: AxonalDelays, dt: float) -> np.ndarray:
-    """Delays of axons or dendrites in steps (*units). Raises: UserError for shares of several arrivals."""
+def _whole_steps(connection: NeuronDelays, dt: float) -> np.ndarray:
+    """Delays of axons or dendrites in steps, of units (N,) or channels (channels, 1, …).
+
+    Raises:
+        UserError: for shares of several arrivals.
+    """
     steps = connection.delay().double() / dt
     whole = steps.round()
     if not connection.rounded and not torch.allclose(steps, whole, rtol=0, atol=1e-3):
@@ -203,7 +208,8 @@ def _whole_steps(connection: AxonalDelays, dt: float) -> np.ndarray:
         raise UserError(
             f"a delay of {between:.4g} steps: NIR's Delay does not interpolate; evaluate with connection.rounded=true"
         )
-    return whole.flatten().cpu().numpy()
+    axes = len(connection.kernel_size) if isinstance(connection, Conv) else 0
+    return whole.reshape(-1, *(1,) * axes).cpu().numpy()
 
 
 def _known(connection: nn.Module | None) -> Dense | Conv:
@@ -243,19 +249,24 @@ class _Graph:
         """Nodes from ``source`` through delay and connection; the name of the last."""
         connection = _known(connection)
         before, after = np.full(shape, float(delay)), None  # steps that the connection's inputs, and its sums, are late
-        if isinstance(connection, DendriticDelays):
-            after = _whole_steps(connection, self.dt)
-        elif isinstance(connection, AxonalDelays):
-            before += _whole_steps(connection, self.dt).reshape(shape)
+        if isinstance(connection, NeuronDelays) and connection.kind == "dendritic":
+            after = np.broadcast_to(_whole_steps(connection, self.dt), connection.out_shape).copy()
+        elif isinstance(connection, NeuronDelays):
+            steps = _whole_steps(connection, self.dt)
+            before += steps if isinstance(connection, Conv) else steps.reshape(shape)
         if before.any():
             source = self._add(source, f"{name}_delay", nir.Delay(before * self.dt))
+        source = self._sums(source, name, connection)
+        return source if after is None else self._add(source, f"{name}_dendrites", nir.Delay(after * self.dt))
+
+    def _sums(self, source: str, name: str, connection: Dense | Conv) -> str:
+        """Nodes of a connection without its delays; the name of the last."""
         if isinstance(connection, Dense):
             if len(connection.in_shape) > 1:
                 start = -len(connection.in_shape) if self.dialect else 0  # some importers count that of the batch
                 flatten = nir.Flatten({"input": np.array(connection.in_shape)}, start_dim=start)
                 source = self._add(source, f"{name}_flatten", flatten)
-            source = self._add(source, name, nir.Linear(_array(connection.weight)))
-            return source if after is None else self._add(source, f"{name}_dendrites", nir.Delay(after * self.dt))
+            return self._add(source, name, nir.Linear(_array(connection.weight)))
         options = {
             "padding": connection.padding,
             "stride": connection.stride,

@@ -19,7 +19,7 @@ from surgrad.errors import UserError
 from surgrad.network.connections import Conv, Dense
 from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
-from surgrad.network.neuron_delays import AxonalDelays, DendriticDelays
+from surgrad.network.neuron_delays import AxonalDelays, ConvAxonalDelays, ConvDendriticDelays, DendriticDelays
 from surgrad.network.parameters import TimeConstant
 from surgrad.neurons.lif import DECAYS, LIF
 
@@ -147,26 +147,38 @@ class _Link(NamedTuple):
             raise UserError(f"{self.name}: a loop of {self.shortest} steps; the shortest here is {delay}")
         if len(before) == len(after) == 1 and self.shortest == delay:
             return self.connection if self.bias is None else Biased(self.connection, self.bias)
-        if not isinstance(self.connection, Dense) or self.bias is not None:
-            known = "Linear nodes with delays" if self.bias is None else "delays without a bias"
+        if self.bias is not None:
             raise UserError(
-                f"{self.name}: delays beyond {delay} steps beside {type(self.connection).__name__}; {known}"
+                f"{self.name}: delays beyond {delay} steps beside {type(self.connection).__name__}; delays without a "
+                "bias are known"
             )
         if len(before) > 1 and len(after) > 1:
             raise UserError(f"{self.name}: delays of axons and of dendrites; one kind on a connection is known")
-        kind: type[AxonalDelays]
-        if len(after) > 1:
-            kind, steps = DendriticDelays, self.after + before - delay
+        dendritic, old = len(after) > 1, self.connection
+        late = self.after + before if dendritic else self.before + after
+        steps = self._each(late - delay, old.out_shape if dendritic else old.in_shape)
+        options: dict[str, Any] = {"max_delay": float(steps.max() + 1) * dt, "rounded": True}
+        connection: AxonalDelays | ConvAxonalDelays
+        if isinstance(old, Conv):
+            make = ConvDendriticDelays if dendritic else ConvAxonalDelays
+            connection = make(old.in_shape, old.out_shape[0], old.kernel_size, old.stride, old.padding, **options)
         else:
-            kind, steps = AxonalDelays, np.broadcast_to(self.before, self.connection.weight.shape[1:]) + after - delay
-        connection = kind(
-            self.connection.in_shape, self.connection.weight.shape[0], float(steps.max() + 1) * dt, rounded=True
-        )
+            connection = (DendriticDelays if dendritic else AxonalDelays)(old.in_shape, old.out_shape[0], **options)
         start = torch.from_numpy(np.maximum(steps, 1e-3)) / (steps.max() + 1)
         with torch.no_grad():
-            connection.weight.copy_(self.connection.weight)
-            connection.delay.logit.copy_(start.view(-1, 1) if kind is DendriticDelays else start).logit_()
+            connection.weight.copy_(old.weight)
+            connection.delay.logit.copy_(start.view_as(connection.delay.logit)).logit_()
         return connection
+
+    def _each(self, steps: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+        """Delays of all units, or one for each channel beside a convolution."""
+        steps = np.broadcast_to(steps, (int(np.prod(shape)),))
+        if not isinstance(self.connection, Conv):
+            return steps.copy()
+        steps = steps.reshape(shape[0], -1)
+        if not (steps == steps[:, :1]).all():
+            raise UserError(f"{self.name}: delays that differ within a channel of a convolution")
+        return steps[:, 0].copy()
 
 
 class _Chain:

@@ -11,6 +11,13 @@ QUICK = [*TINY, "plot=none", "fano.evaluate=false", "test_draws=1", "dataset.rec
 
 PARTS = {
     "time constants": (["time_constants=gamma", "time_constants.trainable=true", "lr_tau=0.1"], "tau_mem.log_tau"),
+    "delays": (
+        [
+            *["connection=axonal_delays", "connection.max_delay=8e-3", "connection.width=4e-3", "lr_delay=0.1"],
+            *["connection@readout_connection=gaussian_delays", "readout_connection.max_delay=8e-3"],
+        ],
+        "feedforward.delay.logit",
+    ),
 }
 
 
@@ -67,6 +74,10 @@ def test_learned_constants_move_and_stay_within_their_bounds(trained, main, tmp_
     [
         (["time_constants_of=layer"], "time_constants_of=layer: unknown; allowed: channel, neuron"),
         (["time_constants=gamma", "time_constants.bounds=[1e-3,2e-3]"], "lies outside its bounds of 0.001 to 0.002 s"),
+        (["connection=delayed"], "connection=surgrad.layers.DelayedDense: layers are convolutional, with delays of"),
+        (["connection=gaussian_delays"], "(connection=axonal_delays or dendritic_delays) or none"),
+        (["connection._target_=my_module.X"], "connection"),
+        (["connection=axonal_delays", "connection.max_delay=1"], "max_delay=1 s does not fit into the window of 20 st"),
         (["lr_tau=0"], "lr_tau=0.0: must be positive"),
     ],
 )

@@ -1,11 +1,16 @@
 """Parts of convolutional layers: against their definition, and on the compiled kernels as on the reference."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from surgrad.kernels.cpu import build
+from surgrad.network.connections import Conv, GaussianDelays
 from surgrad.network.initializers import Distribution
 from surgrad.network.models import ConvStack, HiddenParts, conv_snn
+from surgrad.network.network import evaluating
+from surgrad.network.neuron_delays import AxonalDelays, ConvAxonalDelays, ConvDendriticDelays
 from surgrad.network.time_constants import gamma, homogeneous
 from surgrad.neurons.escape_noise import Sigmoid
 from surgrad.neurons.lif import LIF
@@ -102,3 +107,84 @@ def test_each_channel_gets_its_own_value_and_synapses_their_own():
     assert len(torch.cat([tau.flatten() for tau in taus]).unique()) == 14
     alone = network_of(parts=drawn()._replace(synaptic=HiddenParts().time_constants))
     assert [layer.tau_syn.tau.dim() for layer in alone.layers] == [0, 0]
+
+
+DELAYS = {"axonal": ConvAxonalDelays, "dendritic": ConvDendriticDelays}
+MAX = 9e-3  # s, 4.5 steps
+
+
+def of_whole_steps(connection, steps):
+    with torch.no_grad():
+        share = (torch.tensor(steps, dtype=torch.float64) * DT - connection.delay.low) / (
+            connection.delay.high - connection.delay.low
+        )
+        connection.delay.logit.copy_(share.logit().view_as(connection.delay.logit))
+    return connection
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_delays_of_whole_steps_are_shifts_of_channels(shape, shift):
+    torch.manual_seed(0)
+    x, options = spikes(shape).double(), {"max_delay": MAX}
+    axonal = of_whole_steps(ConvAxonalDelays(shape, 4, 3, 2, 1, **options).double(), [1.0, 3.0][: shape[0]])
+    dendritic = of_whole_steps(ConvDendriticDelays(shape, 4, 3, 2, 1, **options).double(), [4.0, 1.0, 2.0, 3.0])
+    late = torch.zeros(T + shift + 5, B, *shape, dtype=torch.float64)
+    for channel, steps in enumerate([1, 3][: shape[0]]):
+        late[steps + shift : steps + shift + T, :, channel] = x[:, :, channel]
+    torch.testing.assert_close(axonal(x, DT, shift), Conv.forward(axonal, late))
+    current = Conv.forward(dendritic, x)
+    late = torch.zeros(T + shift + 5, *current.shape[1:], dtype=torch.float64)
+    for channel, steps in enumerate([4, 1, 2, 3]):
+        late[steps + shift : steps + shift + T, :, channel] = current[:, :, channel]
+    torch.testing.assert_close(dendritic(x, DT, shift), late)
+
+
+@pytest.mark.parametrize("width", [0.0, 3e-3])
+@pytest.mark.parametrize("kind", DELAYS)
+def test_gradients_of_delays_are_those_of_finite_differences(kind, width):
+    torch.manual_seed(1)
+    connection = DELAYS[kind]((2, 5), 3, 3, 2, 1, max_delay=MAX, width=width, seed=2).double()
+    x = torch.rand(4, 2, 2, 5, dtype=torch.float64).requires_grad_()
+
+    def run(x, weight, logit):
+        return torch.func.functional_call(connection, {"weight": weight, "delay.logit": logit}, (x, DT))
+
+    assert torch.autograd.gradcheck(run, (x, connection.weight, connection.delay.logit))
+
+
+def test_over_a_single_place_a_convolution_is_all_to_all():
+    conv, dense = ConvAxonalDelays((3, 1), 4, 1, max_delay=MAX), AxonalDelays((3, 1), 4, MAX)
+    dense.load_state_dict({name: x.view_as(dense.state_dict()[name]) for name, x in conv.state_dict().items()})
+    x = spikes((3, 1))
+    torch.testing.assert_close(conv(x, DT, 1)[..., 0], dense(x, DT, 1))
+
+
+def delayed(kind, readout=None, **options):
+    parts = HiddenParts(convolution=partial(DELAYS[kind], max_delay=MAX, **options))
+    return parts if readout is None else parts._replace(readout=readout)
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("kind", DELAYS)
+def test_kernels_agree_on_delays(kind, shape):
+    gaussian = partial(GaussianDelays, max_delay=MAX, sigma=4e-3, sigma_end=1e-3, anneal_epochs=2)
+    network = network_of(shape, parts=delayed(kind, gaussian, width=4e-3), neuron=LIF(escape_noise=Sigmoid(5.0)))
+    x = spikes(shape)
+    found = [gradients(network, x, kernel) for kernel in ("reference", "auto")]
+    assert_same(*found)
+    assert all(found[1][1][f"{name}.feedforward.delay.logit"].any() for name in ("layers.0", "layers.1", "readout"))
+
+
+@pytest.mark.parametrize("kernel", ["reference", "auto"])
+@pytest.mark.parametrize("kind", DELAYS)
+def test_two_halves_are_one_whole(kind, kernel):
+    network, x = network_of(parts=delayed(kind)), spikes()
+    with torch.no_grad(), evaluating(network):
+        whole = network(x, record=True, kernel=kernel)
+        first = network(x[:7], record=True, return_state=True, kernel=kernel)
+        second = network(x[7:], record=True, state=first.state, kernel=kernel)
+    for a, b, c in zip(first.recorded, second.recorded, whole.recorded, strict=True):
+        assert torch.equal(torch.cat([a, b]), c)
+    torch.testing.assert_close(torch.cat([first.y, second.y]), whole.y)

@@ -16,7 +16,12 @@ from surgrad.network import nir as nir_export  # noqa: E402
 from surgrad.network.connections import Conv, Dense  # noqa: E402
 from surgrad.network.layers import Readout, SpikingLayer  # noqa: E402
 from surgrad.network.network import Network  # noqa: E402
-from surgrad.network.neuron_delays import AxonalDelays, DendriticDelays  # noqa: E402
+from surgrad.network.neuron_delays import (  # noqa: E402
+    AxonalDelays,
+    ConvAxonalDelays,
+    ConvDendriticDelays,
+    DendriticDelays,
+)
 from surgrad.network.nir_import import from_nir, read  # noqa: E402
 from surgrad.network.parameters import TimeConstant  # noqa: E402
 from surgrad.neurons.lif import LIF  # noqa: E402
@@ -40,8 +45,11 @@ def network(kind, reset="multiplicative", delay=1, **neuron):
         layers = [SpikingLayer(first, neuron, mem, mem), SpikingLayer(Dense(first.out_shape, 6), neuron, *taus)]
     else:
         first = Conv((2, 7, 8), 4, 3, (2, 1), 1)
+        if kind != "conv2d":
+            delays = {"axonal": ConvAxonalDelays, "dendritic": ConvDendriticDelays}[kind]
+            first = delays((2, 7, 8), 4, 3, (2, 1), 1, max_delay=9e-3, rounded=True)
         layers = [SpikingLayer(first, neuron, *taus), SpikingLayer(Dense(first.out_shape, 6), neuron, *taus)]
-    return Network(layers, Readout(Dense(6, 3), 0.1, 10e-3), DT, delay)
+    return Network(layers, Readout(Dense(6, 3), 0.1, 10e-3), DT, delay).eval()
 
 
 def stimulus(net, seed=1):
@@ -54,6 +62,8 @@ CASES = [
     ("dense", {"delay": 0}),
     ("conv", {"reset": "multiplicative_leak"}),
     ("conv2d", {"unit_gain": False}),
+    ("axonal", {}),
+    ("dendritic", {}),
 ]
 
 
@@ -62,7 +72,7 @@ CASES = [
 def test_a_network_comes_back_from_its_file(tmp_path, kind, options, decay):
     net = network(kind, **options)
     nir_export.write(net, tmp_path / "a.nir", decay)
-    back, x = read(tmp_path / "a.nir"), stimulus(net)
+    back, x = read(tmp_path / "a.nir").eval(), stimulus(net)
     ours, theirs = (n(x, record=True, kernel="reference") for n in (net, back))
     assert back.delay == net.delay
     assert ours.spikes[1].sum() > 20

@@ -1,6 +1,8 @@
 """Configuration of the Classification suite: the keys of the published suite, typed, with units."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -14,10 +16,12 @@ from surgrad.errors import UserError
 from surgrad.experiments import parts
 from surgrad.experiments.datasets import DatasetConfig, dataset_config, no_dataset
 from surgrad.experiments.layer_parts import LayerPartsConfig
+from surgrad.network.connections import Conv
 from surgrad.network.initializers import Distribution, FluctuationDrivenCentered, Initializer
 from surgrad.network.methods import METHODS, SpikeParameters, method_neuron
 from surgrad.network.models import TIME_CONSTANTS_OF, ConvStack, conv_snn
 from surgrad.network.network import Network
+from surgrad.network.neuron_delays import CONVOLUTIONS
 from surgrad.neurons.lif import LIF
 from surgrad.training.fit import Plan, annealed
 from surgrad.training.loop import BatchGrid, Objective
@@ -187,6 +191,7 @@ class ClassificationConfig(LayerPartsConfig):
     surrogate: dict[str, Any] = field(default_factory=dict)  # node, in the place of the method's; {}: the method's
     escape_noise: dict[str, Any] = field(default_factory=dict)  # node, in the place of the method's; {}: the method's
     initializer: dict[str, Any] = field(default_factory=dict)  # node; {}: centred, fluctuation-driven (method, dataset)
+    connection: dict[str, Any] = field(default_factory=dict)  # node, delays of the convolutions' channels; {}: none
     time_constants_of: str = "channel"  # channel | neuron: what has a value of its own of time_constants
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
     plotting: PlottingConfig = field(default_factory=PlottingConfig)
@@ -229,7 +234,7 @@ class ClassificationConfig(LayerPartsConfig):
         not_negative(self, "", "monitor_fano", "anneal_start")
         probability(self, "", "p0")
         one_of("time_constants_of", self.time_constants_of, TIME_CONSTANTS_OF)
-        for name in ("neuron", "surrogate", "escape_noise", "initializer"):
+        for name in ("neuron", "surrogate", "escape_noise", "initializer", "connection"):
             if getattr(self, name):
                 validate.node(name, getattr(self, name), "my_module.MyClass")
         noise = (self.neuron.get("escape_noise") or {}).get("_target_", _NO_NOISE)
@@ -315,6 +320,18 @@ class ClassificationConfig(LayerPartsConfig):
         """The optimiser of weights and trained constants."""
         return self.optimizer_of(network, self.method.lr)
 
+    def _convolution(self) -> Callable[..., nn.Module]:
+        """What makes the layers' convolutions: with the delays of the node, if there is one."""
+        if not self.connection:
+            return Conv
+        made: Any = parts.factory("connection", self.connection, "connection")
+        if getattr(made, "func", None) not in CONVOLUTIONS:
+            raise UserError(
+                f"connection={self.connection['_target_']}: layers are convolutional, with delays of channels "
+                "(connection=axonal_delays or dendritic_delays) or none; the readout takes any: readout_connection"
+            )
+        return partial(CONVOLUTIONS[made.func], **made.keywords)
+
     def network(self, nb_inputs: int, nb_classes: int, generator: torch.Generator) -> Network:
         """The network as it is before the first epoch, without initial weights; the generator draws time constants."""
         return conv_snn(
@@ -322,7 +339,7 @@ class ClassificationConfig(LayerPartsConfig):
             in_shape=self.dataset.unit_shape(nb_inputs),
             nb_classes=nb_classes,
             neuron=self.spiking(self.method.name, 1),
-            hidden=self.layer_parts(generator),
+            hidden=self.layer_parts(generator)._replace(convolution=self._convolution()),
             time_constants_of=self.time_constants_of,
             dt=self.dataset.time_step,
             tau_mem=self.tau_mem,

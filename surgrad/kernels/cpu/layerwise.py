@@ -31,7 +31,7 @@ def unknown(layer: LayerSpec) -> str | None:
     loop = layer.recurrent
     if loop is not None and loop.own:
         return f"{loop.name} ({loop.own})"
-    if loop is not None and loop.kind in ("delayed", "dendritic"):
+    if loop is not None and loop.has_delays and loop.kind != "axonal":
         return f"{loop.name} (recurrent delays that are not axonal, 40 times as slow as those)"
     if loop is not None and layer.recurrent_dropout and loop.kind == "conv":
         return f"{loop.name} (dropout in a recurrent convolution)"
