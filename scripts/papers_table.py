@@ -9,6 +9,7 @@ runs are elsewhere; `git diff` then shows your numbers beside those that came wi
 """
 
 import argparse
+import re
 import shlex
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from surgrad.analysis.claims import TIERS, Papers
-from surgrad.analysis.measured import Measured, RunFolders, measure, read_measured, write_measured
+from surgrad.analysis.measured import UNKNOWN, Measured, RunFolders, measure, read_measured, write_measured
 from surgrad.analysis.papers_page import asked, here, markdown, page, published, rows, tally
 from surgrad.analysis.verdicts import NOT_REPRODUCED, UNDECIDED
 from surgrad.config.jobs import jobs_of_command
@@ -35,9 +36,25 @@ def found_in(papers: Papers, folders: RunFolders) -> dict[str, Measured]:
 
 
 def merged(kept: Mapping[str, Measured], found: Mapping[str, Measured]) -> dict[str, Measured]:
-    """What was found, unless more runs of a claim are kept already."""
-    more = {name: new for name, new in found.items() if name not in kept or len(new.values) >= len(kept[name].values)}
-    return {**kept, **more}
+    """What was found beside what is kept: seeds of the same command on the same data together, else the more runs."""
+    result = dict(kept)
+    for name, new in found.items():
+        old = kept.get(name)
+        if (
+            old is not None
+            and _experiments(old) == _experiments(new)
+            and UNKNOWN not in dict(_experiments(old)).values()
+        ):
+            by_seed = {(one.part, one.seed): one for one in (*old.taken, *new.taken)}
+            result[name] = Measured(tuple(by_seed[key] for key in sorted(by_seed)))
+        elif old is None or len(new.values) >= len(old.values):
+            result[name] = new
+    return result
+
+
+def _experiments(measured: Measured) -> set[tuple[str, str]]:
+    """Commands without their seeds, and fingerprints of their data."""
+    return {(re.sub(r" seed=\d+", "", one.command), one.data) for one in measured.taken}
 
 
 def run_missing(papers: Papers, tier: str, *, dry: bool) -> list[str]:

@@ -212,6 +212,21 @@ def test_fewer_runs_do_not_replace_more():
     assert merged({"a": few}, {"a": many}) == {"a": many}
 
 
+def test_seeds_of_one_command_on_the_same_data_are_kept_together():
+    def runs(seeds, beta=10, data="d"):
+        command = "deep_convSNN.py beta={beta} seed={seed} nb_epochs=9"
+        return Measured(tuple(Taken("value", k, k / 8, command.format(beta=beta, seed=k), data=data) for k in seeds))
+
+    merged = papers_table().merged
+    assert merged({"a": runs([1])}, {"a": runs([2, 3])}) == {"a": runs([1, 2, 3])}
+    assert merged({"a": runs([1, 2, 3])}, {"a": runs([2])}) == {"a": runs([1, 2, 3])}
+    for other in (runs([2, 3], beta=20), runs([2, 3], data="e")):
+        assert merged({"a": runs([1])}, {"a": other}) == {"a": other}
+    assert merged({"a": runs([1], data="not recorded")}, {"a": runs([2], data="not recorded")})["a"].values == {
+        2: 2 / 8
+    }
+
+
 # ---------------------------------------------------------------- the file
 @pytest.mark.parametrize(
     ("changes", "says"),
