@@ -1,6 +1,6 @@
 """Adaptive neurons and delays beside plain ones: accuracies, and the gap that choosing an epoch by the test set makes.
 
-python3 scripts/report_selection.py RUNS... [--figure docs/figures/dense_adaptive_delays.png]
+python3 scripts/report_selection.py RUNS... [--figure curves.png]
 
 RUNS are folders of runs of Classification/dense_SNN.py with watch_test=true. They are put together by every setting in
 which they differ, seeds apart, and the report says by which.
