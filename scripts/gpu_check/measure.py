@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scripts.gpu_check.common import DEVICE, DRY, finish, ids_of, network_of, spikes_for, time_is_up
+from surgrad.datasets.batch import EventBatch
 from surgrad.datasets.events import EventDataset
-from surgrad.kernels.gpu.network import GraphedStep
 from surgrad.network.connections import Dense
 from surgrad.network.methods import SpikeParameters, method_neuron
 from surgrad.network.models import ConvStack, conv_snn
 from surgrad.network.network import Network
 from surgrad.neurons.escape_noise import Sigmoid
 from surgrad.neurons.lif import LIF
-from surgrad.training.loop import BatchGrid, Compute, Objective, train_epoch
+from surgrad.training.captured import Captured
+from surgrad.training.loop import BatchGrid, Compute, Objective, Step, train_epoch
 from surgrad.training.losses import MaxOverTimeCrossEntropy
 from surgrad.training.optimizers import build_optimizer
 from surgrad.training.regularizers import UpperBoundL2
@@ -199,25 +201,35 @@ def epoch() -> Iterator[Row]:
 
 
 def captured() -> Iterator[Row]:
-    """A training step of a dense recurrent network, launched one by one and captured as a graph."""
+    """Training steps launched one by one and captured as a graph: the same weights to the bit, and their time."""
     nb_steps, nb_samples, units = (4, 2, 6) if DRY else (350, 128, 128)
-    loops = [Dense(units, units), Dense(units, units)]
-    neuron = LIF(escape_noise=Sigmoid(10.0))
-    network = network_of([Dense(70 if DRY else 700, units), Dense(units, units)], loops, neuron)
-    x = spikes_for(network, nb_steps, nb_samples, 0.02).to(torch.uint8)
-    y, ids = torch.zeros(nb_samples, dtype=torch.int64, device=DEVICE), ids_of(nb_samples)
-    optimizer = torch.optim.Adam(network.parameters(), 1e-4, capturable=not DRY)
-
-    def train(x: Tensor, draw: Tensor) -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(network(x, seed=1, draw=draw, ids=ids, kernel="cuda").y.amax(0), y)
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    draw = torch.zeros((), dtype=torch.int64, device=DEVICE)
-    row: Row = {"what": f"700-{units}-{units}-20, batch {nb_samples}", "launched, s": seconds(lambda: train(x, draw))}
-    graphed = GraphedStep(train)
-    for _ in range(1 if DRY else 5):
-        graphed(x, draw)
-    yield {**row, "captured, s": seconds(lambda: graphed(x, draw)), "ok": DRY or graphed.graph is not None}
+    networks: dict[str, Callable[[], Network]] = {
+        f"700-{units}-{units}-20": lambda: network_of(
+            [Dense(70 if DRY else 700, units), Dense(units, units)],
+            [Dense(units, units), Dense(units, units)],
+            LIF(escape_noise=Sigmoid(10.0)),
+        ),
+        "published": lambda: published("stochasticsuperspike"),
+    }
+    objective = Objective(MaxOverTimeCrossEntropy(), [UpperBoundL2(0.06, 7.0)])
+    for name, make in networks.items():
+        weights: list[list[Tensor]] = []
+        row: Row = {"what": f"{name}, batch {nb_samples}"}
+        for column in ("launched, s", "captured, s"):
+            network = make()
+            x = spikes_for(network, nb_steps, nb_samples, 0.02 if not DRY else 0.4).cpu()
+            labels = torch.arange(nb_samples) % 20
+            batch = EventBatch.from_dense(x, labels, ids_of(nb_samples).cpu()).to(DEVICE)
+            optimizer = torch.optim.Adam(network.parameters(), 1e-4, capturable=not DRY)
+            step = Step(network, objective, optimizer, compute=Compute(kernel="cuda"))
+            whole = Captured(nb_samples)
+            whole.begin(step)
+            run = partial(whole, batch, 1) if column == "captured, s" else partial(step, batch, 1)
+            for _ in range(4):
+                run()
+            weights.append([p.detach().clone() for p in network.parameters()])
+            row[column] = seconds(run)
+        row["ok"] = all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+        yield row
+        if time_is_up(10):
+            return

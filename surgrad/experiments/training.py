@@ -128,6 +128,7 @@ class TrainingConfig(FitConfig):
     memory: str = "full"  # full | recompute: keep less for the backward pass, same gradients
     truncate: int = 0  # cut gradients at every multiple of this many steps; 0: never
     precision: str = "float32"  # float32 | tf32 | bf16: of products, on a GPU
+    cuda_graph: bool = True  # on a GPU, capture training steps as graphs where they can be
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,7 +144,7 @@ class TrainingConfig(FitConfig):
 
     def plan(self, **more: Any) -> Plan:
         """How the network is trained; ``more`` are further arguments of `surgrad.training.fit.Plan`."""
-        return super().plan(compute=self.compute(), **more)
+        return super().plan(compute=self.compute(), cuda_graph=self.cuda_graph, **more)
 
 
 def _load(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

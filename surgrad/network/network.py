@@ -101,7 +101,7 @@ class Network(nn.Module):
         Raises:
             UserError: that names the argument that does not fit.
         """
-        if any(map(_own_call, self.stack)):
+        if any(map(has_own_call, self.stack)):
             return self._called(x, state, {"seed": seed, "draw": draw, "ids": ids, **options})
         if isinstance(x, EventBatch):
             ids = x.ids if ids is None else ids
@@ -175,7 +175,7 @@ class Network(nn.Module):
         return "\n".join(lines)
 
 
-def _own_call(layer: SpikingLayer | Readout) -> bool:
+def has_own_call(layer: SpikingLayer | Readout) -> bool:
     """Whether a layer must be called as a module: it has hooks, or a forward of its own."""
     own = vars(layer)
     hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]

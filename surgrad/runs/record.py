@@ -29,7 +29,7 @@ REPO = ROOT
 #: Top-level keys that say where and how a run is computed, shown or logged, not what it computes.
 NOT_IDENTITY = frozenset(
     {"wandb", "using_wandb", "plotting", "plot", "device", "num_threads", "kernel", "memory", "logging", "logging_freq"}
-    | {"data_dir", "rerun", "hydra", "count_baseline"}
+    | {"data_dir", "cuda_graph", "rerun", "hydra", "count_baseline"}
 )
 
 #: Keys that configurations have had since some later version, dotted, and the value with which a run computes what it

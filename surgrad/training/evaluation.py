@@ -10,7 +10,7 @@ from surgrad.datasets.events import EventDataset
 from surgrad.errors import UserError
 from surgrad.network.network import Network, evaluating
 from surgrad.training.distributed import ALONE, Processes
-from surgrad.training.loop import DEFAULT_COMPUTE, TEST_DRAW, BatchGrid, Compute, Objective, Scores, _Tally
+from surgrad.training.loop import DEFAULT_COMPUTE, TEST_DRAW, BatchGrid, Compute, Objective, Scores, _Tally, values
 
 Data = TypeVar("Data")
 
@@ -89,7 +89,7 @@ def evaluate(
         loss = objective.loss(out.y, batch.labels)
         correct = (objective.loss.predictions(out.y) == batch.labels).sum()
         extra = objective.penalty(out.counts, processes, weight)
-        tally.add(len(batch) if weight else 0, loss, extra, correct, out.counts)
+        tally.add(len(batch) if weight else 0, values(loss, extra, correct, out.counts))
     return tally.scores()
 
 

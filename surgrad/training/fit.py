@@ -5,6 +5,7 @@ checkpoint, escape noise from counters addressed by (seed, epoch, sample). A run
 unfinished epoch and ends with the very numbers and weights of one that was not.
 """
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,10 +22,14 @@ from surgrad.datasets.events import Augmentation, EventDataset
 from surgrad.errors import UserError, known
 from surgrad.network.network import Network
 from surgrad.runs.folder import Run
+from surgrad.training import captured
 from surgrad.training.distributed import ALONE, Follower, Processes
 from surgrad.training.evaluation import Best, evaluate, weights_of
-from surgrad.training.loop import DEFAULT_COMPUTE, BatchGrid, Compute, Objective, Scores, train_epoch
+from surgrad.training.loop import DEFAULT_COMPUTE, BatchGrid, Compute, Objective, Scores, Step, descend
+from surgrad.training.optimizers import count_on_device
 from surgrad.training.resume import Trainee, run_epochs
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Plan:
         patience: training ends when the best validation epoch is this many epochs old; 0: never.
         ema: decay per update of an exponential moving average of the weights, which then validates, and which training
             ends with; 0: none.
+        cuda_graph: whether training steps are captured and replayed where they can be, on a GPU.
     """
 
     nb_epochs: int
@@ -60,6 +66,7 @@ class Plan:
     grad_clip: float | None = None
     patience: int = 0
     ema: float = 0.0
+    cuda_graph: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.ema < 1 or self.patience < 0:
@@ -145,6 +152,24 @@ class Fit(Trainee):
     def _parallel(self) -> nn.Module:
         return self.plan.processes.parallel(self.network)
 
+    @cached_property
+    def _whole(self) -> captured.Captured | None:
+        """Runs training steps as CUDA graphs; None where they are launched one by one."""
+        reason = self._uncaptured()
+        if reason is not None:
+            logger.debug("training steps are launched one by one: %s", reason)
+            return None
+        logger.info("training steps are captured as CUDA graphs; cuda_graph=false launches them one by one")
+        count_on_device(self.optimizer, True)
+        return captured.Captured(self.grid.batch_size)
+
+    def _uncaptured(self) -> str | None:
+        """Why training steps are not captured, or None."""
+        plan = self.plan
+        if not plan.cuda_graph or plan.ema or plan.processes.size > 1:
+            return f"cuda_graph={plan.cuda_graph}, ema={plan.ema}, {plan.processes.size} processes"
+        return captured.obstacle(self.network, self.optimizer, plan.compute.kernel)
+
     def start(self) -> Mapping[str, Any]:
         """Scores of the untrained network; the empty cells keep the columns in order."""
         return {"train_loss": None, "train_acc": None, **self._validate(0, math.inf)}
@@ -158,18 +183,10 @@ class Fit(Trainee):
             bar.set_postfix({**before, "loss": f"{scores.loss:.3f}", "acc": f"{scores.acc:.3f}"}, refresh=False)
             bar.update()
 
-        scores = train_epoch(
-            self._parallel,
-            self.grid(self.train, self.generator, self.plan.augment),
-            self.objective,
-            self.optimizer,
-            seed=self.plan.seed,
-            draw=number,
-            grad_clip=self.plan.grad_clip,
-            compute=self.plan.compute,
-            processes=self.plan.processes,
-            on_batch=advance,
-        )
+        plan = self.plan
+        how = (plan.seed, plan.grad_clip, plan.compute, plan.processes)
+        step = Step(self._parallel, self.objective, self.optimizer, *how)
+        scores = descend(step, self.grid(self.train, self.generator, plan.augment), number, advance, self._whole)
         self._require_finite_weights()
         self.done = number
         row = {"train_loss": scores.loss, "train_acc": scores.acc}
@@ -239,6 +256,8 @@ class Fit(Trainee):
         """Put back what `state` gave."""
         self.network.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self._whole is not None or next(self.network.parameters()).device.type == "cpu":
+            count_on_device(self.optimizer, self._whole is not None)
         self.generator.set_state(state["shuffle"])
         self.best, self.done = Best(**state["best"]), int(state["epoch"])
         if self.schedule is not None:

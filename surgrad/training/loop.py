@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +102,8 @@ class Objective:
         of_batch = [r for r in self.regularizers if getattr(r, "dims", None) == "batch"]
         of_samples = [r for r in self.regularizers if getattr(r, "dims", None) != "batch"]
         averaged = [processes.with_common_mean(c, weight) for c in counts] if of_batch else []
-        return penalty(of_samples, counts) + penalty(of_batch, averaged)
+        found = penalty(of_samples, counts)
+        return found + penalty(of_batch, averaged) if of_batch else found
 
 
 class Scores(NamedTuple):
@@ -114,6 +115,12 @@ class Scores(NamedTuple):
     rates: list[float]
 
 
+@torch.no_grad()
+def values(loss: Tensor, extra: Tensor, correct: Tensor, counts: Sequence[Tensor]) -> Tensor:
+    """What is read of a batch: mean loss, penalty, mean spike count of each layer, number of right predictions."""
+    return torch.stack([loss, extra.to(loss.device), *(c.mean() for c in counts), correct.to(loss.dtype)])
+
+
 class _Tally:
     """Sums of what `Scores` averages, over the samples of all processes; float64 on the host."""
 
@@ -121,14 +128,12 @@ class _Tally:
         self.duration, self.processes = duration, processes
         self.sums = torch.zeros((), dtype=torch.float64)
 
-    @torch.no_grad()
-    def add(self, nb_samples: int, loss: Tensor, extra: Tensor, correct: Tensor, counts: Sequence[Tensor]) -> Scores:
-        """Add a batch, of which ``nb_samples`` are this process's, with their mean loss, penalty and spike counts.
+    def add(self, nb_samples: int, values: Tensor) -> Scores:
+        """Add a batch, of which ``nb_samples`` are this process's, with their `values`.
 
         Returns:
             the scores of that batch, of all processes.
         """
-        values = torch.stack([loss, extra.to(loss.device), *(c.mean() for c in counts), correct.to(loss.dtype)])
         means, correct = values.double().cpu().split([len(values) - 1, 1])
         nb = torch.full((1,), nb_samples, dtype=torch.float64)
         sums = self.processes.total(torch.cat([nb * means, nb.clamp(max=1) * correct, nb]))
@@ -144,6 +149,99 @@ class _Tally:
         return Scores(loss, extra, correct, [count / self.duration for count in counts])
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of gradient descent.
+
+    Args:
+        network: the network, or `Processes.parallel` of it.
+        objective: what is minimised.
+        optimizer: of the network's weights.
+        seed: of the escape noise.
+        grad_clip: largest norm of the gradient; None: any.
+        compute: how the network is run.
+        processes: they share every batch.
+    """
+
+    network: nn.Module
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    seed: int = 0
+    grad_clip: float | None = None
+    compute: Compute = DEFAULT_COMPUTE
+    processes: Processes = ALONE
+
+    def gradients(self, batch: EventBatch, draw: int | Tensor, weight: float = 1.0) -> Tensor:
+        """The `values` of a batch, whose gradients, times ``weight``, the parameters then have."""
+        out = self.compute(self.network, batch, seed=self.seed, draw=draw)
+        loss = self.objective.loss(out.y, batch.labels)
+        extra = self.objective.penalty(out.counts, self.processes, weight)
+        self.optimizer.zero_grad(set_to_none=True)
+        (weight * (loss + extra)).backward()
+        correct = (self.objective.loss.predictions(out.y.detach()) == batch.labels).sum()
+        return values(loss, extra, correct, out.counts)
+
+    def update(self) -> None:
+        """Let the optimiser step."""
+        if self.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.grad_clip)
+        self.optimizer.step()
+
+    def __call__(self, batch: EventBatch, draw: int | Tensor) -> Tensor:
+        """Both, whatever the loss is."""
+        found = self.gradients(batch, draw)
+        self.update()
+        return found
+
+
+class Whole(Protocol):
+    """Runs a step as a whole where it can (`surgrad.training.captured.Captured`)."""
+
+    def begin(self, step: Step) -> None:
+        """Take the step of an epoch."""
+
+    def __call__(self, batch: EventBatch, draw: int) -> Tensor | None:
+        """What the step returns, or None where it has not run."""
+
+
+def descend(
+    step: Step,
+    batches: Batches,
+    draw: int = 0,
+    on_batch: Callable[[Scores], None] = lambda scores: None,
+    whole: Whole | None = None,
+) -> Scores:
+    """One pass of gradient descent.
+
+    Args:
+        step: is made on every batch.
+        batches: the pass.
+        draw: the epoch, which with the seed addresses the noise.
+        on_batch: called with the scores so far.
+        whole: runs the step on those batches that it is for.
+
+    Returns:
+        scores averaged over the pass, each batch with the weights it met.
+
+    Raises:
+        UserError: if the loss is not finite.
+    """
+    tally = _Tally(batches.nb_steps * batches.dt, step.processes)
+    step.network.train()
+    if whole is not None:
+        whole.begin(step)
+    for batch in batches:
+        batch, weight = step.processes.share(batch)
+        done = None if whole is None else whole(batch, draw)
+        seen = tally.add(len(batch) if weight else 0, step.gradients(batch, draw, weight) if done is None else done)
+        if not math.isfinite(seen.loss + seen.penalty):
+            raise UserError(f"the loss is {seen.loss} (penalty {seen.penalty})")
+        if done is None:
+            step.update()
+        on_batch(tally.scores())
+    return tally.scores()
+
+
 def train_epoch(
     network: nn.Module,
     batches: Batches,
@@ -157,42 +255,5 @@ def train_epoch(
     processes: Processes = ALONE,
     on_batch: Callable[[Scores], None] = lambda scores: None,
 ) -> Scores:
-    """One pass of gradient descent.
-
-    Args:
-        network: the network, or `Processes.parallel` of it.
-        batches: the pass.
-        objective: what is minimised.
-        optimizer: of the network's weights.
-        seed: of the escape noise.
-        draw: the epoch, which with the seed addresses the noise.
-        grad_clip: largest norm of the gradient; None: any.
-        compute: how the network is run.
-        processes: they share every batch.
-        on_batch: called with the scores so far.
-
-    Returns:
-        scores averaged over the pass, each batch with the weights it met.
-
-    Raises:
-        UserError: if the loss is not finite.
-    """
-    tally = _Tally(batches.nb_steps * batches.dt, processes)
-    network.train()
-    for batch in batches:
-        batch, weight = processes.share(batch)
-        out = compute(network, batch, seed=seed, draw=draw)
-        loss = objective.loss(out.y, batch.labels)
-        extra = objective.penalty(out.counts, processes, weight)
-        optimizer.zero_grad(set_to_none=True)
-        (weight * (loss + extra)).backward()
-        correct = (objective.loss.predictions(out.y.detach()) == batch.labels).sum()
-        seen = tally.add(len(batch) if weight else 0, loss, extra, correct, out.counts)
-        if not math.isfinite(seen.loss + seen.penalty):
-            raise UserError(f"the loss is {seen.loss} (penalty {seen.penalty})")
-        if grad_clip is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), grad_clip)
-        optimizer.step()
-        del out, loss, extra  # and with them memory, before the next batch asks for as much
-        on_batch(tally.scores())
-    return tally.scores()
+    """One pass of gradient descent: arguments as of `Step` and `descend`."""
+    return descend(Step(network, objective, optimizer, seed, grad_clip, compute, processes), batches, draw, on_batch)

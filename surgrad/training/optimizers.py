@@ -98,6 +98,16 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
+def count_on_device(optimizer: torch.optim.Optimizer, on: bool) -> None:
+    """Whether what an optimiser counts is where its weights are, as a captured step needs, or on the host."""
+    for group in optimizer.param_groups:
+        if "capturable" in group:
+            group["capturable"] = on
+    for weight, state in optimizer.state.items():
+        if isinstance(state.get("step"), Tensor):
+            state["step"] = state["step"].to(weight.device if on else "cpu", torch.float32)
+
+
 def build_optimizer(name: str, params: Params, lr: float, **options: Any) -> torch.optim.Optimizer:
     """The optimiser that a config calls ``name``, in lower case.
 

@@ -144,4 +144,5 @@ def penalty(regularizers: Iterable[ActivityRegularizer], counts: Sequence[Tensor
         counts: one (B, *units) per spiking layer.
     """
     terms = [regularizer(layer_counts) for regularizer in regularizers for layer_counts in counts]
-    return torch.stack(terms).sum() if terms else torch.zeros(())
+    nothing = torch.zeros((), device=counts[0].device if counts else None)
+    return torch.stack(terms).sum() if terms else nothing

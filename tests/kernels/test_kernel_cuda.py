@@ -11,7 +11,6 @@ from kernels.triton_networks import (
     DEVICE,
     assert_close,
     check,
-    cuda,
     ids_of,
     loss_of,
     network,
@@ -224,9 +223,3 @@ def test_float64_is_left_to_the_reference():
     x = spikes_for(net, 3, 1)
     with pytest.raises(UserError, match="float64"):
         net(x, kernel="cuda")
-
-
-def test_a_step_on_the_cpu_is_not_captured():
-    step = cuda.GraphedStep(lambda x: x + 1, warmup=0)
-    assert step(torch.ones(2)).tolist() == [2, 2]
-    assert step.graph is None

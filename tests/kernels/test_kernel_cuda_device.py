@@ -1,5 +1,6 @@
 """The Triton kernels compile for GPUs that are not there; where there is one, larger networks run on it."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,7 +15,6 @@ from kernels.triton_networks import (
     GPU,
     assert_close,
     cuda,
-    loss_of,
     network,
     results,
     spikes_for,
@@ -22,17 +22,22 @@ from kernels.triton_networks import (
 )
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
-from surgrad.kernels import call, checks
+from surgrad.kernels import call, checks, dispatch, events
 from surgrad.kernels.events import Events
 from surgrad.kernels.gpu import layer
 from surgrad.kernels.philox import NoiseKey
 from surgrad.network.connections import Conv, Dense
 from surgrad.neurons import escape_noise
 from surgrad.neurons.lif import LIF
+from surgrad.training.captured import Captured
+from surgrad.training.loop import Compute, Objective, Step
+from surgrad.training.losses import MaxOverTimeCrossEntropy
 from surgrad.training.optimizers import build_optimizer
+from surgrad.training.regularizers import LowerBoundL2, UpperBoundL2
 
 
 def published(noise, recurrent=True, **options):
@@ -102,14 +107,23 @@ class Launches:
         self.number += 1
 
 
-@pytest.mark.parametrize("trained", [(), "layer"], ids=["fixed", "trained"])
-def test_a_training_step_never_reads_from_the_device(monkeypatch, trained):
-    """On tensors without values: an operation that reads one fails, and what would be launched is counted."""
-    kernels = {"scan": Launches(), "scan_adjoint": Launches()}
-    for name, kernel in kernels.items():
+@pytest.fixture
+def meta(monkeypatch):
+    """The meta device stands for a GPU; what stands for the two kernels."""
+    kernels = Launches(), Launches()
+    for name, kernel in zip(("scan", "scan_adjoint"), kernels, strict=True):
         monkeypatch.setattr(layer, name, kernel)
-    for module in (checks, call):
+    for module in (checks, call, events):
         monkeypatch.setattr(module, "require_device", lambda *args: None)
+    monkeypatch.setattr(dispatch, "sample_ids", lambda ids, *args: ids)
+    monkeypatch.setattr(dispatch, "_own_precision", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(dispatch, "choose", lambda *args: dispatch.Choice("cuda", cuda.run, ""))
+    return kernels
+
+
+@pytest.mark.parametrize("trained", [(), "layer"], ids=["fixed", "trained"])
+def test_a_training_step_never_reads_from_the_device(meta, trained):
+    """On tensors without values: an operation that reads one fails, and what would be launched is counted."""
     net = published(NOISES[1], trained=trained).to_empty(device="meta")
     optimizer = build_optimizer("smorms3", net.parameters(), 1e-3)
     x, labels = (
@@ -125,11 +139,44 @@ def test_a_training_step_never_reads_from_the_device(monkeypatch, trained):
             loss.backward()
             optimizer.step()
     nb_chunks = 3
-    assert [kernel.number for kernel in kernels.values()] == [2 * 4 * nb_chunks] * 2
+    assert [kernel.number for kernel in meta] == [2 * 4 * nb_chunks] * 2
     assert operations.counts["convolution"] == 6 * nb_chunks
     assert operations.counts["convolution_backward"] == 8 * nb_chunks
     small = operations.counts.total() - operations.counts["convolution"] - operations.counts["convolution_backward"]
     assert small < (150 if not trained else 170)
+
+
+class FromHost(Operations):
+    """The operations that take a tensor of the host beside one of the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.mixed = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        found = super().__torch_dispatch__(operation, types, args, kwargs)
+        devices = {x.device.type for x in tree_leaves((args, kwargs, found)) if isinstance(x, torch.Tensor)}
+        if len(devices) > 1:
+            self.mixed.append(operation._schema.name)
+        return found
+
+
+@pytest.mark.parametrize("regularizers", [[], [UpperBoundL2(0.1, 7.0), LowerBoundL2(0.1, 1.0, "batch")]])
+def test_what_is_captured_neither_reads_nor_copies_from_the_host(meta, regularizers):
+    """Events, loss, penalties, clipping and optimiser included; on tensors without values."""
+    net = published(NOISES[1], trained="layer").to_empty(device="meta")
+    objective = Objective(MaxOverTimeCrossEntropy(label_smoothing=0.1), regularizers)
+    optimizer = build_optimizer("smorms3", net.parameters(), 1e-3)
+    step = Step(net, objective, optimizer, grad_clip=1.0, compute=Compute("cuda"))
+    long = {"dtype": torch.int64, "device": "meta"}
+    steps, units = (torch.zeros(2816, dtype=torch.int32, device="meta") for _ in range(2))
+    labels, ids, offsets, draw = (torch.zeros(shape, **long) for shape in ((400,), (400,), (401,), ()))
+    batch = EventBatch(steps, units, offsets, labels, ids, 350, (1, 700))
+    for _ in range(2):
+        with FromHost() as operations:
+            step(batch, draw)
+    assert operations.mixed == []
+    assert operations.counts.total() < 380
 
 
 def test_input_that_was_left_on_the_cpu_is_named(monkeypatch):
@@ -176,21 +223,19 @@ def test_a_run_repeats_itself_on_a_gpu():
 
 
 @needs_gpu
-def test_captured_training_is_training():
-    losses = []
-    for captured in (False, True):
+def test_captured_training_is_training_to_the_bit():
+    weights = []
+    for whole in (None, Captured(32)):
         net = network(Dense(40, 64), neuron=LIF(escape_noise=escape_noise.Sigmoid(10.0)), recurrent=[Dense(64, 64)])
         optimizer = torch.optim.Adam(net.parameters(), 1e-3, capturable=True)
-
-        def step(x, draw, net=net, optimizer=optimizer):
-            optimizer.zero_grad()
-            ids = torch.arange(x.shape[1], device=x.device)
-            loss = loss_of(net(x, seed=1, draw=draw, ids=ids, kernel="cuda"))
-            loss.backward()
-            optimizer.step()
-            return loss.detach()
-
-        run = cuda.GraphedStep(step) if captured else step
-        x = spikes_for(net, 50, 32, 0.1)
-        losses.append([run(x, torch.tensor(k, device=DEVICE)).item() for k in range(8)])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+        step = Step(net, Objective(MaxOverTimeCrossEntropy(), [UpperBoundL2(0.1, 1.0)]), optimizer, grad_clip=1.0)
+        for draw in range(8):
+            x = spikes_for(net, 50, 32, 0.1 + 0.005 * draw, seed=draw).cpu()
+            batch = EventBatch.from_dense(x, labels=torch.arange(32) % 3).to(DEVICE)
+            if whole is None:
+                step(batch, draw)
+            else:
+                whole.begin(step)
+                assert whole(batch, draw) is not None
+        weights.append([p.detach().clone() for p in net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))

@@ -2,7 +2,7 @@
 
 A recurrent layer whose state fits into one program per sample (or group of samples) is scanned by a single launch.
 A larger one is scanned step by step, a product by cuBLAS or cuDNN and the same scan over one step; worth capturing in
-a CUDA graph (`surgrad.kernels.gpu.network.GraphedStep`).
+a CUDA graph (`surgrad.kernels.gpu.graphs.GraphedStep`).
 """
 
 import math

@@ -8,13 +8,12 @@ Triton's interpreter: slow, made for the tests.
 import importlib.util
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from surgrad.errors import UserError, known
 from surgrad.kernels import finite
 from surgrad.kernels.call import Address, Options
 from surgrad.kernels.contract import LayerSpec, NetworkSpec, ReadoutSpec
@@ -234,65 +233,3 @@ def _end_state(
     layers = tuple(LayerState(*ends[3 * k : 3 * k + 3]) for k in range(nb_layers))
     readout = LIFState(*ends[3 * nb_layers : 3 * nb_layers + 2]) if has_readout else None
     return NetworkState(layers, readout, last_input, step)
-
-
-class GraphedStep:
-    """A whole training step captured as a CUDA graph and replayed: no launch, no Python per layer or time step.
-
-    The first ``warmup`` calls run as they are, so that kernels are compiled and the optimiser has its state; the next
-    one is captured and replayed, as are all later ones whose tensors have the same shapes and types. Calls with other
-    shapes (a last, smaller batch) and calls with CPU tensors run as they are. Each call is one step of training,
-    captured or not.
-
-    The step must read all that changes from its tensor arguments or from tensors updated in place, never wait for
-    the device (no ``.item()``, no printing), and keep its optimiser's state on the device (``capturable=True``). What
-    it returns is overwritten by the next call. Escape noise is drawn anew only if ``draw`` is a tensor argument.
-
-    Args:
-        step: function of tensors that zeroes gradients, runs the network and its loss, and lets the optimiser step.
-        warmup: number of calls before the capture.
-
-    Raises: UserError if warmup is negative.
-    """
-
-    def __init__(self, step: Callable[..., object], warmup: int = 3):
-        if warmup < 0:
-            raise UserError(f"warmup={warmup} must not be negative")
-        self.step, self.warmup = step, warmup
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.arguments: list[Tensor] = []
-        self.output: object = None
-
-    def __call__(self, *arguments: Tensor) -> object:
-        if not all(x.is_cuda for x in arguments):
-            return self.step(*arguments)
-        with torch.cuda.device_of(arguments[0]):  # streams and graphs are of the current device
-            return self._step(*arguments)
-
-    def _step(self, *arguments: Tensor) -> object:
-        if self.graph is None:
-            if self.warmup > 0:
-                self.warmup -= 1
-                return self._aside(*arguments)
-            self._capture(*arguments)
-        if [(x.shape, x.dtype) for x in arguments] != [(x.shape, x.dtype) for x in self.arguments]:
-            return self.step(*arguments)
-        for fixed, x in zip(self.arguments, arguments, strict=True):
-            fixed.copy_(x)
-        known("the captured graph", self.graph).replay()
-        return self.output
-
-    def _aside(self, *arguments: Tensor) -> object:
-        """Run on a stream of its own, as a capture wants its warm-up."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            output = self.step(*arguments)
-        torch.cuda.current_stream().wait_stream(stream)
-        return output
-
-    def _capture(self, *arguments: Tensor) -> None:
-        self.arguments = [x.clone() for x in arguments]
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.output = self.step(*self.arguments)
