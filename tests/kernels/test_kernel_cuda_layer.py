@@ -7,9 +7,12 @@ from kernels.triton_networks import DEVICE, assert_close
 from torch import nn
 
 from surgrad.kernels import dispatch
+from surgrad.kernels.contract import connection_spec
+from surgrad.kernels.gpu import layer
+from surgrad.kernels.gpu.layer import Population, waves
 from surgrad.kernels.philox import NoiseKey
-from surgrad.network.connections import Dense
-from surgrad.neurons.lif import LIF
+from surgrad.network.connections import Conv, Dense
+from surgrad.neurons.lif import LIF, AdaptiveLIF
 
 
 @pytest.mark.parametrize(
@@ -71,3 +74,27 @@ def test_leaky_integrator_driven_by_a_current(unit_gain):
         outputs.append((y, end.u, *torch.autograd.grad((y**2).sum(), (current, a, b))))
     for p, q in zip(*outputs, strict=True):
         assert_close(p.detach(), q.detach(), tolerance=1e-5)
+
+
+def layer_plan(loop, nb_samples=400, neuron=None):
+    """Programs, warps of each, and waves on 132 multiprocessors."""
+    population = Population(loop.out_shape, neuron or LIF(), connection_spec(loop, "loop"), 0, nb_samples, "float32")
+    (programs,), warps = population.grid, population.tile.warps
+    return programs, warps, waves(programs, warps, 132)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((16, 68), (400, 4, 2)), ((32, 21), (400, 4, 2)), ((64, 5), (134, 4, 1))]
+)
+def test_published_layers_run_in_few_waves(shape, expected, monkeypatch):
+    """Programs of 8 warps would take 4, 4 and 2."""
+    monkeypatch.setattr(layer, "multiprocessors", lambda: 132)
+    loop = Conv(shape, shape[0], 5, 1, 2)
+    assert layer_plan(loop) == expected
+    assert layer_plan(loop, neuron=AdaptiveLIF())[1] == 8
+
+
+@pytest.mark.parametrize("nb_units", [64, 128])
+def test_few_programs_have_many_warps(nb_units, monkeypatch):
+    monkeypatch.setattr(layer, "multiprocessors", lambda: 132)
+    assert layer_plan(Dense(nb_units, nb_units)) == (25, 8, 1)

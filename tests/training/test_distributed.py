@@ -13,7 +13,7 @@ from classification_suite import GRID, SCRIPT, TINY, load_script, make_network
 from surgrad.datasets.sources.randman import Randman
 from surgrad.errors import UserError
 from surgrad.runs.record import load_runs
-from surgrad.training.distributed import ALONE, Processes, samples
+from surgrad.training.distributed import ALONE, Processes, open_run, samples
 from surgrad.training.losses import MaxOverTimeCrossEntropy
 from surgrad.training.regularizers import REGULARIZERS, build_regularizer, penalty
 
@@ -97,6 +97,21 @@ def test_each_process_takes_the_gpu_of_its_number(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     with pytest.raises(UserError, match="--nproc-per-node=2"):
         many.device(gpu)
+
+
+@pytest.mark.parametrize(("gpus", "backend"), [(True, "cpu:gloo,cuda:nccl"), (False, "gloo")])
+def test_gradients_are_exchanged_where_they_are(gpus, backend, monkeypatch, tmp_path):
+    class AskedError(Exception):
+        pass
+
+    def connect(backend):
+        raise AskedError(backend)
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    monkeypatch.setattr(torch.distributed, "init_process_group", connect)
+    with pytest.raises(AskedError, match=f"^{backend}$"), open_run(tmp_path, {}):
+        pass
 
 
 # 48 training samples: batches of 15, 15, 15 and 3; 6 validation samples

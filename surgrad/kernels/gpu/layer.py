@@ -8,7 +8,7 @@ a CUDA graph (`surgrad.kernels.gpu.graphs.GraphedStep`).
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from surgrad.kernels.gpu import products
 from surgrad.kernels.gpu.neurons import NOISES, RESETS, SURROGATES, function_of
 from surgrad.kernels.gpu.scan import scan, scan_adjoint
 from surgrad.neurons.escape_noise import Step
-from surgrad.neurons.lif import LIF
+from surgrad.neurons.lif import LIF, AdaptiveLIF
 from surgrad.neurons.surrogate import TrueGradient
 
 # Neurons whose state one program of a recurrent layer holds in registers: two float32 each, of 65536 registers.
@@ -38,6 +38,18 @@ class Tile:
     columns: int
     used: int
     warps: int
+
+
+@cache
+def multiprocessors() -> int:
+    """Of the GPU that is there, else of an H200."""
+    return torch.cuda.get_device_properties(0).multi_processor_count if torch.cuda.is_available() else 132
+
+
+def waves(programs: int, warps: int, multiprocessors: int) -> int:
+    """Rounds in which programs of as many ``warps`` run, 32 threads each, if a thread has all of its 255 registers."""
+    at_once = max(1, 65536 // (256 * 32 * warps))
+    return -(-programs // (at_once * multiprocessors))
 
 
 @dataclass
@@ -92,6 +104,11 @@ class Population:
         if rows * columns > LARGEST_TILE:
             return None
         warps = 4 if rows * columns <= 512 else 8 if rows * columns <= 2048 else 16
+        programs, many = triton.cdiv(self.nb_samples, samples), multiprocessors()
+        # Threads of adaptive neurons would spill most of their state.
+        fewer = waves(programs, 4, many) < waves(programs, 8, many)
+        if warps == 8 and fewer and not isinstance(self.neuron, AdaptiveLIF):
+            warps = 4
         return Tile(rows, columns, samples * self.positions, warps)
 
     @cached_property
