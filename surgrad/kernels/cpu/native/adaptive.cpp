@@ -133,7 +133,7 @@ struct Group {  // samples [b0, b0 + nb) of a layer
     }
     const float* threshold(int64_t t, int64_t g, float* plain, float* padded) const {
         if (d.noise == STEP) return nullptr;
-        draw_thresholds(d.noise, d.noise_p, net.seed, net.draw, d.index, (uint32_t)net.ids[b0 + g], net.first_step + t, 0, y.n, plain);
+        draw_thresholds(d.noise, d.noise_p, net.seed, net.draw, d.index, (uint32_t)net.ids[b0 + g], net.first_step + t, 0, y.n, nullptr, plain);
         if (!y.padded()) return plain;
         y.pad(plain, padded);
         for (int64_t x = 0; x < d.positions; x++)

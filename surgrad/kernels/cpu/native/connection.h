@@ -128,13 +128,17 @@ struct Connection : ConnectionDesc {
     }
     // current += W s for the active units `events`
     void gather(const int32_t* events, int64_t nb_events, float* current) const {
-        if (!single()) return add_rows<true>(events, nb_events, const_cast<float*>(forward), current);
+        if (single()) sum_rows(events, nb_events, current, forward);
+        else add_rows<true>(events, nb_events, const_cast<float*>(forward), current);
+    }
+    // to[0:stride] += the sum of the rows `events` of from (…, stride)
+    void sum_rows(const int32_t* events, int64_t nb_events, float* to, const float* from) const {
         int64_t j = 0;
-        for (; j + 4 * PADDING <= stride; j += 4 * PADDING) add_columns<4>(events, nb_events, current + j, forward + j);
-        for (; j < stride; j += PADDING) add_columns<1>(events, nb_events, current + j, forward + j);
+        for (; j + 4 * PADDING <= stride; j += 4 * PADDING) sum_columns<4>(events, nb_events, to + j, from + j);
+        for (; j < stride; j += PADDING) sum_columns<1>(events, nb_events, to + j, from + j);
     }
     template <int N>
-    void add_columns(const int32_t* events, int64_t nb_events, float* to, const float* from) const {
+    void sum_columns(const int32_t* events, int64_t nb_events, float* to, const float* from) const {
         constexpr int NV = N * PADDING / LANES;
         vf sum[NV];
         for (int v = 0; v < NV; v++) sum[v] = load(to + v * LANES);

@@ -93,7 +93,7 @@ void forward_group(const Run& run, int64_t b0, int64_t nb) {
                     const float* th = nullptr;
                     if (d.noise != STEP) {
                         draw_thresholds(d.noise, d.noise_p, net.seed, net.draw, d.index, (uint32_t)net.ids[b], net.first_step + t, 0, y.n,
-                                        y.padded() ? plain : threshold);
+                                        y.padded() ? nullptr : ug, y.padded() ? plain : threshold);
                         if (y.padded()) {
                             y.pad(plain, threshold);
                             for (int64_t x = 0; x < d.positions; x++)
@@ -281,17 +281,43 @@ struct Backward {
     }
     void weight_gradients(int64_t l, int64_t t0, int64_t t1) {
         const Layer& y = run.layers[l];
+        weight_gradient(y.ff, partial(y.d.g_feedforward, y.ff.weights()), y, t0, t1, run.below_words(l),
+                        [&](int64_t b, int64_t t) { return run.below(l, b, t - net.delay); });
+        weight_gradient(y.rec, partial(y.d.g_recurrent, y.rec.weights()), y, t0, t1, y.words,
+                        [&](int64_t b, int64_t t) { return run.own(l, b, t - 1); });
+    }
+    // dW += (adjoint currents of the block) (spikes of each sample and step)^T
+    template <class Spikes>
+    void weight_gradient(const Connection& connection, float* gradient, const Layer& y, int64_t t0, int64_t t1, int64_t words, Spikes spikes) {
+        if (!gradient) return;
+        if (connection.single()) return gradient_by_unit(connection, gradient, y, t0, t1, words, spikes);
         for (int64_t t = t0; t < t1; t++)
             for (int64_t g = 0; g < nb; g++) {
                 if (interrupted(y.work())) return;
-                const float* at = dI + ((t - t0) * G + g) * y.places;
-                if (y.d.g_feedforward)
-                    y.ff.scatter(currents.events, decode(run.below(l, b0 + g, t - net.delay), run.below_words(l), currents.events), at,
-                                 partial(y.d.g_feedforward, y.ff.weights()));
-                if (y.d.g_recurrent)
-                    y.rec.scatter(currents.events, decode(run.own(l, b0 + g, t - 1), y.words, currents.events), at,
-                                  partial(y.d.g_recurrent, y.rec.weights()));
+                connection.scatter(currents.events, decode(spikes(b0 + g, t), words, currents.events), dI + ((t - t0) * G + g) * y.places, gradient);
             }
+    }
+    // Of a dense connection one presynaptic unit after the other, so that its row of the gradient stays in registers: the
+    // samples and steps in which it spiked are a column of the spikes' bits
+    template <class Spikes>
+    void gradient_by_unit(const Connection& connection, float* gradient, const Layer& y, int64_t t0, int64_t t1, int64_t words, Spikes spikes) {
+        const int64_t rows = (t1 - t0) * G, tiles = (rows + 63) / 64;
+        std::vector<uint64_t> columns(64 * tiles);
+        for (int64_t k = 0; k < words; k++) {
+            for (int64_t tile = 0; tile < tiles; tile++) {
+                uint64_t bits[64] = {}, any = 0;
+                for (int64_t r = 64 * tile; r < std::min(64 * tile + 64, rows); r++)
+                    if (const uint64_t* row = r % G < nb ? (const uint64_t*)spikes(b0 + r % G, t0 + r / G) : nullptr) any |= bits[r % 64] = row[k];
+                if (any) transpose(bits);
+                for (int64_t c = 0; c < 64; c++) columns[c * tiles + tile] = bits[c];
+            }
+            for (int64_t c = 0; c < 64; c++) {
+                int64_t nb_events = decode((const Bits*)&columns[c * tiles], tiles, currents.events);
+                if (!nb_events) continue;
+                if (interrupted(nb_events * y.places)) return;
+                connection.sum_rows(currents.events, nb_events, gradient + (k * 64 + c) * y.places, dI);
+            }
+        }
     }
 };
 

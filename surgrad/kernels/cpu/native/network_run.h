@@ -160,7 +160,7 @@ struct Run {
             if (y.ff.exists) in_places = std::max(in_places, y.ff.in_units());
             if (y.rec.exists && !y.rec.single()) halo = std::max(halo, (y.rec.width + y.rec.kernel_w) * y.rec.stride);
         }
-        events = std::max(places, in_places);
+        events = std::max({places, in_places, S * G});
     }
     // spikes below layer l at step t of sample b; null if none
     const Bits* below(int64_t l, int64_t b, int64_t t) const {
@@ -191,6 +191,15 @@ int64_t decode(const Bits* bits, int64_t words, int32_t* events) {
     for (int64_t k = 0; k < words; k++)
         for (uint64_t left = w[k]; left; left &= left - 1) events[count++] = k * 64 + __builtin_ctzll(left);
     return count;
+}
+// 64 x 64 bits, bit c of word r to bit r of word c
+void transpose(uint64_t* w) {
+    uint64_t mask = 0x00000000ffffffffull;
+    for (int64_t half = 32; half; half /= 2, mask ^= mask << half)
+        for (int64_t r = 0; r < 64; r = (r + half + 1) & ~half) {
+            uint64_t changed = ((w[r] >> half) ^ w[r + half]) & mask;
+            w[r] ^= changed << half, w[r + half] ^= changed;
+        }
 }
 int64_t count_bits(const Bits* bits, int64_t words) {
     if (!bits) return 0;

@@ -41,20 +41,28 @@ static void forward_row(const Row& k, const float* current, const float* thresho
     }
 }
 // Random thresholds of the escape noise for neurons first, first + 1, ... of one layer, sample and step (unpadded; first in 64s).
+// With the membranes `u` of these neurons, a threshold that none of a vector can reach may be any that none reaches.
 static void draw_thresholds(int noise, const float* p, uint32_t seed, uint32_t draw, uint32_t layer, uint32_t sample, uint32_t step,
-                            int64_t first, int64_t nb_neurons, float* out) {
-    static const uint32_t lanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const vu lane = as<vu>(load((const float*)lanes));
+                            int64_t first, int64_t nb_neurons, const float* u, float* out) {
+    const bool sigmoid = noise == SIGMOID;
+    // a spike needs r g < exp((u - 1) / scale): of the sigmoid, whose threshold is scale log(r / (1 - r)), because r <= r / (1 - r)
+    const float scale = sigmoid ? p[0] : p[1], g = sigmoid ? 1.0f : p[0], slope = 1.0f / scale;
+    if (LANES > 8 || !(scale > 0.0f && slope < 1e30f)) u = nullptr;  // of 16 neurons one is near its threshold every other time
     for (int64_t n = 0; n < nb_neurons; n += 4 * LANES) {
-        vu c[4] = {lane + (uint32_t)((first + n) / 4), vu{} + step, vu{} + sample, vu{} + layer};
-        philox(c, seed, draw);
-        float th[4][LANES];
-        for (int w = 0; w < 4; w++) {
-            vf r = (to_float(as<vi>(c[w] >> 9)) + 0.5f) * 0x1p-23f;
-            store(th[w], noise == SIGMOID ? vlog(r / (1.0f - r)) * p[0] : p[1] * vlog(r * p[0]));
+        vl c[2][4];
+        for (int v = 0; v < 2; v++) {
+            c[v][0] = counters() + (uint64_t)((first + n) / 4 + v * COUNTERS);
+            c[v][1] = vl{} + (uint64_t)step, c[v][2] = vl{} + (uint64_t)sample, c[v][3] = vl{} + (uint64_t)layer;
         }
-        for (int l = 0; l < LANES; l++)
-            for (int w = 0; w < 4; w++) out[n + 4 * l + w] = th[w][l];
+        philox(c, seed, draw);
+        vu words[4];
+        words_of(c[0], words), words_of(c[1], words + 2);
+        for (int w = 0; w < 4; w++) {
+            const int64_t k = n + w * LANES;
+            vf r = (to_float(as<vi>(words[w] >> 9)) + 0.5f) * 0x1p-23f;
+            if (u && k < nb_neurons && !bits_of(r * g < exp_at_most((load(u + k) - 1.0f) * slope))) store(out + k, splat(1e30f));
+            else store(out + k, sigmoid ? vlog(r / (1.0f - r)) * p[0] : p[1] * vlog(r * p[0]));
+        }
     }
 }
 

@@ -188,41 +188,55 @@ static inline vf vexp(vf x) {
     return p * as<vf>((to_int(n) + 127) << 23);
 }
 
-// Philox4x32-10 on LANES counters at once; see philox.py for the address.
-static inline void multiply(uint32_t constant, vu word, vu& high, vu& low) {
-    const uint64_t upper = 0xffffffff00000000ull;
+// An upper bound of exp(x), by less than 7 %, for x from -80 to 80; that of the nearest end for others. 2^f <= 1 + f for f in [0, 1],
+// which is what the bits of a float interpolate; the margin of 2^-9 covers the rounding of all that it is compared with.
+static inline vf exp_at_most(vf x) {
+    x = vmin(vmax(x, splat(-80.0f)), splat(80.0f));
+    return as<vf>(to_int(x * 12102203.0f) + (127 << 23) + (1 << 14));
+}
+
+// Philox4x32-10 on LANES counters at once, in two vectors that do not wait for one another; see philox.py for the address. Words lie
+// in the low halves of lanes of 64 bits: the high halves hold whatever a product left there.
+constexpr int64_t COUNTERS = LANES / 2;  // of a vector
+static inline vl multiply(vl word, uint32_t constant) {
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
-    __m512i m = _mm512_set1_epi64(constant);
-    vl even = (vl)_mm512_mul_epu32((__m512i)word, m);
-    vl odd = (vl)_mm512_mul_epu32((__m512i)((vl)word >> 32), m);
+    return (vl)_mm512_mul_epu32((__m512i)word, _mm512_set1_epi64(constant));
 #elif defined(__AVX2__)
-    __m256i m = _mm256_set1_epi64x(constant);
-    vl even = (vl)_mm256_mul_epu32((__m256i)word, m);
-    vl odd = (vl)_mm256_mul_epu32((__m256i)((vl)word >> 32), m);
+    return (vl)_mm256_mul_epu32((__m256i)word, _mm256_set1_epi64x(constant));
 #elif defined(__x86_64__)
     __m128i m = _mm_set1_epi64x(constant);
-    auto product = [=](quad_l x) { return (quad_l)_mm_mul_epu32((__m128i)x, m); };
-    vl words = as<vl>(word), even = {product(words.low), product(words.high)};
-    vl odd = {product(words.low >> 32), product(words.high >> 32)};
+    return {(quad_l)_mm_mul_epu32((__m128i)word.low, m), (quad_l)_mm_mul_epu32((__m128i)word.high, m)};
 #elif defined(__aarch64__)
     uint32x2_t m = vdup_n_u32(constant);
-    auto product = [=](quad_l x) { return (quad_l)vmull_u32(vmovn_u64((uint64x2_t)x), m); };
-    vl words = as<vl>(word), even = {product(words.low), product(words.high)};
-    vl odd = {product(words.low >> 32), product(words.high >> 32)};
+    return {(quad_l)vmull_u32(vmovn_u64((uint64x2_t)word.low), m), (quad_l)vmull_u32(vmovn_u64((uint64x2_t)word.high), m)};
 #else
-    vl even = (as<vl>(word) & 0xffffffffull) * (uint64_t)constant;
-    vl odd = (as<vl>(word) >> 32) * (uint64_t)constant;
+    return (word & 0xffffffffull) * (uint64_t)constant;
 #endif
-    high = as<vu>((even >> 32) | (odd & upper));
-    low = as<vu>((even & ~upper) | (odd << 32));
 }
-static inline void philox(vu c[4], uint32_t k0, uint32_t k1) {
+static inline void philox(vl c[2][4], uint32_t k0, uint32_t k1) {
     for (int round = 0; round < 10; round++) {
-        vu high0, low0, high1, low1;
-        multiply(0xD2511F53u, c[0], high0, low0);
-        multiply(0xCD9E8D57u, c[2], high1, low1);
-        vu c1 = c[1], c3 = c[3];
-        c[0] = high1 ^ c1 ^ k0, c[1] = low1, c[2] = high0 ^ c3 ^ k1, c[3] = low0;
+        for (int v = 0; v < 2; v++) {
+            vl first = multiply(c[v][0], 0xD2511F53u), second = multiply(c[v][2], 0xCD9E8D57u);
+            c[v][0] = (second >> 32) ^ c[v][1] ^ (uint64_t)k0, c[v][2] = (first >> 32) ^ c[v][3] ^ (uint64_t)k1;
+            c[v][1] = second, c[v][3] = first;
+        }
         k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
     }
+}
+// 0, 1, … COUNTERS - 1 in the order in which `words_of` takes lanes apart
+static inline vl counters() {
+    static const uint64_t lanes[2][8] = {{0, 2, 1, 3}, {0, 4, 1, 5, 2, 6, 3, 7}};
+    return as<vl>(load((const float*)lanes[COUNTERS / 8]));
+}
+// The four words of every counter side by side: those of the first half of the counters, and of the second.
+static inline void words_of(const vl c[4], vu words[2]) {
+    const uint64_t low = 0xffffffffull;
+    vl even = (c[0] & low) | (c[1] << 32), odd = (c[2] & low) | (c[3] << 32);
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    words[0] = (vu)_mm512_unpacklo_epi64((__m512i)even, (__m512i)odd), words[1] = (vu)_mm512_unpackhi_epi64((__m512i)even, (__m512i)odd);
+#elif defined(__AVX2__)
+    words[0] = (vu)_mm256_unpacklo_epi64((__m256i)even, (__m256i)odd), words[1] = (vu)_mm256_unpackhi_epi64((__m256i)even, (__m256i)odd);
+#else
+    for (int k = 0; k < 2; k++) words[k] = {(quad_u)quad_l{even.low[k], odd.low[k]}, (quad_u)quad_l{even.high[k], odd.high[k]}};
+#endif
 }

@@ -85,7 +85,7 @@ struct Stream {
                 if (d.membranes) std::memcpy(d.membranes + here, ug, bytes);
                 if (d.noise != STEP)
                     draw_thresholds(d.noise, d.noise_p, net.seed, net.draw, d.index, (uint32_t)net.ids[b], net.first_step + t, tile.n0, n,
-                                    noise);
+                                    ug, noise);
                 if (tile.n0 + n == y.n) d.bits[(b * net.T + t + 1) * y.words - 1] = 0;
                 Bits* fired = bits(t, b, tile);
                 forward_rows[d.reset](constants, d.current + here, d.noise == STEP ? nullptr : noise, ig, ug, fired);
