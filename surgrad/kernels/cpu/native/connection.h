@@ -218,6 +218,18 @@ struct Connection : ConnectionDesc {
                 }
             }
     }
+    // gs += W^T dI of one row for the units `few` alone
+    void adjoint_of(const int32_t* few, int64_t nb_few, const float* dI, float* gs) const {
+        for (int64_t e = 0; e < nb_few; e++) {
+            const int64_t m = few[e], pos = position[m], c = m - pos * in_stride;
+            vf sum{};
+            for (int64_t p = first[pos]; p < first[pos + 1]; p++) {
+                const float *w = forward + (pairs[p].tap * in_stride + c) * stride, *from = dI + pairs[p].out * stride;
+                for (int64_t j = 0; j < stride; j += LANES) sum = fused(load(w + j), load(from + j), sum);
+            }
+            gs[m] += sum_of(sum);
+        }
+    }
     // gs += R^T dI for one sample and step of a recurrent (shape-preserving) connection: rows are positions. `halo` has room for
     // (width + kernel_w - 1) * stride floats.
     void recurrent_adjoint(const float* dI, float* gs, float* halo) const {

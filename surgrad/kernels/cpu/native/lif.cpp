@@ -126,6 +126,7 @@ void forward_group(const Run& run, int64_t b0, int64_t nb) {
 
 // The adjoint of one group of samples, block by block from the last, layer by layer from the top.
 struct Backward {
+    static constexpr size_t FEW = 6;  // one neuron of so many, or fewer
     const Run& run;
     const NetworkDesc& net;
     const int64_t S, G, thread, b0, nb;
@@ -134,6 +135,8 @@ struct Backward {
     Interrupted interrupted;
     float *I, *h, *keep_u, *keep_i, *dI, *gs, *g_in, *i, *u, *halo;
     std::vector<float*> lu, li, carry;
+    std::vector<int32_t> active;  // neurons of the block whose surrogate is not 0, row by row, and where each row begins
+    std::vector<int64_t> begin;
 
     static size_t floats(const Run& run) {
         int64_t P = run.places + PADDING, L = run.layers.size();
@@ -168,9 +171,8 @@ struct Backward {
                 else spiking(l, block, t0, t1);
                 std::memcpy(dI + (t1 - t0) * row, carry[l], row * sizeof(float));
                 weight_gradients(l, t0, t1);
-                if (l > 0) {  // gradient of the spikes below: (W^T dI)[t + d]
-                    int64_t r = G * run.layers[l - 1].places;
-                    std::memset(g_in, 0, (t1 - t0) * r * sizeof(float));
+                if (l > 0 && !compact(l - 1)) {  // gradient of the spikes below: (W^T dI)[t + d]
+                    std::memset(g_in, 0, (t1 - t0) * G * run.layers[l - 1].places * sizeof(float));
                     y.ff.dense_adjoint((t1 - t0) * G, dI + net.delay * row, y.places, g_in, run.layers[l - 1].places);
                 }
                 std::memcpy(carry[l], dI, row * sizeof(float));
@@ -187,7 +189,8 @@ struct Backward {
     void incoming(int64_t l, int64_t t0, int64_t t1, bool top) {
         const Layer& y = run.layers[l];
         int64_t row = G * y.places;
-        if (!top) std::swap(gs, g_in);
+        if (!top && compact(l)) std::memset(gs, 0, (t1 - t0) * row * sizeof(float));  // `spiking` adds what comes from above
+        else if (!top) std::swap(gs, g_in);
         for (int64_t t = t0; t < t1; t++)
             for (int64_t g = 0; g < nb; g++) {
                 float* to = gs + (t - t0) * row + g * y.places;
@@ -261,12 +264,24 @@ struct Backward {
                 replay_rows[d.reset](y.row, I + at, run.own(l, b0 + g, t), d.surrogate, d.surrogate_p, i + g * y.places, u + g * y.places,
                                      h + at, states ? keep_u + at : nullptr, states ? keep_i + at : nullptr);
             }
+        const bool few = compact(l) && find_active(y, t0, t1);
+        if (compact(l) && l + 1 < (int64_t)run.layers.size()) {
+            const Layer& above = run.layers[l + 1];
+            const float* from = dI + net.delay * G * above.places;
+            if (!few) above.ff.dense_adjoint((t1 - t0) * G, from, above.places, gs, y.places);
+            else
+                for (int64_t r = 0; r < (t1 - t0) * G; r++)
+                    above.ff.adjoint_of(&active[begin[r]], begin[r + 1] - begin[r], from + r * above.places, gs + r * y.places);
+        }
         auto adjoint = adjoint_rows[d.reset][d.diff_reset != 0][d.trained_tau != 0];
         for (int64_t t = t1 - 1; t >= t0; t--) {
             if (interrupted(nb * y.work())) return;
             if (y.rec.exists) {  // s[t] enters I[t+1]
                 const float* next = t + 1 < t1 ? dI + (t + 1 - t0) * row : carry[l];
-                if (y.rec.single()) y.rec.dense_adjoint(nb, next, y.places, gs + (t - t0) * row, y.places);
+                if (few)
+                    for (int64_t g = 0, r = (t - t0) * G; g < nb; g++, r++)
+                        y.rec.adjoint_of(&active[begin[r]], begin[r + 1] - begin[r], next + g * y.places, gs + r * y.places);
+                else if (y.rec.single()) y.rec.dense_adjoint(nb, next, y.places, gs + (t - t0) * row, y.places);
                 else
                     for (int64_t g = 0; g < nb; g++) y.rec.recurrent_adjoint(next + g * y.places, gs + (t - t0) * row + g * y.places, halo);
             }
@@ -278,6 +293,25 @@ struct Backward {
                 if (d.g_current) y.unpad(dI + at, d.g_current + (t * net.B + b0 + g) * y.n);
             }
         }
+    }
+    // Whether the surrogate of a layer is 0 for most membranes: what reaches such a spike from above need not be known.
+    bool compact(int64_t l) const {
+        const LayerDesc& d = run.layers[l].d;
+        return !d.is_readout && (d.surrogate == ESSER || d.surrogate == SPIKER || d.surrogate == TRUE_GRADIENT);
+    }
+    // Lists `active`; false if they are so many that dense products cost less.
+    bool find_active(const Layer& y, int64_t t0, int64_t t1) {
+        const int64_t rows = (t1 - t0) * G;
+        const size_t most = rows * y.places / FEW;
+        active.clear(), begin.assign(1, 0);
+        for (int64_t r = 0; r < rows; r++) {
+            for (int64_t n = 0; n < y.places && r % G < nb; n += LANES)
+                for (uint32_t left = bits_of(load(h + r * y.places + n) != vf{}); left; left &= left - 1) active.push_back(n + __builtin_ctz(left));
+            if (active.size() > most) return false;
+            begin.push_back(active.size());
+        }
+        active.push_back(0);  // so that an empty last row has an address
+        return true;
     }
     void weight_gradients(int64_t l, int64_t t0, int64_t t1) {
         const Layer& y = run.layers[l];

@@ -122,6 +122,15 @@ static inline vf vmax(vf x, vf y) {
     return as<vf>((as<vi>(x) & more) | (as<vi>(y) & (more ^ -1)));
 #endif
 }
+static inline float sum_of(vf x) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    return _mm512_reduce_add_ps((__m512)x);
+#else
+    float lane[LANES];
+    store(lane, x);
+    return ((lane[0] + lane[4]) + (lane[1] + lane[5])) + ((lane[2] + lane[6]) + (lane[3] + lane[7]));
+#endif
+}
 static inline vf vabs(vf x) { return as<vf>(as<vi>(x) & 0x7fffffff); }
 
 // One bit per lane of a comparison, and back.
