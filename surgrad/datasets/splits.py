@@ -81,10 +81,25 @@ class SpeakerValidation:
         chosen = known[len(known) - self.nb_speakers :] if self.speakers is None else np.asarray(self.speakers)
         if self.speakers is None and not 0 < self.nb_speakers < len(known):
             raise UserError(f"{dataset.name}: nb_speakers = {self.nb_speakers}, need 1..{len(known) - 1}")
-        unknown = np.setdiff1d(chosen, known)
-        if len(unknown):
-            raise UserError(f"{dataset.name}: no speaker {unknown[0]}, there are {known.tolist()}")
-        return _parted(dataset, np.isin(dataset.speakers, chosen), f"speakers {chosen.tolist()}")
+        return _parted(dataset, _spoken_by(dataset, chosen), f"speakers {chosen.tolist()}")
+
+
+def of_speakers(dataset: EventDataset, speakers: Sequence[int]) -> EventDataset:
+    """The samples of some speakers. Raises: UserError for a data set without speakers, none, or an unknown one."""
+    if dataset.speakers is None:
+        raise UserError(f"{dataset.name}: has no speakers (extra/speaker) to choose among")
+    if not len(speakers):
+        raise UserError(f"{dataset.name}: no speaker is named; there are {np.unique(dataset.speakers).tolist()}")
+    return dataset.subset(np.flatnonzero(_spoken_by(dataset, np.asarray(speakers))))
+
+
+def _spoken_by(dataset: EventDataset, speakers: np.ndarray) -> np.ndarray:
+    assert dataset.speakers is not None
+    known = np.unique(dataset.speakers)
+    unknown = np.setdiff1d(speakers, known)
+    if len(unknown):
+        raise UserError(f"{dataset.name}: no speaker {unknown[0]}, there are {known.tolist()}")
+    return np.isin(dataset.speakers, speakers)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ LATER_KEYS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "dataset.counted": lambda flat: False,
     **{f"dataset.augment.{name}": lambda flat: 0.0 for name in ("time_mask", "unit_mask", "p_cutmix")},
     "dataset.units_per_channel": lambda flat: 1,
+    "dataset.train_speakers": lambda flat: None,
     "connection": lambda flat: {},  # of deep_convSNN.py; dense_SNN.py always has a node
     "readout_connection": lambda flat: {},
     "recurrent_connection": lambda flat: {},

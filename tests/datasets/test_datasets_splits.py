@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from surgrad.datasets.events import EventDataset
 from surgrad.datasets.sources.hdf5 import write_shd
-from surgrad.datasets.splits import RandomValidation, SpeakerValidation, check_window, first_of_each, validation_split
+from surgrad.datasets.splits import (
+    RandomValidation,
+    SpeakerValidation,
+    check_window,
+    first_of_each,
+    of_speakers,
+    validation_split,
+)
 from surgrad.errors import UserError
 
 
@@ -138,3 +145,16 @@ def test_more_than_a_twentieth_outside_the_window_is_a_warning(late, warned, cap
     times = np.concatenate([np.full(100 - late, 0.1), np.full(late, 0.9)])
     check_window(EventDataset(times, np.zeros(100, int), [0, 100], [0], 1, 1, name="set"), 0.7)
     assert (f"set: {late} of 100 events lie outside [0, 0.7) s and are dropped" in caplog.text) == warned
+
+
+def test_samples_of_some_speakers_are_all_of_theirs():
+    dataset = make_dataset()
+    some = of_speakers(dataset, [1, 4])
+    assert np.array_equal(some.ids, np.flatnonzero(np.isin(dataset.speakers, [1, 4])))
+    for part, speakers, said in (
+        (dataset, [1, 9], "set: no speaker 9, there are"),
+        (dataset, [], "no speaker is named; there are"),
+        (make_dataset(speakers=False), [1], "has no speakers"),
+    ):
+        with pytest.raises(UserError, match=said):
+            of_speakers(part, speakers)
