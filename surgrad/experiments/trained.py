@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,11 +25,12 @@ from surgrad.experiments.datasets import Splits
 from surgrad.experiments.dense.config import DenseConfig
 from surgrad.experiments.spike_train_matching.config import SpikeTrainMatchingConfig
 from surgrad.figures import plots
+from surgrad.figures import runs as run_figures
 from surgrad.kernels.state import NetworkOutput
 from surgrad.network.connections import Dense
 from surgrad.network.layers import SpikingLayer
 from surgrad.network.methods import METHODS, set_neuron
-from surgrad.network.network import Network
+from surgrad.network.network import Network, evaluating
 from surgrad.paths import ROOT
 from surgrad.runs.checkpoint import refuse_unfit
 from surgrad.runs.find import find, find_one
@@ -162,6 +164,25 @@ class TrainedRun(RunRecord):
         grid = suite.grid(data.nb_units)
         return evaluate_repeatedly(network, data, grid, objective, nb_draws=draws, seed=suite.seed, compute=Compute())
 
+    def predictions(self, split: str = "test", *, draw: int = 0) -> torch.Tensor:
+        """The class that the network answers for every sample of a split, (N,); arguments as of `batch`, `forward`."""
+        data, suite = self._split(split), self._suite
+        with read_back(self.trust):
+            loss = suite.objective().loss
+        answers = []
+        for batch in suite.grid(data.nb_units)(data):
+            with torch.no_grad(), evaluating(self.network):
+                out = self.network(batch, seed=suite.seed, draw=draw)
+            answers.append(loss.predictions(out.y))
+        return torch.cat(answers)
+
+    def confusion(self, split: str = "test", *, draw: int = 0) -> np.ndarray:
+        """Samples of a split by class and answer, (classes, classes)."""
+        data, answers = self._split(split), self.predictions(split, draw=draw).numpy()
+        counts = np.zeros((data.nb_classes, data.nb_classes), np.int64)
+        np.add.at(counts, (data.labels, answers), 1)
+        return counts
+
     def table(self) -> pd.DataFrame:
         """metrics.csv as a pandas table, a row per epoch. Raises UserError where pandas is not installed."""
         try:
@@ -192,6 +213,10 @@ class RunFigures:
         names = self.run.splits()[2].class_names if read else None
         labels, dt = batch.labels.tolist(), self.run.network.dt
         return plots.activity(populations, out.readout.numpy(), labels, dt, alpha=alpha, names=names)
+
+    def confusion(self, split: str = "test", *, draw: int = 0) -> Figure:
+        """Which class was taken for which; `surgrad.figures.runs.confusion`."""
+        return run_figures.confusion(self.run.confusion(split, draw=draw), self.run._split(split).class_names)
 
     def training(self) -> Figure:
         """Loss, accuracy and firing rates over epochs; `surgrad.figures.plots.training_curves`."""

@@ -62,3 +62,27 @@ def _limits(column: str, runs: Runs) -> tuple[float, float]:
         return SHARE
     lowest = min(np.nanmin(run[column].astype(float), initial=np.inf) for run in runs if column in run)
     return POSITIVE if lowest >= 0 else (-np.inf, np.inf)
+
+
+def confusion(counts: np.ndarray, names: Sequence[str] | None = None) -> Figure:
+    """Which class was taken for which: shares of the samples of each class, a row for it, a column for each answer.
+
+    Args:
+        counts: samples by class and answer, (classes, classes).
+        names: of the classes; None for their numbers.
+    """
+    nb_classes = len(counts)
+    labels = list(names) if names is not None else [str(k) for k in range(nb_classes)]
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    with style():
+        figure, ((ax,),) = panels(1, 1, (1.4 + 0.17 * nb_classes, 1.0 + 0.17 * nb_classes))
+        image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            share = shares[row, column]
+            color = "white" if share > 0.5 else "black"
+            ax.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=5, color=color)
+        ax.set_xticks(range(nb_classes), labels, rotation=90)
+        ax.set_yticks(range(nb_classes), labels)
+        ax.set(xlabel="answer", ylabel="class")
+        figure.colorbar(image, ax=ax, label="share of the class (numbers: %)", shrink=0.6)
+    return figure

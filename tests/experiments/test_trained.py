@@ -61,9 +61,17 @@ def test_spikes_are_those_of_the_network_on_the_grid_of_the_run(folder, name):
 
 def test_figures_draw(folder):
     run = surgrad.load_run(folder / "conv")
-    for figure in (run.figure.activity(run.batch("valid", 3)), run.figure.training()):
+    for figure in (run.figure.activity(run.batch("valid", 3)), run.figure.training(), run.figure.confusion("valid")):
         assert figure.axes
     plt.close("all")
+
+
+def test_answers_and_classes_make_the_accuracy(folder):
+    run = surgrad.load_run(folder / "dense")
+    data, counts = run.splits()[2], run.confusion("test")
+    assert counts.sum(1).tolist() == np.bincount(data.labels, minlength=data.nb_classes).tolist()
+    assert np.trace(counts) / len(data) == pytest.approx(run.evaluate("test").acc)
+    assert counts[:, 0].sum() == int((run.predictions("test") == 0).sum())
 
 
 def test_the_table_holds_the_metrics(folder):
