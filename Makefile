@@ -33,9 +33,10 @@ ladder: $(VENV)/.installed  ## what every part buys on spoken commands of unseen
 test: lint docs  ## every check: environment, style, types, the site with its tutorials executed, tests
 	$(RUN) -m pytest --numprocesses=auto tests
 
-slow: $(VENV)/.installed-dev  ## the tests that take minutes, and a mutation run over the numerics
+slow: $(VENV)/.installed-dev  ## the tests that take minutes, a mutation run over the numerics; TORCH="2.9.1 2.13.0": with those PyTorch
 	$(RUN) -m pytest -m slow
 	$(RUN) scripts/mutation_run.py
+	$(if $(TORCH),$(PYTHON) scripts/torch_versions.py $(TORCH))
 
 lint: $(VENV)/.installed-dev  ## style, mistakes and types: ruff, mypy
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ PARTS = {
     "smoke": ("verify", 60),
     "strict": ("verify", 100),
     "adversarial": ("verify", 70),
+    "products": ("measure", 30),
     "step": ("measure", 70),
     "items": ("measure", 100),
     "epoch": ("measure", 60),

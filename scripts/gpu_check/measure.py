@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from scripts.gpu_check.common import DEVICE, DRY, finish, ids_of, network_of, spikes_for, time_is_up
 from surgrad.datasets.batch import EventBatch
 from surgrad.datasets.events import EventDataset
+from surgrad.kernels.precision import products as in_precision
 from surgrad.network.connections import Dense
 from surgrad.network.methods import SpikeParameters, method_neuron
 from surgrad.network.models import ConvStack, conv_snn
@@ -106,6 +107,39 @@ def _training(network: Network, nb_steps: int, nb_samples: int, compute: Compute
         return loss.detach()
 
     return step
+
+
+def products() -> Iterator[Row]:
+    """Products of byte spikes against float32 ones of cuBLAS, forward and by the weight: errors and time.
+
+    Errors are relative to the sum of the absolute values of what is summed.
+    """
+    from surgrad.kernels.gpu import spike_products
+
+    generator = torch.Generator().manual_seed(0)
+    for rows, fan_in, units in ((60, 20, 6),) if DRY else ((44800, 700, 128), (140000, 320, 20), (44800, 4096, 4096)):
+        spikes = (torch.rand(rows, fan_in, generator=generator) < 0.05).to(torch.uint8).to(DEVICE)
+        weight, drive = (torch.randn(n, m, generator=generator).to(DEVICE) for n, m in ((units, fan_in), (rows, units)))
+        for what, ours, theirs, size in (
+            (
+                "forward",
+                lambda s=spikes, w=weight: spike_products.product(s, w),
+                lambda s=spikes, w=weight: s.to(w.dtype) @ w.t(),
+                lambda s=spikes, w=weight: s.to(w.dtype) @ w.t().abs(),
+            ),
+            (
+                "by the weight",
+                lambda s=spikes, g=drive: spike_products.weight_gradient(s, g),
+                lambda s=spikes, g=drive: g.t() @ s.to(g.dtype),
+                lambda s=spikes, g=drive: g.t().abs() @ s.to(g.dtype),
+            ),
+        ):
+            row: Row = {"what": f"{rows} x {fan_in} x {units}, {what}", "bytes, s": seconds(ours)}
+            with in_precision("float32", DEVICE):
+                error = float(((ours() - theirs()).abs() / size().clamp(min=1e-20)).max())
+                yield {**row, "float32, s": seconds(theirs), "error": error, "ok": error < 1e-5}
+        if time_is_up():
+            return
 
 
 def step() -> Iterator[Row]:

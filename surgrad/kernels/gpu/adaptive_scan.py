@@ -97,7 +97,8 @@ def adaptive_scan(current, out, states, saved, constants, taps, shares, kept, he
         counts = tl.load(kept + place, mask=inside, other=0.0)
     for t in tl.range(0, nb_steps, num_stages=STAGES):
         if SAVE:
-            _store(saved + (t // segment) * 3 * stride, i, u, w, place, stride, inside & (t % segment == 0))
+            written = inside & (tl.zeros((1, 1), tl.int32) + t % segment == 0)  # a tensor in every interpreter
+            _store(saved + (t // segment) * 3 * stride, i, u, w, place, stride, written)
         drive = tl.load(current + place, mask=inside, other=0.0)
         if SPREAD:
             x = _heard(

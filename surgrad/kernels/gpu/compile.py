@@ -18,11 +18,19 @@ from surgrad.kernels.gpu import adaptive
 from surgrad.kernels.gpu.adaptive_scan import adaptive_scan, adaptive_scan_adjoint
 from surgrad.kernels.gpu.layer import Population
 from surgrad.kernels.gpu.scan import scan, scan_adjoint
+from surgrad.kernels.gpu.spike_products import (
+    gradient_constants,
+    product_constants,
+    spike_product,
+    spike_weight_gradient,
+)
 from surgrad.neurons.lif import AdaptiveLIF
 
 _TYPES = {"spikes": "*u8", "key": "*i64", "ids": "*i64"}
 _TYPES |= dict.fromkeys(("noise_p", "noise_q", "surrogate_p", "surrogate_q"), "fp32")
-_TYPES |= dict.fromkeys(("nb_samples", "nb_steps", "segment", "first_step", "layer", "nb_taps"), "i32")
+_TYPES |= dict.fromkeys(
+    ("nb_samples", "nb_steps", "segment", "first_step", "layer", "nb_taps", "nb_rows", "share"), "i32"
+)
 
 #: Options of a launch, not arguments of a kernel.
 _OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
@@ -57,6 +65,18 @@ def compiled(population: Population, capability: int = 90, decays: bool = False)
     }
 
 
+def compiled_products(fan_in: int, units: int, capability: int = 90) -> dict[str, CompiledKernel]:
+    """The product of byte spikes and its gradient by the weight ("forward", "adjoint"), as `compiled`."""
+    found = {}
+    for name, kernel, constants in (
+        ("forward", spike_product, product_constants(fan_in, units)),
+        ("adjoint", spike_weight_gradient, gradient_constants(fan_in, units)),
+    ):
+        options = {"num_warps": constants.pop("num_warps")}
+        found[name] = _translated(kernel, constants | {"BF16": True}, options, capability)
+    return found
+
+
 def _compiled(kernel: Any, constants: dict[str, Any], precision: str, capability: int) -> CompiledKernel:
     options = {name: constants.pop(name) for name in _OPTIONS}
     constants["PRECISION"] = "tf32x3" if precision == "float32" else precision
@@ -64,7 +84,12 @@ def _compiled(kernel: Any, constants: dict[str, Any], precision: str, capability
         constants["taps"] = None
     if not constants.get("SPREAD", True):
         constants |= dict.fromkeys({"shares", "kept", "heard", "heard_gradient"} & set(kernel.arg_names))
-    types = _TYPES | {"out": "*u8" if constants.get("SPIKING", True) else "*fp32"}
+    return _translated(kernel, constants, options, capability)
+
+
+def _translated(kernel: Any, constants: dict[str, Any], options: dict[str, Any], capability: int) -> CompiledKernel:
+    spiking = "THRESHOLD" in constants and constants.get("SPIKING", True)
+    types = _TYPES | {"out": "*u8" if spiking else "*fp32"}
     signature = {name: "constexpr" if name in constants else types.get(name, "*fp32") for name in kernel.arg_names}
     # Allocations begin at multiples of 16 bytes at least.
     aligned = {

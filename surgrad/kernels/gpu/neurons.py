@@ -146,9 +146,9 @@ def philox4x32(k0, k1, c0, c1, c2, c3):
     w1 = tl.full(k0.shape, 0xBB67AE85, tl.uint32)
     for _ in tl.static_range(10):
         high0 = tl.umulhi(m0, c0)
-        low0 = tl.mul(m0, c0, sanitize_overflow=False)
+        low0 = tl.core.mul(m0, c0, sanitize_overflow=False)
         high1 = tl.umulhi(m1, c2)
-        low1 = tl.mul(m1, c2, sanitize_overflow=False)
+        low1 = tl.core.mul(m1, c2, sanitize_overflow=False)
         c0 = high1 ^ c1 ^ k0
         c1 = low1
         c2 = high0 ^ c3 ^ k1

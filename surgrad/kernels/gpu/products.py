@@ -11,11 +11,14 @@ from torch.nn import functional as F
 
 from surgrad.errors import known
 from surgrad.kernels.contract import ConnectionSpec
+from surgrad.kernels.gpu import spike_products
 from surgrad.kernels.precision import convolution_gradients, matmul, rounded
 
 
-def operand_type(connection: ConnectionSpec, precision: str) -> torch.dtype:
-    """What a product takes spikes in: those of convolutions are float32."""
+def operand_type(connection: ConnectionSpec, spikes: Tensor, precision: str) -> torch.dtype:
+    """What a product takes spikes in: those of convolutions are float32, others bytes where they can be read."""
+    if connection.kind != "conv" and spike_products.readable(spikes, precision):
+        return spikes.dtype
     return torch.bfloat16 if precision == "bf16" and connection.kind != "conv" else torch.float32
 
 
@@ -23,7 +26,10 @@ def current(connection: ConnectionSpec, weight: Tensor, s: Tensor, precision: st
     """I = W s for ``s`` (T, B, *in_shape) of any dtype: (T, B, *out_shape) float32."""
     if connection.kind == "conv":
         return _convolved(connection, weight, s, precision)
-    return matmul(s.reshape(-1, weight.shape[1]), weight.t(), precision).view(*s.shape[:2], -1)
+    rows = s.reshape(-1, weight.shape[1])
+    if spike_products.readable(rows, precision):
+        return spike_products.product(rows, weight).view(*s.shape[:2], -1)
+    return matmul(rows, weight.t(), precision).view(*s.shape[:2], -1)
 
 
 def input_gradient(connection: ConnectionSpec, weight: Tensor, g: Tensor, precision: str) -> Tensor:
@@ -44,7 +50,10 @@ def weight_gradient(connection: ConnectionSpec, weight: Tensor, s: Tensor, g: Te
     if connection.kind == "conv":
         images = s.reshape(-1, *connection.known_in_shape).float()
         return _gradient(connection, weight, images, g, precision, of_input=False)
-    return matmul(g.reshape(-1, weight.shape[0]).t(), s.reshape(-1, weight.shape[1]), precision)
+    rows, g = s.reshape(-1, weight.shape[1]), g.reshape(-1, weight.shape[0])
+    if spike_products.readable(rows, precision):
+        return spike_products.weight_gradient(rows, g)
+    return matmul(g.t(), rows, precision)
 
 
 def _convolved(connection: ConnectionSpec, weight: Tensor, s: Tensor, precision: str) -> Tensor:

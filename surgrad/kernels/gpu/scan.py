@@ -149,7 +149,7 @@ def scan(current, out, i_state, u_state, counts, i_saved, u_saved, a_decay, b_de
         key_words = tl.load(key + tl.zeros((1, 1), tl.int32))
     for t in tl.range(0, nb_steps, num_stages=STAGES):
         if SAVE:
-            saved = inside & (t % segment == 0)
+            saved = inside & (tl.zeros((1, 1), tl.int32) + t % segment == 0)  # a tensor in every interpreter
             tl.store(i_saved + (t // segment) * stride + place, i, mask=saved)
             tl.store(u_saved + (t // segment) * stride + place, u, mask=saved)
         drive = tl.load(current + place, mask=inside, other=0.0)

@@ -268,7 +268,8 @@ class _Adjoint:
 
     def _operand(self, connection: ConnectionSpec, source: int, chunk: Chunk, shift: int) -> Tensor:
         """Spikes of a chunk as a product reads them, of layer ``source`` or of the input (-1); used again below."""
-        dtype = products.operand_type(connection, self.plan.stages[0].population.precision)
+        spikes = self.inputs if source < 0 else self.kept[source].rows(0, 1)
+        dtype = products.operand_type(connection, spikes, self.plan.stages[0].population.precision)
         key = (source, shift, dtype)
         if key not in self.operands:
             start, stop = chunk.start + shift, chunk.stop + shift
