@@ -16,6 +16,9 @@ EDGE_TOLERANCE = 2.0**-22
 # Events handled at once while binning: bounds the temporary memory to a few tens of MiB.
 _CHUNK_EVENTS = 1 << 21
 
+# Cells of a grid for each event up to which counting, or marking, all of them is faster than sorting the events.
+_COUNTED_CELLS, _SEEN_CELLS = 8, 64
+
 
 @dataclass(frozen=True, eq=False)
 class BinnedEvents:
@@ -116,12 +119,8 @@ def bin_events(
         inside = (step >= 0) & (step < nb_steps)
         sample = np.repeat(np.arange(last - first), np.diff(offsets[first : last + 1]))[inside]
         key = (sample * nb_steps + step[inside].astype(np.int64)) * nb_units + units[event][inside]
-        key.sort()
-        if len(key):
-            first_of_cell = np.concatenate([[True], key[1:] != key[:-1]])
-            if counted:
-                repeats.append(np.diff(np.flatnonzero(first_of_cell), append=len(key)).astype(np.int32))
-            key = key[first_of_cell]
+        key, times_seen = _cells(key, (last - first) * nb_steps * nb_units, counted)
+        repeats.append(times_seen)
         key, unit = np.divmod(key, nb_units)
         sample, step = np.divmod(key, nb_steps)
         steps_out.append(step.astype(step_type))
@@ -135,6 +134,28 @@ def bin_events(
         dropped=int(sum(d for _, d in counts_out)),
         counts=np.concatenate([np.zeros(0, np.int32), *repeats]) if counted else None,
     )
+
+
+def _cells(key: np.ndarray, nb_cells: int, counted: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The cells of a grid that hold events, in order, and how many each holds (int32; only where ``counted``).
+
+    Args:
+        key: (E,) int64, cell of every event, 0..nb_cells-1; its order may change.
+        nb_cells: of the grid. With few for each event all cells are looked at, with many the events are sorted.
+        counted: whether the numbers are wanted.
+    """
+    if counted and nb_cells <= _COUNTED_CELLS * len(key):
+        numbers = np.bincount(key, minlength=nb_cells)
+        found = np.flatnonzero(numbers != 0)
+        return found, numbers[found].astype(np.int32)
+    if not counted and nb_cells <= _SEEN_CELLS * len(key):
+        seen = np.zeros(nb_cells, bool)
+        seen[key] = True
+        return np.flatnonzero(seen), np.zeros(0, np.int32)
+    key.sort()
+    first_of_cell = np.concatenate([[True], key[1:] != key[:-1]])[: len(key)]
+    begins = np.flatnonzero(first_of_cell)
+    return key[begins], np.diff(begins, append=len(key)).astype(np.int32)
 
 
 def chunks(offsets: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -263,3 +263,22 @@ def test_wrong_arguments_are_named():
         dataset.subset([99])
     with pytest.raises(ValueError, match="0 or 1"):
         EventBatch.from_dense(torch.full((2, 1, 1), 0.5))
+
+
+@pytest.mark.parametrize("counted", [False, True])
+@pytest.mark.parametrize(("nb_units", "nb_steps"), [(3, 4), (40, 20), (700, 500)])
+def test_cells_are_those_of_the_events_on_grids_of_any_density(nb_units, nb_steps, counted):
+    """Grids with fewer cells than events, with some for each, and with hundreds."""
+    rng = np.random.default_rng(5)
+    times, units, offsets = rng.random(600), rng.integers(nb_units, size=600), np.array([0, 100, 100, 600])
+    binned = bin_events(times, units, offsets, dt=1 / nb_steps, nb_steps=nb_steps, nb_units=nb_units, counted=counted)
+    step = time_to_step(times, 1 / nb_steps).astype(int)
+    for n in range(3):
+        event, cell = slice(*offsets[n : n + 2]), slice(*binned.offsets[n : n + 2])
+        expected = np.zeros((nb_steps, nb_units), int)
+        np.add.at(expected, (step[event], units[event]), 1)
+        t, i = np.nonzero(expected)
+        assert np.array_equal(binned.steps[cell], t)
+        assert np.array_equal(binned.units[cell], i)
+        if counted:
+            assert np.array_equal(binned.counts[cell], expected[t, i])
