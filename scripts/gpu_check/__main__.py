@@ -23,13 +23,13 @@ from typing import Any
 PARTS = {
     "environment": ("measure", 30),
     "smoke": ("verify", 60),
-    "strict": ("verify", 100),
+    "strict": ("verify", 110),
     "adversarial": ("verify", 70),
     "products": ("measure", 30),
     "step": ("measure", 70),
     "items": ("measure", 100),
     "epoch": ("measure", 60),
-    "captured": ("measure", 40),
+    "captured": ("measure", 60),
     "tests": ("verify", 110),
     "memcheck": ("verify", 60),
 }

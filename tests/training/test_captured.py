@@ -189,6 +189,17 @@ def test_batches_of_another_size_and_shapes_beyond_the_most_run_as_they_are():
     assert len(graphs) == 1
 
 
+def test_a_capture_that_fails_is_said_and_the_step_runs_as_it_is(caplog):
+    class Refused(Tape):
+        def capture(self, step):
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    steps = GraphedStep(lambda x: x + 1, graph=Refused)
+    assert [steps(torch.tensor(float(k))).item() for k in range(4)] == [1, 2, 3, 4]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "not permitted" in caplog.text
+
+
 def test_a_step_on_the_cpu_is_not_captured():
     steps = GraphedStep(lambda x: x + 1)
     assert [steps(torch.ones(1)).item() for _ in range(3)] == [2, 2, 2]

@@ -3,6 +3,7 @@
 A replay launches everything at once: no Python, no launch of its own for each layer or time step.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from surgrad.errors import UserError, known
+
+logger = logging.getLogger(__name__)
 
 
 class Graph(Protocol):
@@ -42,7 +45,7 @@ class GraphedStep:
 
     A shape that comes for the first time runs as it is, so that kernels are compiled and the optimiser has its state;
     when it comes again, the step is captured and replayed, as it is ever after. Each call is one step, captured or not.
-    Arguments that are not on a GPU run as they are.
+    Arguments that are not on a GPU run as they are, and so does everything after a capture that failed, which is said.
 
     The step must read all that changes from its arguments or from tensors updated in place, never wait for the device
     (no ``.item()``, no printing), and keep its optimiser's state on the device (``capturable=True``). What it returns
@@ -62,6 +65,7 @@ class GraphedStep:
             raise UserError(f"most={most} must not be negative")
         self.step, self.most, self.make = step, most, graph
         self.pool: Any = None
+        self.failed = False
         #: By shapes and types: nothing where they came once, else the graph and the arguments that it reads.
         self.graphs: dict[tuple[Any, ...], tuple[Graph, tuple[Tensor, ...]] | None] = {}
 
@@ -72,6 +76,8 @@ class GraphedStep:
             return self._step(arguments)
 
     def _step(self, arguments: tuple[Tensor, ...]) -> Any:
+        if self.failed:
+            return self.step(*arguments)
         shapes = tuple((x.shape, x.dtype) for x in arguments)
         if shapes not in self.graphs:
             if len(self.graphs) < self.most:
@@ -79,7 +85,13 @@ class GraphedStep:
             return self._aside(arguments)
         if self.graphs[shapes] is None:
             fixed, graph = tuple(x.clone() for x in arguments), self._new()
-            graph.capture(lambda: self.step(*fixed))
+            try:
+                graph.capture(lambda: self.step(*fixed))
+            except RuntimeError as error:  # of CUDA; nothing has been computed
+                logger.warning("a step could not be captured as a CUDA graph and is launched as it is: %s", error)
+                self.failed = True
+                self.graphs.clear()
+                return self.step(*arguments)
             self.graphs[shapes] = graph, fixed
         graph, fixed = known("the graph", self.graphs[shapes])
         for old, new in zip(fixed, arguments, strict=True):
