@@ -234,6 +234,13 @@ def _require_units(connection: ConnectionSpec | None, below: tuple[int, ...] | N
             raise UserError(f"{connection.name} {what} units {tuple(found)}, but its neurons are {tuple(wanted)}")
 
 
+def _taken(layer: LayerSpec | ReadoutSpec) -> tuple[int, ...] | None:
+    """Units whose spikes a population takes, before they are pooled; None where its connection does not say."""
+    if layer.input is not None and layer.input.pool is not None:
+        return layer.input.below
+    return None if layer.feedforward is None else layer.feedforward.in_shape
+
+
 def _require_broadcast(name: str, x: Tensor, unit_shape: Sequence[int]) -> None:
     if not x.dim() or x.shape == unit_shape:
         return
@@ -263,7 +270,9 @@ class NetworkSpec:
         require_alike(self.tensors)
         finite.require_parameters(self.tensors)
         for below, above in pairwise(self.stack):
-            _require_units(above.feedforward, below.unit_shape, above.unit_shape)
+            taken = _taken(above)
+            if taken not in (None, below.unit_shape):
+                raise UserError(f"{above.name} takes units {taken}, but its neurons are {below.unit_shape}")
 
     @cached_property
     def stack(self) -> tuple[LayerSpec | ReadoutSpec, ...]:
@@ -296,5 +305,4 @@ class NetworkSpec:
     @property
     def in_shape(self) -> tuple[int, ...] | None:
         """Units of the input; None where the first connection does not say."""
-        first = self.stack[0].feedforward
-        return None if first is None else first.in_shape
+        return _taken(self.stack[0])

@@ -1,6 +1,6 @@
-"""The input of a population on its way to the neurons: units that are dropped, currents that are mapped.
+"""The input of a population on its way to the neurons: units that are dropped or pooled, currents that are mapped.
 
-Both stand outside the scan over time, so that every kernel does the same. Dropped units are random numbers of the
+All stand outside the scan over time, so that every kernel does the same. Dropped units are random numbers of the
 library (`surgrad.kernels.philox`), whose address is that of the sample: a run draws the same ones on every kernel, in
 any batch split, and when it goes on after an interruption.
 """
@@ -8,6 +8,7 @@ any batch split, and when it goes on after an interruption.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from surgrad.kernels.events import Events
@@ -27,6 +28,8 @@ class InputSpec:
         function: from currents (T, B, *units) to currents of the same shape, or None.
         tensors: parameters and buffers of ``function``, with their names.
         number: of the population, the readout's after all layers; part of the address of what is dropped.
+        pool: from spikes (..., *below) to what the connection takes (..., *in_shape), or None.
+        below: units of the spikes that are pooled.
     """
 
     name: str
@@ -34,17 +37,20 @@ class InputSpec:
     function: Callable[[Tensor], Tensor] | None = None
     tensors: tuple[tuple[str, Tensor], ...] = ()
     number: int = 0
+    pool: Callable[[Tensor], Tensor] | None = None
+    below: tuple[int, ...] = ()
 
     @property
     def what(self) -> str:
         """In words, for messages."""
         parts = [f"dropout of {self.dropout:g}"] if self.dropout else []
+        parts += ["pooling"] if self.pool is not None else []
         return " and ".join([*parts, *(["currents that are mapped"] if self.function is not None else [])])
 
     def spikes(
         self, below: Tensor | Events, before: Tensor | None, noise: NoiseKey, ids: Tensor
     ) -> tuple[Tensor | Events, Tensor | None]:
-        """The spikes that are left of those below (T, B, *units), and of those of the step before (B, *units).
+        """What is left, and pooled, of the spikes below (T, B, *units), and of those of the step before (B, *units).
 
         Args:
             below: spikes or events.
@@ -52,6 +58,16 @@ class InputSpec:
             noise: key of the call's random numbers.
             ids: (B,) int64, numbers of the samples.
         """
+        below, before = self._left(below, before, noise, ids)
+        if self.pool is None:
+            return below, before
+        below = below.dense(torch.get_default_dtype()) if isinstance(below, Events) else below
+        return self.pool(below), None if before is None else self.pool(before)
+
+    def _left(
+        self, below: Tensor | Events, before: Tensor | None, noise: NoiseKey, ids: Tensor
+    ) -> tuple[Tensor | Events, Tensor | None]:
+        """Without those that are dropped."""
         if not self.dropout:
             return below, before
         shape = below.unit_shape if isinstance(below, Events) else tuple(below.shape[2:])

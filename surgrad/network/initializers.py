@@ -217,12 +217,11 @@ class LayerByLayer(Initializer):
         """Normally distributed weights under which the free membrane has the mean mu_u and deviation sigma_u."""
         connections = _connections(layer)
         eps_bar, eps_hat = layer_moments(layer, dt, self.epsilon_mode)
-        mu_w = mu_u / (sum(c.fan_in for c in connections) * self.nu * eps_bar)
-        for connection in connections:
-            share = 1.0
-            if len(connections) > 1:
-                share = 1 - self.alpha if connection is layer.recurrent else self.alpha
-            variance = share * sigma_u**2 / (connection.fan_in * self.nu * eps_hat) - mu_w**2
+        gains = [layer.pool.gains if layer.pool and c is layer.feedforward else (1, 1) for c in connections]
+        mu_w = mu_u / (sum(c.fan_in * g[0] for c, g in zip(connections, gains, strict=True)) * self.nu * eps_bar)
+        for connection, (_, power) in zip(connections, gains, strict=True):
+            share = 1.0 if len(connections) == 1 else self.alpha if connection is layer.feedforward else 1 - self.alpha
+            variance = share * sigma_u**2 / (connection.fan_in * power * self.nu * eps_hat) - mu_w**2
             if bool((variance < 0).any()):
                 raise UserError(
                     f"mu_u={mu_u} with xi={(1 - mu_u) / sigma_u:.4g} cannot be reached by {connection.fan_in} inputs "

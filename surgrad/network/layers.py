@@ -1,7 +1,7 @@
 """Layers: a connection, a neuron and its time constants. The loop over time is in `surgrad.kernels`."""
 
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from surgrad.kernels.contract import LayerSpec, NetworkSpec, ReadoutSpec, connec
 from surgrad.kernels.state import NetworkOutput, NetworkState
 from surgrad.network.normalization import input_spec
 from surgrad.network.parameters import Adaptation, TimeConstant, decays
+from surgrad.network.pooling import Pool
 from surgrad.neurons.lif import LIF, AdaptiveLIF
 
 
@@ -44,17 +45,38 @@ class _Callable(nn.Module):
         dt: time step in s; a `surgrad.network.network.Network` gives its layers its own.
         delay: steps from a spike below to its arrival, 1, or that of the network.
         index: number of the layer, part of the address of its random numbers.
+        pool: of the spikes below (`surgrad.network.pooling`), or None.
     """
 
     dt: float | None
     tau_mem: TimeConstant
     tau_syn: TimeConstant
+    feedforward: nn.Module | None
+    pool: Pool | None
     delay: int = 1
     index: int = 0
 
     def _alone(self, dt: float) -> NetworkSpec:
         """The network of this layer."""
         raise NotImplementedError
+
+    def behind(self, pool: Pool | None) -> Self:
+        """Itself, the spikes below pooled before its feed-forward connection; None: as they are.
+
+        Raises:
+            UserError: for a pool that gives something else than the connection takes.
+        """
+        if pool is not None and _shape_of(self.feedforward, "in_shape", pool.out_shape) != pool.out_shape:
+            takes = _shape_of(self.feedforward, "in_shape")
+            raise UserError(f"a pool gives {pool.out_shape}, but the connection behind it takes {takes}")
+        self.pool = pool
+        return self
+
+    @property
+    def in_shape(self) -> tuple[int, ...] | None:
+        """Units of the spikes that the layer takes; None where its connection does not say."""
+        shape = getattr(self.pool or self.feedforward, "in_shape", None)
+        return None if shape is None else tuple(shape)
 
     @property
     def _draws(self) -> bool:
@@ -160,6 +182,7 @@ class SpikingLayer(_Callable):
         super().__init__()
         self.dt, self.recurrent_dropout = dt, _dropout(recurrent_dropout)
         self.feedforward, self.recurrent, self.neuron = feedforward, recurrent, neuron
+        self.pool = None
         self.normalization, self.dropout = normalization, _dropout(dropout)
         self.tau_mem, self.tau_syn = _time_constant(tau_mem), _time_constant(tau_syn)
         self.unit_shape = _shape_of(feedforward, "out_shape", unit_shape)
@@ -204,7 +227,7 @@ class SpikingLayer(_Callable):
             recurrent=connection_spec(self.recurrent, f"{name}.recurrent", dt, self.unit_shape),
             adaptation=None if self.adaptation is None else self.adaptation.values(dt),
             index=index,
-            input=input_spec(self.normalization, self.dropout, name, self.training, index),
+            input=input_spec(self.normalization, self.dropout, name, self.training, index, self.pool),
             recurrent_dropout=self.recurrent_dropout if self.training and self.recurrent is not None else 0.0,
         )
 
@@ -240,7 +263,7 @@ class Readout(_Callable):
         dt: float | None = None,
     ):
         super().__init__()
-        self.dt = dt
+        self.dt, self.pool = dt, None
         self.feedforward, self.u0, self.unit_gain, self.decay = feedforward, u0, unit_gain, decay
         self.tau_mem, self.tau_syn = _time_constant(tau_mem), _time_constant(tau_syn)
         self.normalization, self.dropout = normalization, _dropout(dropout)
@@ -264,7 +287,7 @@ class Readout(_Callable):
         """What kernels are given of this readout; arguments as in `SpikingLayer.spec`, of the layers below it."""
         a, b = decays or self.decays(dt)
         connection = connection_spec(self.feedforward, f"{name}.feedforward", dt, self.unit_shape)
-        changed = input_spec(self.normalization, self.dropout, name, self.training, index)
+        changed = input_spec(self.normalization, self.dropout, name, self.training, index, self.pool)
         return ReadoutSpec(name, self.unit_shape, a, b, connection, self.u0, self.unit_gain, changed)
 
     def extra_repr(self) -> str:

@@ -13,6 +13,7 @@ from surgrad.network.connections import Conv, Dense
 from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
 from surgrad.network.parameters import TimeConstant
+from surgrad.network.pooling import POOLS, Pool
 from surgrad.neurons.lif import LIF
 
 
@@ -27,6 +28,8 @@ class ConvStack:
         kernel_size: of the feed-forward convolutions.
         stride: of the feed-forward convolutions.
         padding: of the feed-forward convolutions.
+        pool_size: of the windows that the spikes of each layer are pooled in on their way up, 1 for none; empty: none.
+        pool_kind: one of `surgrad.network.pooling.POOLS`.
         rec: whether every layer is recurrently connected to itself.
         rec_kernel_size: of the recurrent convolutions.
         rec_stride: of the recurrent convolutions.
@@ -45,17 +48,31 @@ class ConvStack:
     rec_kernel_size: int = 5
     rec_stride: int = 1
     rec_padding: int = 2
+    pool_size: Sequence[int] = ()
+    pool_kind: str = "max"
 
     def __post_init__(self) -> None:
         if self.nb_hidden_layers < 1:
             raise UserError(f"nb_hidden_layers={self.nb_hidden_layers}: at least one layer is needed")
-        for name in ("nb_filters", "kernel_size", "stride", "padding"):
+        for name in ("nb_filters", "kernel_size", "stride", "padding", "pool_size"):
             value = getattr(self, name)
-            if len(value) < self.nb_hidden_layers:
+            if len(value) < self.nb_hidden_layers and (value or name != "pool_size"):
                 raise UserError(
                     f"{name}={list(value)} has {len(value)} entries, nb_hidden_layers={self.nb_hidden_layers} needs "
                     "one for each layer"
                 )
+        if self.pool_kind not in POOLS:
+            raise UserError(f"pool_kind={self.pool_kind} is unknown; allowed: {', '.join(POOLS)}")
+
+    def pool(self, k: int, shape: Sequence[int]) -> Pool | None:
+        """The pool of the spikes of hidden layer k on their way up; None where there is none, and of the input.
+
+        Args:
+            k: number of the layer, -1 for the input.
+            shape: (channels, *spatial).
+        """
+        size = self.pool_size[k] if k >= 0 and self.pool_size else 1
+        return POOLS[self.pool_kind](shape, size) if size != 1 else None
 
 
 #: What may have a time constant of its own in a convolutional layer.
@@ -144,6 +161,8 @@ def conv_snn(
     shape = tuple(in_shape)
     for k in range(stack.nb_hidden_layers):
         try:
+            pool = stack.pool(k - 1, shape)
+            shape = shape if pool is None else pool.out_shape
             size = stack.nb_filters[k], stack.kernel_size[k], stack.stride[k], stack.padding[k]
             feedforward: Any = parts.convolution(shape, *size)
             shape, recurrent = feedforward.out_shape, None
@@ -152,11 +171,12 @@ def conv_snn(
             normalization = None if parts.normalization is None else parts.normalization(shape)
             extra: dict[str, Any] = {"normalization": normalization, "dropout": parts.dropout if k else 0.0}
             taus = constants(parts.time_constants, tau_mem), constants(parts.synaptic or parts.time_constants, tau_syn)
-            layers.append(SpikingLayer(feedforward, neuron, *taus, recurrent, **extra))
+            layers.append(SpikingLayer(feedforward, neuron, *taus, recurrent, **extra).behind(pool))
         except UserError as error:
             raise UserError(f"hidden layer {k}: {error}") from error
-    above = parts.readout(shape, nb_classes)
-    return Network(layers, Readout(above, tau_readout, tau_syn, dropout=parts.dropout), dt)
+    pool = stack.pool(stack.nb_hidden_layers - 1, shape)
+    above = parts.readout(shape if pool is None else pool.out_shape, nb_classes)
+    return Network(layers, Readout(above, tau_readout, tau_syn, dropout=parts.dropout).behind(pool), dt)
 
 
 def dense_snn(

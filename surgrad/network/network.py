@@ -63,8 +63,8 @@ class Network(nn.Module):
         self.layers, self.readout = SpikingLayers(layers), readout
         self.dt, self.delay = dt, delay
         for below, above in pairwise(self.stack):
-            expected = getattr(above.feedforward, "in_shape", below.unit_shape)
-            if tuple(expected) != below.unit_shape:
+            expected = above.in_shape
+            if expected not in (None, below.unit_shape):
                 raise UserError(f"a layer expects input {expected}, but gets {below.unit_shape}")
         self._place_layers()
         for part in self.stack:
@@ -194,6 +194,8 @@ def _part(state: NetworkState, k: int, nb_layers: int) -> NetworkState:
 def _row(name: str, layer: SpikingLayer | Readout) -> tuple[str, ...]:
     connections = [c for c in (layer.feedforward, getattr(layer, "recurrent", None)) if c is not None]
     kinds = " + ".join(type(c).__name__ for c in connections)
+    if layer.pool is not None:
+        kinds = f"{type(layer.pool).__name__}, {kinds}"
     if layer.normalization is not None:
         kinds += f", {type(layer.normalization).__name__}"
     weights = sum(p.numel() for c in connections for p in c.parameters())

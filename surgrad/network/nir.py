@@ -32,6 +32,7 @@ from surgrad.network.delays import Delayed
 from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
 from surgrad.network.neuron_delays import NeuronDelays
+from surgrad.network.pooling import AveragePool
 from surgrad.neurons.lif import DECAYS, AdaptiveLIF
 from surgrad.runs import files
 
@@ -132,6 +133,8 @@ def _require_spoken(network: Network, dialect: str) -> Dialect:
     if dialect not in DIALECTS:
         raise UserError(f"dialect={dialect}: unknown; allowed: {', '.join(DIALECTS)}")
     spoken = DIALECTS[dialect]
+    if any(part.pool is not None for part in network.stack):
+        raise UserError(f"pooled spikes are not written for {spoken.name}: only the plain file has them")
     if any(isinstance(part.feedforward, Delayed) for part in network.stack):
         raise UserError(f"connections with delays: {spoken.name} reads no Delay; train connection=dense")
     for k, layer in enumerate(network.layers):
@@ -179,6 +182,10 @@ def _require_expressible(network: Network) -> None:
         if layer.feedforward is None:
             raise UserError(f"layer {k} has no feed-forward connection: NIR needs one from its input")
     for part in network.stack:
+        if part.pool is not None and (not isinstance(part.pool, AveragePool) or len(part.pool.size) != 2):
+            raise UserError(
+                f"{type(part.pool).__name__} over {len(part.pool.size)} axes: NIR has averages over two alone"
+            )
         if part.normalization is not None:
             raise UserError(f"{type(part.normalization).__name__}: a constant current per step has no equal in NIR")
         for connection in (part.feedforward, getattr(part, "recurrent", None)):
@@ -223,14 +230,19 @@ class _Graph:
 
     def __init__(self, network: Network, decay: str, dialect: Dialect | None) -> None:
         self.dt, self.decay, self.dialect = network.dt, decay, dialect
-        shape = _known(network.layers[0].feedforward).in_shape
+        shape = network.layers[0].in_shape or _known(network.layers[0].feedforward).in_shape
         self.nodes: dict[str, nir.NIRNode] = {"input": nir.Input({"input": np.array(shape)})}
         self.edges: list[tuple[str, str]] = []
         self.last, self.shape = "input", tuple(shape)
 
     def population(self, name: str, layer: SpikingLayer | Readout, delay: int) -> None:
         """Add a layer above the last one: delay, connection, neurons, and the loop through the recurrent connection."""
-        source = self._path(self.last, self.shape, f"{name}_in", layer.feedforward, 0 if self.dialect else delay)
+        below, shape = self.last, self.shape
+        if layer.pool is not None:
+            size = np.array(layer.pool.size)
+            below = self._add(below, f"{name}_pool", nir.AvgPool2d(size, size.copy(), np.zeros_like(size)))
+            shape = layer.pool.out_shape
+        source = self._path(below, shape, f"{name}_in", layer.feedforward, 0 if self.dialect else delay)
         if self.dialect and isinstance(layer, Readout):
             self.last, self.shape = source, tuple(layer.unit_shape)
             return

@@ -21,6 +21,7 @@ from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
 from surgrad.network.neuron_delays import AxonalDelays, ConvAxonalDelays, ConvDendriticDelays, DendriticDelays
 from surgrad.network.parameters import TimeConstant
+from surgrad.network.pooling import AveragePool
 from surgrad.neurons.lif import DECAYS, LIF
 
 NEURONS = (nir.CubaLIF, nir.LIF, nir.CubaLI, nir.LI)
@@ -128,6 +129,7 @@ class _Link(NamedTuple):
         bias: current of every unit or channel, or None.
         before: delays of what it takes, (presynaptic units,) or (1,).
         after: delays of its sums, (postsynaptic units,) or (1,).
+        pool: of what it takes, or None.
     """
 
     name: str
@@ -135,6 +137,7 @@ class _Link(NamedTuple):
     bias: Tensor | None
     before: np.ndarray
     after: np.ndarray
+    pool: AveragePool | None = None
 
     @property
     def shortest(self) -> int:
@@ -218,10 +221,10 @@ class _Chain:
             feedforward = link.built(delay, self.dt)
             tau_mem, tau_syn = self._constants(name, tuple(link.connection.out_shape))
             if isinstance(self.nodes[name], nir.LI | nir.CubaLI):
-                return layers, Readout(feedforward, tau_mem, tau_syn, u0=u0, decay=self.decay), delay
+                return layers, Readout(feedforward, tau_mem, tau_syn, u0=u0, decay=self.decay).behind(link.pool), delay
             neuron = LIF(reset=self.reset, decay=self.decay)
             recurrent = None if loop is None else loop.built(1, self.dt)
-            layers.append(SpikingLayer(feedforward, neuron, tau_mem, tau_syn, recurrent))
+            layers.append(SpikingLayer(feedforward, neuron, tau_mem, tau_syn, recurrent).behind(link.pool))
         return layers, None, delay
 
     def _loops(self, name: str) -> list[str]:
@@ -247,6 +250,7 @@ class _Chain:
         """The connection that a path is, its weights scaled for the neurons behind it, and its delays."""
         found: tuple[Dense | Conv, np.ndarray | None] | None = None
         before, after = np.zeros(1), np.zeros(1)
+        pool, scaled = None, 1.0
         for name in path:
             node = self.nodes[name]
             if isinstance(node, nir.Delay):
@@ -254,6 +258,12 @@ class _Chain:
                 before, after = (before + steps, after) if found is None else (before, after + steps)
             elif isinstance(node, nir.Flatten):
                 continue  # connections flatten what they take
+            elif isinstance(node, nir.AvgPool2d | nir.SumPool2d) and pool is None and found is None:
+                pool = _pool(name, node, shape)
+                shape, scaled = pool.out_shape, pool.nb_pooled if isinstance(node, nir.SumPool2d) else 1.0
+                if len(np.unique(before)) > 1:
+                    raise UserError(f"{name}: a pool behind unlike delays; it is known before them")
+                before = before[:1]
             elif found is not None:
                 raise UserError(f"{name}: a second connection before {target}; one is known")
             else:
@@ -261,14 +271,14 @@ class _Chain:
         if found is None:
             raise UserError(f"{target}: no connection leads to it")
         connection, bias = found
-        scale = torch.from_numpy(self._scale(target, tuple(connection.out_shape)))
+        scale = torch.from_numpy(self._scale(target, tuple(connection.out_shape)) * scaled)
         rows = scale.flatten(1)[:, 0] if scale.dim() > 1 else scale
         if scale.dim() > 1 and not torch.allclose(scale.flatten(1), rows[:, None], rtol=1e-6, atol=0):
             raise UserError(f"{target}: w_in, r or v_threshold differ within a channel of a convolution")
         with torch.no_grad():
             connection.weight.mul_(rows.view(-1, *(1,) * (connection.weight.dim() - 1)).to(connection.weight.dtype))
-        current = None if bias is None or not bias.any() else (torch.from_numpy(bias) * rows).float()
-        return _Link(path[0], connection, current, before, after)
+        current = None if bias is None or not bias.any() else (torch.from_numpy(bias) * rows / scaled).float()
+        return _Link(path[0], connection, current, before, after, pool)
 
     def _values(self, name: str, key: str, shape: tuple[int, ...]) -> np.ndarray:
         value = np.asarray(getattr(self.nodes[name], key, 1.0), np.float64)
@@ -331,6 +341,17 @@ def _weights(name: str, node: Any, shape: tuple[int, ...]) -> tuple[Dense | Conv
         connection.weight.copy_(torch.from_numpy(np.array(weight)))
     bias = getattr(node, "bias", None)
     return connection, None if bias is None else np.asarray(bias, np.float64)
+
+
+def _pool(name: str, node: nir.AvgPool2d | nir.SumPool2d, shape: tuple[int, ...]) -> AveragePool:
+    """The pool of a node on units of a shape: windows side by side."""
+    size, stride, padding = (_each(name, key, getattr(node, key), 2) for key in ("kernel_size", "stride", "padding"))
+    if size != stride or any(padding) or len(shape) != 3:
+        raise UserError(
+            f"{name}: kernel_size={size}, stride={stride}, padding={padding} on units {shape}; windows side by side "
+            "over two axes are known"
+        )
+    return AveragePool(shape, size)
 
 
 def _each(name: str, key: str, value: Any, axes: int) -> tuple[int, ...]:

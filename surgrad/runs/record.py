@@ -69,6 +69,8 @@ LATER_KEYS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "time_constants_of": lambda flat: "channel",
     "lr_tau": lambda flat: None if "method.name" in flat else 0.0,
     "dataset.augmentations": lambda flat: {},
+    "dataset.pool_size": lambda flat: [],
+    "dataset.pool_kind": lambda flat: "max",
     # the embedded digits were 18 recordings of each speaker and class, and of other data sets all were taken
     "dataset.limit": lambda flat: 18 if flat.get("dataset.name") == "spiking_digits" else None,
 }

@@ -1,11 +1,11 @@
 """What one sample costs a network: operations, sparsity, memory, energy, and the time to a decision.
 
 Definitions are NeuroBench's (Yik et al. 2025, Nature Communications 16:1545): an effective operation is an accumulate
-that a spike causes through a weight that is not zero; the dense count is that of a processor that skips nothing.
+that a spike, or a pooled one, causes through a weight that is not zero; the dense count is that of a processor that
+skips nothing.
 """
 
 import math
-from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from surgrad.datasets.events import EventDataset
 from surgrad.network.connections import Connection, Conv
 from surgrad.network.network import Network, evaluating
+from surgrad.network.pooling import Pool
 from surgrad.training.loop import DEFAULT_COMPUTE, BatchGrid, Compute
 from surgrad.training.losses import ReadoutCrossEntropy
 
@@ -76,20 +77,24 @@ def workload(
     Returns:
         the cost; operations and energy are nan if a connection is neither `Dense` nor `Conv`.
     """
-    outgoing = _outgoing(network)
-    known = [[part for part in connections if isinstance(part, Connection)] for connections in outgoing]
-    unknown = 0.0 if known == outgoing else math.nan
-    fan_outs = [[fan_out(connection) for connection in connections] for connections in known]
-    dense = [[fan_out(connection, dense=True) for connection in connections] for connections in known]
+    connections = _connections(network)
+    known = [(source, pool, part) for source, pool, part in connections if isinstance(part, Connection)]
+    unknown = 0.0 if len(known) == len(connections) else math.nan
+    fan_outs = [(source, pool, fan_out(connection).flatten().double()) for source, pool, connection in known]
+    pooled = any(pool is not None for _, pool, _ in known)
     spikes = operations = latency = 0.0
     for batch in grid(dataset):
         with evaluating(network):
-            out = compute(network, batch, seed=seed)
+            out = compute(network, batch, seed=seed, record=pooled)
         inputs = torch.bincount(batch.units.long(), batch.counts, minlength=batch.nb_units)
         emitted = [inputs, *(counts.sum(0).flatten() for counts in out.counts)]
         spikes += float(sum(counts.double().sum() for counts in emitted[1:]))
-        for counts, fans in zip(emitted, fan_outs, strict=True):
-            operations += sum(float(counts.double() @ fan.flatten().double()) for fan in fans)
+        for source, pool, fans in fan_outs:
+            counts = emitted[source]
+            if pool is not None:
+                spiking = batch.dense(torch.float32) if source == 0 else out.recorded[source - 1]
+                counts = pool(spiking).count_nonzero((0, 1)).flatten()
+            operations += float(counts.double() @ fans)
         latency += float(decision_steps(out.y, loss).double().sum()) * grid.dt
     nb_neurons = sum(int(torch.Size(layer.unit_shape).numel()) for layer in network.layers)
     nb = len(dataset)
@@ -97,7 +102,7 @@ def workload(
     return Workload(
         spikes=spikes / nb,
         synaptic_operations=operations / nb,
-        dense_operations=unknown + float(grid.nb_steps * sum(fan.sum() for fans in dense for fan in fans)),
+        dense_operations=unknown + float(grid.nb_steps * sum(fan_out(part, dense=True).sum() for _, _, part in known)),
         activation_sparsity=1 - spikes / (nb * nb_neurons * grid.nb_steps),
         footprint=sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers())),
         energy=operations / nb * JOULE_PER_ADDITION,
@@ -128,9 +133,8 @@ def fan_out(connection: Connection, *, dense: bool = False) -> Tensor:
     return torch.autograd.grad(reached, shown)[0][0]
 
 
-def _outgoing(network: Network) -> list[list[nn.Module]]:
-    """Connections that lead away from the input and from every spiking layer."""
-    above = [layer.feedforward for layer in network.stack]
-    own = [None, *(layer.recurrent for layer in network.layers)]
-    pairs = zip_longest(above, own)  # without a readout, nothing is above the last layer
-    return [[connection for connection in pair if connection is not None] for pair in pairs]
+def _connections(network: Network) -> list[tuple[int, Pool | None, nn.Module]]:
+    """Every connection behind its pool, if it has one, and the population that it leads away from, 0 for the input."""
+    above = [(k, layer.pool, layer.feedforward) for k, layer in enumerate(network.stack)]
+    own = [(k, None, layer.recurrent) for k, layer in enumerate(network.layers, 1)]
+    return [(k, pool, connection) for k, pool, connection in (*above, *own) if connection is not None]

@@ -18,6 +18,8 @@ PARTS = {
         ],
         "feedforward.delay.logit",
     ),
+    "max pooling": (["dataset.pool_size=[2,1]"], "feedforward.weight"),
+    "average pooling": (["dataset.pool_size=[2,2]", "dataset.pool_kind=average", "dropout=0.2"], "feedforward.weight"),
 }
 
 
@@ -78,6 +80,10 @@ def test_learned_constants_move_and_stay_within_their_bounds(trained, main, tmp_
         (["connection=gaussian_delays"], "(connection=axonal_delays or dendritic_delays) or none"),
         (["connection._target_=my_module.X"], "connection"),
         (["connection=axonal_delays", "connection.max_delay=1"], "max_delay=1 s does not fit into the window of 20 st"),
+        (["dataset.pool_size=[2]"], "dataset.pool_size=[2]: one for each of dataset.nb_hidden_layers=2"),
+        (["dataset.pool_size=[6,1]"], "hidden layer 1: pool_size=6 does not fit units (4, 5)"),
+        (["dataset.pool_size=[1,0]"], "dataset.pool_size=[1, 0]: must be positive"),
+        (["dataset.pool_kind=sum"], "dataset.pool_kind=sum: unknown; allowed: max, average"),
         (["lr_tau=0"], "lr_tau=0.0: must be positive"),
     ],
 )

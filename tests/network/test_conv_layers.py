@@ -1,16 +1,21 @@
 """Parts of convolutional layers: against their definition, and on the compiled kernels as on the reference."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
+from surgrad.errors import UserError
 from surgrad.kernels.cpu import build
 from surgrad.network.connections import Conv, GaussianDelays
-from surgrad.network.initializers import Distribution
+from surgrad.network.initializers import Distribution, FluctuationDrivenCentered
+from surgrad.network.layers import SpikingLayer
 from surgrad.network.models import ConvStack, HiddenParts, conv_snn
-from surgrad.network.network import evaluating
+from surgrad.network.network import Network, evaluating
 from surgrad.network.neuron_delays import AxonalDelays, ConvAxonalDelays, ConvDendriticDelays
+from surgrad.network.pooling import POOLS, AveragePool, MaxPool
+from surgrad.network.probing import free_membrane
 from surgrad.network.time_constants import gamma, homogeneous
 from surgrad.neurons.escape_noise import Sigmoid
 from surgrad.neurons.lif import LIF
@@ -20,9 +25,11 @@ SHAPES = {"one axis": (1, 14), "two axes": (2, 7, 6)}
 needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C++ compiler on this machine")
 
 
-def network_of(shape=(1, 14), *, parts=None, neuron=None, std=4.0, **options):
+STACK = ConvStack(2, [3, 4], [3, 3], [1, 1], [1, 1], rec=True, rec_kernel_size=3, rec_padding=1)
+
+
+def network_of(shape=(1, 14), *, parts=None, neuron=None, std=4.0, stack=STACK, **options):
     """Two recurrent layers of 3 and 4 channels under a readout of 3 classes."""
-    stack = ConvStack(2, [3, 4], [3, 3], [1, 1], [1, 1], rec=True, rec_kernel_size=3, rec_padding=1)
     constants = {"dt": DT, "tau_mem": 20e-3, "tau_syn": 10e-3, "tau_readout": 50e-3}
     neuron = neuron or LIF(diff_reset=True)
     network = conv_snn(stack, in_shape=shape, nb_classes=3, neuron=neuron, hidden=parts, **constants, **options)
@@ -180,7 +187,11 @@ def test_kernels_agree_on_delays(kind, shape):
 @pytest.mark.parametrize("kernel", ["reference", "auto"])
 @pytest.mark.parametrize("kind", DELAYS)
 def test_two_halves_are_one_whole(kind, kernel):
-    network, x = network_of(parts=delayed(kind)), spikes()
+    halves_are_one_whole(network_of(parts=delayed(kind)), kernel)
+
+
+def halves_are_one_whole(network, kernel):
+    x = spikes()
     with torch.no_grad(), evaluating(network):
         whole = network(x, record=True, kernel=kernel)
         first = network(x[:7], record=True, return_state=True, kernel=kernel)
@@ -188,3 +199,98 @@ def test_two_halves_are_one_whole(kind, kernel):
     for a, b, c in zip(first.recorded, second.recorded, whole.recorded, strict=True):
         assert torch.equal(torch.cat([a, b]), c)
     torch.testing.assert_close(torch.cat([first.y, second.y]), whole.y)
+
+
+WINDOWS = {"one axis": ((3, 11), 2), "two axes": ((2, 7, 6), (2, 3)), "one unit": ((2, 5), 1)}
+
+
+@pytest.mark.parametrize(("shape", "size"), WINDOWS.values(), ids=WINDOWS)
+@pytest.mark.parametrize("kind", POOLS)
+def test_pooled_spikes_are_those_of_torch(shape, size, kind):
+    x, torchs = spikes(shape), getattr(torch.nn.functional, f"{kind[:3].replace('ave', 'avg')}_pool{len(shape) - 1}d")
+    pooled = POOLS[kind](shape, size)(x)
+    assert torch.equal(pooled, torchs(x.flatten(0, 1), size).view(pooled.shape))
+
+
+@pytest.mark.parametrize(("shape", "size"), WINDOWS.values(), ids=WINDOWS)
+@pytest.mark.parametrize("kind", POOLS)
+def test_the_gradient_of_pooled_spikes_is_what_one_more_spike_changes(shape, size, kind):
+    """Both are linear in every single spike, so that a finite difference of one is their derivative."""
+    pool, x = POOLS[kind](shape, size), spikes(shape, nb_steps=1, share=0.3)[0, 0].double()
+    weights = torch.rand(pool.out_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with_one, without = (x.expand(x.numel(), *shape).clone() for _ in range(2))
+    at = torch.eye(x.numel(), dtype=torch.bool).view(with_one.shape)
+    with_one[at], without[at] = 1, 0
+    difference = ((pool(with_one) - pool(without)) * weights).flatten(1).sum(1).view(shape)
+    (gradient,) = torch.autograd.grad((pool(x.requires_grad_()) * weights).sum(), x)
+    torch.testing.assert_close(gradient, difference)
+    assert gradient.count_nonzero() > 1
+
+
+def pooled(kind="max", shape=(1, 14), sizes=(2, 2), **options):
+    return network_of(shape, stack=replace(STACK, pool_size=sizes, pool_kind=kind), **options)
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("kind", POOLS)
+@pytest.mark.parametrize("parts", ["plain", "dropout", "delays"])
+def test_kernels_agree_on_pooled_spikes(kind, shape, parts):
+    made = {"plain": None, "dropout": HiddenParts(dropout=0.3), "delays": delayed("axonal")}[parts]
+    network = pooled(kind, shape, parts=made, neuron=LIF(escape_noise=Sigmoid(5.0)))
+    assert "layers[1]" in network.summary()
+    assert_same(*(gradients(network, spikes(shape), kernel) for kernel in ("reference", "auto")))
+
+
+@pytest.mark.parametrize("kind", POOLS)
+def test_a_pooled_network_is_that_of_its_layers_by_hand(kind):
+    network, x = pooled(kind), spikes()
+    out = network(x, record=True)
+    assert [layer.in_shape for layer in network.stack] == [(1, 14), (3, 14), (4, 7)]
+    first = network.layers[0](x)
+    assert torch.equal(first, out.recorded[0])
+    below = network.layers[1].pool(first)
+    layer = network.layers[1]
+    alone = SpikingLayer(layer.feedforward, layer.neuron, 20e-3, 10e-3, layer.recurrent, dt=DT)
+    assert torch.equal(alone(below), out.recorded[1])
+
+
+def test_pools_of_one_unit_are_none():
+    assert all(layer.pool is None for layer in pooled(sizes=(1, 1)).stack)
+    assert_same(gradients(pooled(sizes=(1, 1)), spikes()), gradients(network_of(), spikes()))
+
+
+@pytest.mark.parametrize("kernel", ["reference", "auto"])
+@pytest.mark.parametrize("kind", POOLS)
+def test_pooled_halves_are_one_whole(kind, kernel):
+    halves_are_one_whole(pooled(kind), kernel)
+
+
+@pytest.mark.parametrize("kind", POOLS)
+def test_initial_weights_keep_the_deviation_of_the_membrane_behind_a_pool(kind):
+    """Above independent neurons of a known rate, free membranes have the deviation asked for."""
+    rate, sigma, pool = 5.0, 0.7, POOLS[kind]((16, 40), 4)
+    layer = SpikingLayer(Conv(pool.out_shape, 32, 10), LIF(), 20e-3, 10e-3).behind(pool)
+    network = Network([layer], None, DT)
+    FluctuationDrivenCentered(sigma, nu=rate)(network, torch.Generator().manual_seed(2))
+    x = (torch.rand(1000, 8, 16, 40, generator=torch.Generator().manual_seed(3)) < rate * DT).float()
+    with torch.no_grad():
+        u = free_membrane(layer, layer.feedforward(pool(x)), DT)[100:]
+    assert float((u - u.mean(0)).square().mean().sqrt()) == pytest.approx(sigma, rel=0.08)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: MaxPool((2, 5), 6), r"pool_size=6 does not fit units \(2, 5\)"),
+        (lambda: MaxPool((2, 5), (2, 2)), "does not fit units"),
+        (lambda: AveragePool((2, 5, 5), 0), "does not fit units"),
+        (lambda: pooled(sizes=(2,)), "pool_size=.* has 1 entries, nb_hidden_layers=2 needs one for each layer"),
+        (lambda: pooled("least"), "pool_kind=least is unknown; allowed: max, average"),
+        (lambda: pooled(sizes=(15, 1)), "hidden layer 1: pool_size=15 does not fit units"),
+        (lambda: SpikingLayer(Conv((2, 5), 3, 3), LIF(), 1.0, 1.0).behind(MaxPool((2, 8), 2)), "takes .2, 5."),
+    ],
+)
+def test_pools_that_do_not_fit_are_refused(made, said):
+    with pytest.raises(UserError, match=said):
+        made()

@@ -24,6 +24,7 @@ from surgrad.network.neuron_delays import (  # noqa: E402
 )
 from surgrad.network.nir_import import from_nir, read  # noqa: E402
 from surgrad.network.parameters import TimeConstant  # noqa: E402
+from surgrad.network.pooling import AveragePool, MaxPool  # noqa: E402
 from surgrad.neurons.lif import LIF  # noqa: E402
 from surgrad.runs.record import REPO  # noqa: E402
 
@@ -45,6 +46,13 @@ def network(kind, reset="multiplicative", delay=1, **neuron):
         layers = [SpikingLayer(first, neuron, mem, mem), SpikingLayer(Dense(first.out_shape, 6), neuron, *taus)]
     else:
         first = Conv((2, 7, 8), 4, 3, (2, 1), 1)
+        if kind == "pooled":
+            pools = [AveragePool(first.out_shape, 2), AveragePool((6, 2, 4), (2, 1))]
+            second = Conv(pools[0].out_shape, 6, 3, 1, 1)
+            second.weight.data *= 4
+            layers = [SpikingLayer(first, neuron, *taus), SpikingLayer(second, neuron, *taus).behind(pools[0])]
+            top = Readout(Dense(pools[1].out_shape, 3), 0.1, 10e-3).behind(pools[1])
+            return Network(layers, top, DT, delay)
         if kind != "conv2d":
             delays = {"axonal": ConvAxonalDelays, "dendritic": ConvDendriticDelays}[kind]
             first = delays((2, 7, 8), 4, 3, (2, 1), 1, max_delay=9e-3, rounded=True)
@@ -64,6 +72,8 @@ CASES = [
     ("conv2d", {"unit_gain": False}),
     ("axonal", {}),
     ("dendritic", {}),
+    ("pooled", {}),
+    ("pooled", {"delay": 0}),
 ]
 
 
@@ -79,6 +89,30 @@ def test_a_network_comes_back_from_its_file(tmp_path, kind, options, decay):
     for a, b in zip(ours.spikes, theirs.spikes, strict=True):
         assert torch.equal(a, b)
     torch.testing.assert_close(theirs.readout, ours.readout, rtol=1e-3, atol=1e-3)
+
+
+def test_a_sum_is_an_average_with_larger_weights():
+    net = network("pooled")
+    graph, x = nir_export.to_nir(net), stimulus(net)
+    for name, node in list(graph.nodes.items()):
+        if isinstance(node, nir.AvgPool2d):
+            graph.nodes[name] = nir.SumPool2d(node.kernel_size, node.stride, node.padding)
+    for name, by in (("hid_1_in", 4), ("readout_in", 2)):
+        graph.nodes[name].weight = graph.nodes[name].weight / by
+    ours, theirs = (n(x, kernel="reference").readout for n in (net, from_nir(graph)))
+    torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-3)
+
+
+def test_pools_without_a_node_are_refused():
+    for pool, said in (
+        (MaxPool((2, 7, 8), 2), "MaxPool over 2 axes"),
+        (AveragePool((2, 56), 2), "AveragePool over 1 a"),
+    ):
+        layer = SpikingLayer(Dense(pool.out_shape, 6), LIF(), 20e-3, 10e-3).behind(pool)
+        with pytest.raises(UserError, match=said):
+            nir_export.to_nir(Network([layer], None, DT))
+    with pytest.raises(UserError, match="pooled spikes are not written for Norse"):
+        nir_export.to_nir(network("pooled", "multiplicative_leak"), dialect="norse")
 
 
 @pytest.mark.parametrize("dialect", nir_export.DIALECTS)

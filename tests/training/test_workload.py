@@ -5,6 +5,7 @@ import torch
 
 from surgrad import LIF, Conv, Dense, EventDataset, Network, Readout, SpikingLayer, losses
 from surgrad.network.connections import DelayedDense
+from surgrad.network.pooling import POOLS
 from surgrad.training.loop import BatchGrid
 from surgrad.training.workload import JOULE_PER_ADDITION, decision_steps, fan_out, workload
 
@@ -81,6 +82,23 @@ def test_every_spike_counts_the_weights_it_reaches(kind):
     assert found.activation_sparsity == pytest.approx(1 - hidden / (5 * NB_STEPS * neurons))
     assert found.energy == pytest.approx(operations / 5 * JOULE_PER_ADDITION)
     assert found.footprint == sum(4 * weights.numel() for weights in network.parameters())
+
+
+@pytest.mark.parametrize("kind", POOLS)
+def test_a_pooled_spike_counts_the_weights_that_it_reaches_once(kind):
+    torch.manual_seed(3)
+    pool, events = POOLS[kind]((3, 6), 2), data()
+    layers = [layer(Conv((1, 12), 3, 4, 2, 1)), layer(Conv((3, 3), 2, 2)).behind(pool)]
+    network, grid = Network(layers, Readout(Dense((2, 2), 3), 20e-3, 10e-3), DT), BatchGrid(5, DT, NB_STEPS, (1, 12))
+    network.readout.feedforward.weight.data.zero_()
+    (batch,) = grid(events)
+    spikes = network(batch, record=True).recorded[0]
+    first, second = (part.feedforward for part in layers)
+    expected = float((batch.dense().sum((0, 1)) * reached(first, (1, 12), False)).sum())
+    expected += float(((pool(spikes) > 0).sum((0, 1)) * reached(second, (3, 3), False)).sum())
+    found = workload(network, events, grid, losses.MaxOverTimeCrossEntropy())
+    assert found.synaptic_operations == pytest.approx(expected / 5)
+    assert spikes.any()
 
 
 def test_operations_of_connections_of_another_kind_are_not_known():

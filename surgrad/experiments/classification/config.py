@@ -22,6 +22,7 @@ from surgrad.network.methods import METHODS, SpikeParameters, method_neuron
 from surgrad.network.models import TIME_CONSTANTS_OF, ConvStack, conv_snn
 from surgrad.network.network import Network
 from surgrad.network.neuron_delays import CONVOLUTIONS
+from surgrad.network.pooling import POOLS
 from surgrad.neurons.lif import LIF
 from surgrad.training.fit import Plan, annealed
 from surgrad.training.loop import BatchGrid, Objective
@@ -40,6 +41,8 @@ class ConvDatasetConfig(DatasetConfig):
     kernel_size: list[int] = field(default_factory=lambda: [21, 7, 7])
     stride: list[int] = field(default_factory=lambda: [10, 3, 3])
     padding: list[int] = field(default_factory=lambda: [0, 0, 0])
+    pool_size: list[int] = field(default_factory=list)  # spikes of each layer, on their way up; 1: none; []: no pooling
+    pool_kind: str = "max"  # max: a spike where there is one in the window | average: the share that spikes
     rec: bool = True  # recurrent convolution within each layer
     rec_kernel_size: int = 5
     rec_stride: int = 1
@@ -49,10 +52,11 @@ class ConvDatasetConfig(DatasetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "dataset.", "nb_hidden_layers", "nb_filters", "kernel_size", "stride")
-        positive(self, "dataset.", "rec_kernel_size", "rec_stride")
+        positive(self, "dataset.", "rec_kernel_size", "rec_stride", "pool_size")
+        one_of("dataset.pool_kind", self.pool_kind, POOLS)
         not_negative(self, "dataset.", "padding", "rec_padding")
         probability(self, "dataset.", "alpha")
-        for name in ("nb_filters", "kernel_size", "stride", "padding"):
+        for name in ("nb_filters", "kernel_size", "stride", "padding", *(["pool_size"] if self.pool_size else [])):
             if len(getattr(self, name)) < self.nb_hidden_layers:
                 wanted = f"one for each of dataset.nb_hidden_layers={self.nb_hidden_layers}"
                 raise UserError(f"dataset.{name}={getattr(self, name)}: {wanted}")
