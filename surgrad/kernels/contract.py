@@ -181,8 +181,7 @@ class LayerSpec:
     @cached_property
     def tensors(self) -> tuple[tuple[str, Tensor], ...]:
         """Every parameter with its name."""
-        connections = (self.feedforward, self.recurrent)
-        parts = (*connections, self.input)
+        parts = (self.feedforward, self.recurrent, self.input)
         return self.constants + tuple(named for part in parts if part is not None for named in part.tensors)
 
 
@@ -269,6 +268,12 @@ class NetworkSpec:
             raise UserError("a network needs at least one layer")
         require_alike(self.tensors)
         finite.require_parameters(self.tensors)
+        for k, layer in enumerate(self.layers):
+            if layer.input is not None and layer.input.residual is not None:
+                source = layer.input.source
+                if not 0 <= source < k:
+                    raise UserError(f"{layer.name} has a residual connection from layer {source}, not below it")
+                _require_units(layer.input.residual, self.layers[source].unit_shape, layer.unit_shape)
         for below, above in pairwise(self.stack):
             taken = _taken(above)
             if taken not in (None, below.unit_shape):

@@ -7,12 +7,16 @@ any batch split, and when it goes on after an interruption.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from surgrad.kernels.events import Events
 from surgrad.kernels.philox import NoiseKey, uniform
+
+if TYPE_CHECKING:
+    from surgrad.kernels.contract import ConnectionSpec
 
 #: Added to the number of a population: no layer has such a number, so that no noise is drawn twice.
 STREAM = 1 << 16
@@ -30,6 +34,8 @@ class InputSpec:
         number: of the population, the readout's after all layers; part of the address of what is dropped.
         pool: from spikes (..., *below) to what the connection takes (..., *in_shape), or None.
         below: units of the spikes that are pooled.
+        residual: connection from the layer with the number ``source``, further below; added to the current; or None.
+        source: see there.
     """
 
     name: str
@@ -39,12 +45,15 @@ class InputSpec:
     number: int = 0
     pool: Callable[[Tensor], Tensor] | None = None
     below: tuple[int, ...] = ()
+    residual: "ConnectionSpec | None" = None
+    source: int = 0
 
     @property
     def what(self) -> str:
         """In words, for messages."""
         parts = [f"dropout of {self.dropout:g}"] if self.dropout else []
         parts += ["pooling"] if self.pool is not None else []
+        parts += ["a residual connection"] if self.residual is not None else []
         return " and ".join([*parts, *(["currents that are mapped"] if self.function is not None else [])])
 
     def spikes(

@@ -338,10 +338,17 @@ def run(network: NetworkSpec, x: Tensor | Events, options: Options, parts: Parts
         on_the_way.append(rest)
         return current if part is None else part.current(current)
 
-    counts, all_spikes, layer_states = [], [], []
+    counts, layer_states = [], []
+    all_spikes: list[Tensor] = []
     for index, layer in enumerate(network.layers):
         old = state.layers[index] if state is not None else None
-        spikes, _, new = parts.scan(layer, next_current(layer), old, address, options.memory)
+        current = next_current(layer)
+        if layer.input is not None and layer.input.residual is not None:
+            source = layer.input.source
+            earlier = state.layers[source].s if state is not None else None
+            past, _ = parts.drive(layer.input.residual, all_spikes[source], network.delay, earlier, None)
+            current = current + past
+        spikes, _, new = parts.scan(layer, current, old, address, options.memory)
         counts.append(spikes.sum(0))
         all_spikes.append(spikes)
         layer_states.append(new)

@@ -92,13 +92,12 @@ SCALINGS: dict[str, Callable[[int], float]] = {
 
 
 def _connections(target: Network | SpikingLayer | Readout | Connection) -> list[Connection]:
-    """Every connection of ``target``, bottom to top, feed-forward before recurrent."""
+    """Every connection of ``target``, bottom to top, feed-forward before residual before recurrent."""
     if isinstance(target, Connection):
         return [target]
     if isinstance(target, Network):
         return [connection for layer in target.stack for connection in _connections(layer)]
-    pair = (target.feedforward, target.recurrent if isinstance(target, SpikingLayer) else None)
-    return [initialised(connection) for connection in pair if connection is not None]
+    return [initialised(connection) for connection in target.connections]
 
 
 def initialised(connection: nn.Module | None) -> Connection:
@@ -219,9 +218,12 @@ class LayerByLayer(Initializer):
         eps_bar, eps_hat = layer_moments(layer, dt, self.epsilon_mode)
         gains = [layer.pool.gains if layer.pool and c is layer.feedforward else (1, 1) for c in connections]
         mu_w = mu_u / (sum(c.fan_in * g[0] for c, g in zip(connections, gains, strict=True)) * self.nu * eps_bar)
-        for connection, (_, power) in zip(connections, gains, strict=True):
-            share = 1.0 if len(connections) == 1 else self.alpha if connection is layer.feedforward else 1 - self.alpha
-            variance = share * sigma_u**2 / (connection.fan_in * power * self.nu * eps_hat) - mu_w**2
+        loop = getattr(layer, "recurrent", None)
+        below = sum(c.fan_in * g[1] for c, g in zip(connections, gains, strict=True) if c is not loop)
+        for connection in connections:
+            nb, share = (connection.fan_in, 1 - self.alpha) if connection is loop else (below, self.alpha)
+            share = 1.0 if loop is None or len(connections) == 1 else share
+            variance = share * sigma_u**2 / (nb * self.nu * eps_hat) - mu_w**2
             if bool((variance < 0).any()):
                 raise UserError(
                     f"mu_u={mu_u} with xi={(1 - mu_u) / sigma_u:.4g} cannot be reached by {connection.fan_in} inputs "
@@ -330,9 +332,8 @@ class ByConnection(Initializer):
 
     def __call__(self, target: Network, generator: Generator) -> None:
         for layer in target.layers:
-            self.feedforward(initialised(layer.feedforward), generator)
-            if layer.recurrent is not None:
-                self.recurrent(layer.recurrent, generator)
+            for c in layer.connections:
+                (self.recurrent if c is layer.recurrent else self.feedforward)(initialised(c), generator)
         if target.readout is not None:
             self.readout(target.readout, generator)
 

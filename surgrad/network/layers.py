@@ -10,10 +10,11 @@ from surgrad.errors import UserError
 from surgrad.kernels import dispatch
 from surgrad.kernels.call import RunOptions
 from surgrad.kernels.contract import LayerSpec, NetworkSpec, ReadoutSpec, connection_spec
+from surgrad.kernels.inputs import InputSpec
 from surgrad.kernels.state import NetworkOutput, NetworkState
-from surgrad.network.normalization import input_spec
 from surgrad.network.parameters import Adaptation, TimeConstant, decays
 from surgrad.network.pooling import Pool
+from surgrad.network.residual import Residual
 from surgrad.neurons.lif import LIF, AdaptiveLIF
 
 
@@ -71,6 +72,11 @@ class _Callable(nn.Module):
             raise UserError(f"a pool gives {pool.out_shape}, but the connection behind it takes {takes}")
         self.pool = pool
         return self
+
+    @property
+    def connections(self) -> list[nn.Module]:
+        """Those with weights, from the bottom up."""
+        return [] if self.feedforward is None else [self.feedforward]
 
     @property
     def in_shape(self) -> tuple[int, ...] | None:
@@ -134,6 +140,30 @@ class _Callable(nn.Module):
         return (self._result(out), out.state) if options.get("return_state") else self._result(out)
 
 
+def input_spec(layer: "SpikingLayer | Readout", name: str, dt: float, number: int) -> InputSpec | None:
+    """What kernels are given of a population's input; None where nothing happens to it.
+
+    Args:
+        layer: the population.
+        name: of the population.
+        dt: time step, s.
+        number: of the population, the readout's after all layers.
+    """
+    part, pool, residual = layer.normalization, layer.pool, getattr(layer, "residual", None)
+    dropout = layer.dropout if layer.training else 0.0
+    if part is None and not dropout and pool is None and residual is None:
+        return None
+    tensors: list[tuple[str, Tensor]] = []
+    if part is not None:
+        named = (*part.named_parameters(), *part.named_buffers())
+        tensors = [(f"{name}.normalization.{own}", x) for own, x in named if x.is_floating_point()]
+    below, past, source = () if pool is None else pool.in_shape, None, 0
+    if residual is not None:
+        past, source = connection_spec(residual, f"{name}.residual", dt), residual.source
+        tensors += [(f"{name}.residual.{own}", x) for own, x in residual.named_parameters()]
+    return InputSpec(name, dropout, part, tuple(tensors), number, pool, below, past, source)
+
+
 def decays_of(layers: Sequence[_Callable], dt: float) -> list[tuple[Tensor, Tensor]]:
     """`decays` of layers on a GPU, in few launches; none where they compute their own, or on a CPU."""
     if any(
@@ -183,6 +213,7 @@ class SpikingLayer(_Callable):
         self.dt, self.recurrent_dropout = dt, _dropout(recurrent_dropout)
         self.feedforward, self.recurrent, self.neuron = feedforward, recurrent, neuron
         self.pool = None
+        self.residual: Residual | None = None
         self.normalization, self.dropout = normalization, _dropout(dropout)
         self.tau_mem, self.tau_syn = _time_constant(tau_mem), _time_constant(tau_syn)
         self.unit_shape = _shape_of(feedforward, "out_shape", unit_shape)
@@ -195,6 +226,11 @@ class SpikingLayer(_Callable):
             )
 
     def _alone(self, dt: float) -> NetworkSpec:
+        if self.residual is not None:
+            raise UserError(
+                f"layer {self.index} has a residual connection, from the spikes of another layer than that below: "
+                "call the network, without hooks on its layers"
+            )
         return NetworkSpec((self.spec("layer", dt, self.index),), None, self.delay)
 
     def _result(self, out: NetworkOutput) -> Tensor:
@@ -208,6 +244,23 @@ class SpikingLayer(_Callable):
     @property
     def method(self) -> str:
         return self.neuron.decay
+
+    @property
+    def connections(self) -> list[nn.Module]:
+        """Those with weights: from the layer below, from one further below, from itself."""
+        found = (self.feedforward, None if self.residual is None else self.residual.conv, self.recurrent)
+        return [connection for connection in found if connection is not None]
+
+    def beside(self, residual: Residual | None) -> Self:
+        """Itself, driven by the spikes of a layer further below, too, behind its normalisation; None: not.
+
+        Raises:
+            UserError: for a connection to other units.
+        """
+        if residual is not None and residual.out_shape != self.unit_shape:
+            raise UserError(f"a residual connection to {residual.out_shape}, but the layer has units {self.unit_shape}")
+        self.residual = residual
+        return self
 
     def spec(self, name: str, dt: float, index: int, decays: tuple[Tensor, Tensor] | None = None) -> LayerSpec:
         """What kernels are given of this layer.
@@ -227,7 +280,7 @@ class SpikingLayer(_Callable):
             recurrent=connection_spec(self.recurrent, f"{name}.recurrent", dt, self.unit_shape),
             adaptation=None if self.adaptation is None else self.adaptation.values(dt),
             index=index,
-            input=input_spec(self.normalization, self.dropout, name, self.training, index, self.pool),
+            input=input_spec(self, name, dt, index),
             recurrent_dropout=self.recurrent_dropout if self.training and self.recurrent is not None else 0.0,
         )
 
@@ -249,6 +302,8 @@ class Readout(_Callable):
         dropout: as in `SpikingLayer`.
         dt: as in `SpikingLayer`.
     """
+
+    feedforward: nn.Module
 
     def __init__(
         self,
@@ -287,7 +342,7 @@ class Readout(_Callable):
         """What kernels are given of this readout; arguments as in `SpikingLayer.spec`, of the layers below it."""
         a, b = decays or self.decays(dt)
         connection = connection_spec(self.feedforward, f"{name}.feedforward", dt, self.unit_shape)
-        changed = input_spec(self.normalization, self.dropout, name, self.training, index, self.pool)
+        changed = input_spec(self, name, dt, index)
         return ReadoutSpec(name, self.unit_shape, a, b, connection, self.u0, self.unit_gain, changed)
 
     def extra_repr(self) -> str:

@@ -14,6 +14,7 @@ from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
 from surgrad.network.parameters import TimeConstant
 from surgrad.network.pooling import POOLS, Pool
+from surgrad.network.residual import Residual
 from surgrad.neurons.lif import LIF
 
 
@@ -30,6 +31,7 @@ class ConvStack:
         padding: of the feed-forward convolutions.
         pool_size: of the windows that the spikes of each layer are pooled in on their way up, 1 for none; empty: none.
         pool_kind: one of `surgrad.network.pooling.POOLS`.
+        residual: pairs of hidden layers, counted from 0: the spikes of the first also drive the second, further above.
         rec: whether every layer is recurrently connected to itself.
         rec_kernel_size: of the recurrent convolutions.
         rec_stride: of the recurrent convolutions.
@@ -50,6 +52,7 @@ class ConvStack:
     rec_padding: int = 2
     pool_size: Sequence[int] = ()
     pool_kind: str = "max"
+    residual: Sequence[Sequence[int]] = ()
 
     def __post_init__(self) -> None:
         if self.nb_hidden_layers < 1:
@@ -63,6 +66,36 @@ class ConvStack:
                 )
         if self.pool_kind not in POOLS:
             raise UserError(f"pool_kind={self.pool_kind} is unknown; allowed: {', '.join(POOLS)}")
+
+        for pair in self.residual:
+            if not isinstance(pair, Sequence) or len(pair) != 2 or not 0 <= pair[0] < pair[1] < self.nb_hidden_layers:
+                raise UserError(
+                    f"residual={list(self.residual)}: pairs of a layer and one above it are wanted, "
+                    f"of the layers 0 to {self.nb_hidden_layers - 1}"
+                )
+        if len({pair[1] for pair in self.residual}) < len(self.residual):
+            raise UserError(f"residual={list(self.residual)}: one for each layer above is known")
+
+    def beside(self, k: int, shapes: Sequence[Sequence[int]]) -> Residual | None:
+        """The residual connection of hidden layer k; None where it has none.
+
+        Unit j of a layer has the centre n (s j + (kernel - 1) / 2 - padding) + (n - 1) / 2 among the units below, with
+        s the stride and n the size of the pool.
+
+        Args:
+            k: number of the layer.
+            shapes: of the units of hidden layers 0 to k.
+        """
+        source = next((pair[0] for pair in self.residual if pair[1] == k), None)
+        if source is None:
+            return None
+        stride, centre = 1, 0.0
+        for layer in range(k, source, -1):
+            n = self.pool_size[layer - 1] if self.pool_size else 1
+            within = self.stride[layer] * centre + (self.kernel_size[layer] - 1) / 2 - self.padding[layer]
+            stride, centre = stride * n * self.stride[layer], n * within + (n - 1) / 2
+        axes = len(shapes[k]) - 1
+        return Residual(source, shapes[source], shapes[k], (stride,) * axes, (math.floor(centre),) * axes)
 
     def pool(self, k: int, shape: Sequence[int]) -> Pool | None:
         """The pool of the spikes of hidden layer k on their way up; None where there is none, and of the input.
@@ -158,7 +191,7 @@ def conv_snn(
         return make(tau, math.prod(own)).shaped(own)
 
     layers: list[SpikingLayer] = []
-    shape = tuple(in_shape)
+    shape, shapes = tuple(in_shape), []
     for k in range(stack.nb_hidden_layers):
         try:
             pool = stack.pool(k - 1, shape)
@@ -170,8 +203,13 @@ def conv_snn(
                 recurrent = Conv(shape, shape[0], stack.rec_kernel_size, stack.rec_stride, stack.rec_padding)
             normalization = None if parts.normalization is None else parts.normalization(shape)
             extra: dict[str, Any] = {"normalization": normalization, "dropout": parts.dropout if k else 0.0}
+            shapes.append(shape)
             taus = constants(parts.time_constants, tau_mem), constants(parts.synaptic or parts.time_constants, tau_syn)
-            layers.append(SpikingLayer(feedforward, neuron, *taus, recurrent, **extra).behind(pool))
+            layers.append(
+                SpikingLayer(feedforward, neuron, *taus, recurrent, **extra)
+                .behind(pool)
+                .beside(stack.beside(k, shapes))
+            )
         except UserError as error:
             raise UserError(f"hidden layer {k}: {error}") from error
     pool = stack.pool(stack.nb_hidden_layers - 1, shape)

@@ -66,6 +66,11 @@ class Network(nn.Module):
             expected = above.in_shape
             if expected not in (None, below.unit_shape):
                 raise UserError(f"a layer expects input {expected}, but gets {below.unit_shape}")
+        for k, layer in enumerate(layers):
+            if (residual := layer.residual) is None:
+                continue
+            if not 0 <= residual.source < k or residual.in_shape != layers[residual.source].unit_shape:
+                raise UserError(f"layer {k}: {residual} is none of a layer below it with such units")
         self._place_layers()
         for part in self.stack:
             part.decays(dt)  # refuses, on the host, those that are none
@@ -196,9 +201,12 @@ def _row(name: str, layer: SpikingLayer | Readout) -> tuple[str, ...]:
     kinds = " + ".join(type(c).__name__ for c in connections)
     if layer.pool is not None:
         kinds = f"{type(layer.pool).__name__}, {kinds}"
+    residual = getattr(layer, "residual", None)
+    if residual is not None:
+        kinds += f" + {type(residual).__name__} of layers[{residual.source}]"
     if layer.normalization is not None:
         kinds += f", {type(layer.normalization).__name__}"
-    weights = sum(p.numel() for c in connections for p in c.parameters())
+    weights = sum(p.numel() for c in layer.connections for p in c.parameters())
     taus = [layer.tau_mem.extra_repr().split(",")[0], layer.tau_syn.extra_repr().split(",")[0]]
     neuron = getattr(layer, "neuron", None)
     described = (

@@ -179,6 +179,8 @@ def _require_expressible(network: Network) -> None:
             raise UserError(
                 f"layer {k} has reset={neuron.reset}: NIR resets to a value; allowed: {', '.join(NIR_RESETS)}"
             )
+        if layer.residual is not None:
+            raise UserError(f"layer {k} has a residual connection: the graphs written here are chains")
         if layer.feedforward is None:
             raise UserError(f"layer {k} has no feed-forward connection: NIR needs one from its input")
     for part in network.stack:

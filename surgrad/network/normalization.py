@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgrad.errors import UserError
-from surgrad.kernels.inputs import InputSpec
-from surgrad.network.pooling import Pool
 
 
 class Bias(nn.Module):
@@ -89,29 +87,6 @@ class TemporalBatchNorm(nn.Module):
 def by_channel(values: Tensor, current: Tensor) -> Tensor:
     """One value for each unit, or channel, as it is added to or multiplied with currents (T, B, *units)."""
     return values.view(-1, *(1,) * (current.dim() - 3))
-
-
-def input_spec(
-    part: nn.Module | None, dropout: float, name: str, training: bool, number: int, pool: Pool | None = None
-) -> InputSpec | None:
-    """What kernels are given of a population's input.
-
-    Args:
-        part: maps its current (T, B, *units), or None.
-        dropout: probability, for training alone.
-        name: of the population.
-        training: whether it is being trained.
-        number: of the population, the readout's after all layers.
-        pool: of the spikes below, or None.
-    """
-    dropout = dropout if training else 0.0
-    if part is None and not dropout and pool is None:
-        return None
-    tensors: list[tuple[str, Tensor]] = []
-    if part is not None:
-        named = (*part.named_parameters(), *part.named_buffers())
-        tensors = [(f"{name}.normalization.{own}", x) for own, x in named if x.is_floating_point()]
-    return InputSpec(name, dropout, part, tuple(tensors), number, pool, () if pool is None else pool.in_shape)
 
 
 @torch.no_grad()

@@ -71,6 +71,7 @@ LATER_KEYS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "dataset.augmentations": lambda flat: {},
     "dataset.pool_size": lambda flat: [],
     "dataset.pool_kind": lambda flat: "max",
+    "dataset.residual": lambda flat: [],
     # the embedded digits were 18 recordings of each speaker and class, and of other data sets all were taken
     "dataset.limit": lambda flat: 18 if flat.get("dataset.name") == "spiking_digits" else None,
 }

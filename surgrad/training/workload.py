@@ -16,6 +16,7 @@ from surgrad.datasets.events import EventDataset
 from surgrad.network.connections import Connection, Conv
 from surgrad.network.network import Network, evaluating
 from surgrad.network.pooling import Pool
+from surgrad.network.residual import Residual
 from surgrad.training.loop import DEFAULT_COMPUTE, BatchGrid, Compute
 from surgrad.training.losses import ReadoutCrossEntropy
 
@@ -78,7 +79,7 @@ def workload(
         the cost; operations and energy are nan if a connection is neither `Dense` nor `Conv`.
     """
     connections = _connections(network)
-    known = [(source, pool, part) for source, pool, part in connections if isinstance(part, Connection)]
+    known = [(source, pool, part) for source, pool, part in connections if isinstance(part, Connection | Residual)]
     unknown = 0.0 if len(known) == len(connections) else math.nan
     fan_outs = [(source, pool, fan_out(connection).flatten().double()) for source, pool, connection in known]
     pooled = any(pool is not None for _, pool, _ in known)
@@ -120,8 +121,10 @@ def decision_steps(readout: Tensor, loss: ReadoutCrossEntropy) -> Tensor:
     return torch.tensor(ends, device=readout.device)[last_other]
 
 
-def fan_out(connection: Connection, *, dense: bool = False) -> Tensor:
+def fan_out(connection: Connection | Residual, *, dense: bool = False) -> Tensor:
     """Weights that lead away from every presynaptic unit, (*in_shape): those that are not zero, with `dense` all."""
+    if isinstance(connection, Residual):
+        return _past(connection, dense)
     weight = connection.weight
     mask = torch.ones_like(weight) if dense else (weight != 0).to(weight.dtype)
     if not isinstance(connection, Conv):
@@ -133,8 +136,20 @@ def fan_out(connection: Connection, *, dense: bool = False) -> Tensor:
     return torch.autograd.grad(reached, shown)[0][0]
 
 
+def _past(residual: Residual, dense: bool) -> Tensor:
+    """As `fan_out`; the identity has a weight for each unit."""
+    if residual.conv is None:
+        return torch.ones(residual.in_shape)
+    inner = fan_out(residual.conv, dense=dense)
+    found = torch.zeros(residual.in_shape, device=inner.device)
+    residual.below(found).copy_(inner)
+    return found
+
+
 def _connections(network: Network) -> list[tuple[int, Pool | None, nn.Module]]:
     """Every connection behind its pool, if it has one, and the population that it leads away from, 0 for the input."""
     above = [(k, layer.pool, layer.feedforward) for k, layer in enumerate(network.stack)]
     own = [(k, None, layer.recurrent) for k, layer in enumerate(network.layers, 1)]
-    return [(k, pool, connection) for k, pool, connection in (*above, *own) if connection is not None]
+    residuals = [layer.residual for layer in network.layers if layer.residual is not None]
+    past = [(residual.source + 1, None, residual) for residual in residuals]
+    return [(k, pool, connection) for k, pool, connection in (*above, *past, *own) if connection is not None]

@@ -18,8 +18,18 @@ PARTS = {
         ],
         "feedforward.delay.logit",
     ),
-    "max pooling": (["dataset.pool_size=[2,1]"], "feedforward.weight"),
-    "average pooling": (["dataset.pool_size=[2,2]", "dataset.pool_kind=average", "dropout=0.2"], "feedforward.weight"),
+    "max pooling": (["dataset.stride=[1,1]", "dataset.pool_size=[2,1]"], "feedforward.weight"),
+    "residual": (
+        [
+            *["dataset.nb_hidden_layers=3", "dataset.nb_filters=[4,4,6]", "dataset.kernel_size=[3,3,3]"],
+            *["dataset.stride=[1,1,1]", "dataset.padding=[1,1,1]", "dataset.residual=[[0,1],[0,2]]"],
+        ],
+        "residual.conv.weight",
+    ),
+    "average pooling": (
+        ["dataset.stride=[1,1]", "dataset.pool_size=[2,2]", "dataset.pool_kind=average", "dropout=0.2"],
+        "feedforward.weight",
+    ),
 }
 
 
@@ -80,6 +90,11 @@ def test_learned_constants_move_and_stay_within_their_bounds(trained, main, tmp_
         (["connection=gaussian_delays"], "(connection=axonal_delays or dendritic_delays) or none"),
         (["connection._target_=my_module.X"], "connection"),
         (["connection=axonal_delays", "connection.max_delay=1"], "max_delay=1 s does not fit into the window of 20 st"),
+        (
+            ["dataset.residual=[[0,2]]"],
+            "residual=[[0, 2]]: pairs of a layer and one above it are wanted",
+        ),
+        (["dataset.residual=[0,1]"], "residual=[0, 1]: pairs of a layer and one above it are wanted"),
         (["dataset.pool_size=[2]"], "dataset.pool_size=[2]: one for each of dataset.nb_hidden_layers=2"),
         (["dataset.pool_size=[6,1]"], "hidden layer 1: pool_size=6 does not fit units (4, 5)"),
         (["dataset.pool_size=[1,0]"], "dataset.pool_size=[1, 0]: must be positive"),

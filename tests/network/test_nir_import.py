@@ -25,6 +25,7 @@ from surgrad.network.neuron_delays import (  # noqa: E402
 from surgrad.network.nir_import import from_nir, read  # noqa: E402
 from surgrad.network.parameters import TimeConstant  # noqa: E402
 from surgrad.network.pooling import AveragePool, MaxPool  # noqa: E402
+from surgrad.network.residual import Residual  # noqa: E402
 from surgrad.neurons.lif import LIF  # noqa: E402
 from surgrad.runs.record import REPO  # noqa: E402
 
@@ -111,6 +112,11 @@ def test_pools_without_a_node_are_refused():
         layer = SpikingLayer(Dense(pool.out_shape, 6), LIF(), 20e-3, 10e-3).behind(pool)
         with pytest.raises(UserError, match=said):
             nir_export.to_nir(Network([layer], None, DT))
+    net = network("conv2d")
+    first = net.layers[0]
+    first.beside(Residual(0, first.unit_shape, first.unit_shape, (1, 1), (0, 0)))
+    with pytest.raises(UserError, match="layer 0 has a residual connection: the graphs written here are chains"):
+        nir_export.to_nir(net)
     with pytest.raises(UserError, match="pooled spikes are not written for Norse"):
         nir_export.to_nir(network("pooled", "multiplicative_leak"), dialect="norse")
 

@@ -6,6 +6,7 @@ import torch
 from surgrad import LIF, Conv, Dense, EventDataset, Network, Readout, SpikingLayer, losses
 from surgrad.network.connections import DelayedDense
 from surgrad.network.pooling import POOLS
+from surgrad.network.residual import Residual
 from surgrad.training.loop import BatchGrid
 from surgrad.training.workload import JOULE_PER_ADDITION, decision_steps, fan_out, workload
 
@@ -99,6 +100,23 @@ def test_a_pooled_spike_counts_the_weights_that_it_reaches_once(kind):
     found = workload(network, events, grid, losses.MaxOverTimeCrossEntropy())
     assert found.synaptic_operations == pytest.approx(expected / 5)
     assert spikes.any()
+
+
+def test_a_residual_connection_costs_what_its_spikes_reach():
+    torch.manual_seed(3)
+    layers = [layer(Conv((1, 12), 3, 3, 1, 1)), layer(Conv((3, 12), 3, 3, 1, 1)), layer(Conv((3, 12), 4, 2, 2))]
+    plain = Network(layers, None, DT)
+    same, other = Residual(0, (3, 12), (3, 12), (1,), (0,)), Residual(0, (3, 12), (4, 6), (2,), (1,))
+    assert fan_out(same).tolist() == torch.ones(3, 12).tolist()
+    other.conv.weight.data[0] = 0
+    assert fan_out(other).tolist() == [[0, 3] * 6] * 3
+    assert fan_out(other, dense=True).tolist() == [[0, 4] * 6] * 3
+    grid, loss = BatchGrid(5, DT, NB_STEPS, (1, 12)), losses.MaxOverTimeCrossEntropy()
+    plain.readout = Readout(Dense((4, 6), 3), 20e-3, 10e-3)
+    without = workload(plain, data(), grid, loss)
+    layers[2].beside(other)
+    found = workload(plain, data(), grid, loss)
+    assert found.dense_operations - without.dense_operations == NB_STEPS * 4 * 3 * 6
 
 
 def test_operations_of_connections_of_another_kind_are_not_known():

@@ -43,6 +43,7 @@ class ConvDatasetConfig(DatasetConfig):
     padding: list[int] = field(default_factory=lambda: [0, 0, 0])
     pool_size: list[int] = field(default_factory=list)  # spikes of each layer, on their way up; 1: none; []: no pooling
     pool_kind: str = "max"  # max: a spike where there is one in the window | average: the share that spikes
+    residual: list[Any] = field(default_factory=list)  # [[0, 2]]: spikes of layer 0 also drive layer 2; []: none
     rec: bool = True  # recurrent convolution within each layer
     rec_kernel_size: int = 5
     rec_stride: int = 1
@@ -60,6 +61,7 @@ class ConvDatasetConfig(DatasetConfig):
             if len(getattr(self, name)) < self.nb_hidden_layers:
                 wanted = f"one for each of dataset.nb_hidden_layers={self.nb_hidden_layers}"
                 raise UserError(f"dataset.{name}={getattr(self, name)}: {wanted}")
+        self.stack()
 
     def stack(self) -> ConvStack:
         """Shapes of the hidden layers."""
