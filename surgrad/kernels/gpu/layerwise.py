@@ -31,7 +31,7 @@ def unknown(layer: LayerSpec) -> str | None:
     """Why a layer is scanned by the reference, or None."""
     if layer.recurrent is not None and layer.recurrent.own:
         return f"{layer.recurrent.name} ({layer.recurrent.own})"
-    if layer.recurrent is not None and layer.recurrent.kind in ("delayed", "dendritic"):
+    if layer.recurrent is not None and layer.recurrent.has_delays and layer.recurrent.kind != "axonal":
         return f"{layer.recurrent.name} (recurrent delays that are not axonal)"
     if not _adaptive(layer):
         return cuda.unknown_neuron(layer)
