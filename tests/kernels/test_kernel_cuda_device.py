@@ -28,11 +28,15 @@ from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
 from surgrad.kernels import call, checks, dispatch, events
 from surgrad.kernels.events import Events
-from surgrad.kernels.gpu import layer
+from surgrad.kernels.gpu import adaptive, layer, layerwise
 from surgrad.kernels.philox import NoiseKey
-from surgrad.network.connections import Conv, Dense
+from surgrad.network.connections import Conv, Dense, GaussianDelays
+from surgrad.network.layers import Readout, SpikingLayer
+from surgrad.network.network import Network
+from surgrad.network.neuron_delays import AxonalDelays
+from surgrad.network.normalization import TemporalBatchNorm
 from surgrad.neurons import escape_noise
-from surgrad.neurons.lif import LIF
+from surgrad.neurons.lif import LIF, AdaptiveLIF
 from surgrad.training.captured import Captured
 from surgrad.training.loop import Compute, Objective, Step
 from surgrad.training.losses import MaxOverTimeCrossEntropy
@@ -168,22 +172,47 @@ class FromHost(Operations):
         return found
 
 
-@pytest.mark.parametrize("regularizers", [[], [UpperBoundL2(0.1, 7.0), LowerBoundL2(0.1, 1.0, "batch")]])
-def test_what_is_captured_neither_reads_nor_copies_from_the_host(meta, regularizers):
-    """Events, loss, penalties, clipping and optimiser included; on tensors without values."""
-    net = published(NOISES[1], trained="layer").to_empty(device="meta")
+def step_on_meta(net, regularizers, unit_shape, nb_steps=350, optimizer="smorms3", **options):
+    """The operations of a second step: events, loss, penalties, clipping and optimiser included."""
     objective = Objective(MaxOverTimeCrossEntropy(label_smoothing=0.1), regularizers)
-    optimizer = build_optimizer("smorms3", net.parameters(), 1e-3)
+    optimizer = build_optimizer(optimizer, net.parameters(), 1e-3, **options)
     step = Step(net, objective, optimizer, grad_clip=1.0, compute=Compute("cuda"))
     long = {"dtype": torch.int64, "device": "meta"}
     steps, units = (torch.zeros(2816, dtype=torch.int32, device="meta") for _ in range(2))
     labels, ids, offsets, draw = (torch.zeros(shape, **long) for shape in ((400,), (400,), (401,), ()))
-    batch = EventBatch(steps, units, offsets, labels, ids, 350, (1, 700))
+    batch = EventBatch(steps, units, offsets, labels, ids, nb_steps, unit_shape)
     for _ in range(2):
         with FromHost() as operations:
             step(batch, draw)
+    return operations
+
+
+@pytest.mark.parametrize("regularizers", [[], [UpperBoundL2(0.1, 7.0), LowerBoundL2(0.1, 1.0, "batch")]])
+def test_what_is_captured_neither_reads_nor_copies_from_the_host(meta, regularizers):
+    """On tensors without values."""
+    operations = step_on_meta(published(NOISES[1], trained="layer").to_empty(device="meta"), regularizers, (1, 700))
     assert operations.mixed == []
     assert operations.counts.total() < 380
+    assert not operations.counts.keys() & UNORDERED
+
+
+def test_nor_does_a_step_layer_by_layer(meta, monkeypatch):
+    """Adaptation, delays, dropout and normalisation."""
+    kernels = Launches(), Launches()
+    for name, kernel in zip(("adaptive_scan", "adaptive_scan_adjoint"), kernels, strict=True):
+        monkeypatch.setattr(adaptive, name, kernel)
+    monkeypatch.setattr(dispatch, "choose", lambda *args: dispatch.Choice("cuda", layerwise.run, ""))
+    layers = [
+        SpikingLayer(
+            GaussianDelays(700, 128, 50e-3, 10e-3, 1e-3, 10), AdaptiveLIF(), 20e-3, 10e-3, Dense(128, 128),
+            normalization=TemporalBatchNorm((128,)), dropout=0.2, recurrent_dropout=0.2,
+        ),
+        SpikingLayer(Dense(128, 128), LIF(), 20e-3, 10e-3, AxonalDelays(128, 128, 50e-3, width=20e-3), dropout=0.2),
+    ]  # fmt: skip
+    net = Network(layers, Readout(AxonalDelays(128, 20, 50e-3), 40e-3, 10e-3), 2e-3).to_empty(device="meta")
+    operations = step_on_meta(net, [UpperBoundL2(0.1, 7.0)], (700,), 100)
+    assert [kernel.number for kernel in kernels] == [4, 4]
+    assert operations.mixed == []
     assert not operations.counts.keys() & UNORDERED
 
 
