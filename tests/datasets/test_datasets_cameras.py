@@ -232,7 +232,20 @@ def main():
     root.handlers[:], root.level = handlers, level
 
 
-def test_a_network_learns_from_files_as_of_nmnist(main, tmp_path):
+@pytest.mark.parametrize(
+    "layers",
+    [
+        ["dataset.nb_hidden_layers=1"],
+        [
+            "dataset.nb_hidden_layers=2",
+            "dataset.pool_size=[2,1]",
+            "dataset.pool_kind=average",
+            "dataset.residual=[[0,1]]",
+        ],
+    ],
+    ids=["one", "pooled"],
+)
+def test_a_network_learns_from_files_as_of_nmnist(main, tmp_path, layers):
     for part, nb_samples in (("Train", 12), ("Test", 6)):
         folders(tmp_path / part, nb_samples, seed=nb_samples)
     given = [
@@ -242,7 +255,7 @@ def test_a_network_learns_from_files_as_of_nmnist(main, tmp_path):
         "dataset.duration=0.1",
         "method=superspike",
     ]
-    given += [*SHORT, "dataset.nb_hidden_layers=1", "plotting.idx_layer=0", "dataset.nu=2", "nb_epochs=6"]
+    given += [*SHORT, *layers, "plotting.idx_layer=0", "dataset.nu=2", "nb_epochs=6"]
     given += ["fano.evaluate=false", "plot=none"]
     main([*given, f"hydra.run.dir={tmp_path / 'run'}"])
     record = RunRecord(tmp_path / "run")
