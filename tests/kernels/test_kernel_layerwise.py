@@ -194,3 +194,30 @@ def test_what_a_network_does_not_need_is_not_compiled(monkeypatch):
     monkeypatch.setattr(delays, "library", fail)
     dispatch._not_compiled.cache_clear()
     assert choice("auto", random_network(adapts=False, delayed=(False,) * 3)) is cpu.run
+
+
+@pytest.mark.parametrize("delay", [0, 1])
+def test_counted_events_of_silent_and_busy_inputs_arrive_where_the_delays_say(delay):
+    """Inputs from silent to one with events in every step, counted up to 3: each kind has a loop of its own."""
+    generator = torch.Generator().manual_seed(4)
+    layer = SpikingLayer(DelayedDense(12, 20, 13e-3, seed=2), LIF(), 20e-3, 10e-3)
+    network = Network([layer], Readout(Dense(20, 3), 0.05, 0.01), 2e-3, delay)
+    busy = torch.linspace(0, 1, 12).square()
+    x = torch.randint(1, 4, (45, 3, 12), generator=generator) * (torch.rand(45, 3, 12, generator=generator) < busy)
+    b, t, unit = x.permute(1, 0, 2).nonzero(as_tuple=True)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(b, minlength=3).cumsum(0)])
+    counts = x[t, b, unit].int()
+    events = EventBatch(
+        t.int(), unit.int(), offsets, torch.zeros(3, dtype=torch.int64), torch.arange(3), 45, (12,), counts
+    )
+    results = []
+    for kernel in ("cpu", "reference"):
+        network.zero_grad()
+        out = network(events, kernel=kernel, record=True)
+        out.readout.square().mean().backward()
+        results.append((out, [p.grad.clone() for p in network.parameters() if p.grad is not None]))
+    (ours, gradients), (expected, others) = results
+    assert expected.spikes[0].sum() > 20
+    assert torch.equal(ours.spikes[0], expected.spikes[0])
+    for mine, other in zip(gradients, others, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))

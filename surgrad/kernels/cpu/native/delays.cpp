@@ -60,28 +60,89 @@ void each_event(const Desc& d, int64_t b, F f) {
     else all([](int64_t) { return 1.0f; });
 }
 
+// The inputs of one sample with an event in every eighth step or more, as rows over time in which they are shifted as a whole: a
+// vector then holds neighbouring steps. Events of the others are taken one by one.
+struct Rows {
+    static constexpr int64_t EVERY = 8;
+    const Desc& d;
+    int64_t lead, size;          // zeros before the first step of a row, and floats of a row
+    std::vector<int64_t> inputs;  // of each row
+    std::vector<int64_t> row;    // of each input, -1 if it has none
+    std::vector<float> spikes;
+    explicit Rows(const Desc& d) : d(d), lead(d.length - d.T + 1), size(lead + d.length + 5 * LANES) {}
+
+    void read(int64_t b) {
+        row.assign(d.nb_in, 0), inputs.clear();
+        for (int64_t e = d.offsets[b]; e < d.offsets[b + 1]; e++) row[d.units[e]]++;
+        for (int64_t j = 0; j < d.nb_in; j++) {
+            const bool many = row[j] * EVERY >= d.T;
+            row[j] = many ? inputs.size() : -1;
+            if (many) inputs.push_back(j);
+        }
+        spikes.assign(inputs.size() * size, 0.0f);
+        for (int64_t e = d.offsets[b]; e < d.offsets[b + 1]; e++)
+            if (row[d.units[e]] >= 0) spikes[row[d.units[e]] * size + lead + d.steps[e]] += d.counts ? d.counts[e] : 1.0f;
+    }
+    // currents (nb_out, stride), rounded after every operation like those of single events
+    void deliver(float* currents) const {
+        constexpr int64_t NV = 4, WIDE = NV * LANES;
+        const Interrupted interrupted;
+        for (int64_t i = 0; i < d.nb_out && !interrupted(inputs.size() * d.length); i++)
+            for (int64_t t = 0; t < d.length; t += WIDE) {
+                vf sum[NV];
+                for (int v = 0; v < NV; v++) sum[v] = load(currents + i * d.stride + t + v * LANES);
+                for (size_t r = 0; r < inputs.size(); r++) {
+                    const int64_t synapse = inputs[r] * d.nb_out + i;
+                    const float w0 = d.w[2 * synapse], w1 = d.w[2 * synapse + 1];
+                    const float* from = &spikes[r * size + lead + t - d.shift - (d.place[synapse] - i * d.stride)];
+                    for (int v = 0; v < NV; v++) sum[v] = (sum[v] + w0 * load(from + v * LANES)) + w1 * load(from + v * LANES - 1);
+                }
+                for (int v = 0; v < NV; v++) store(currents + i * d.stride + t + v * LANES, sum[v]);
+            }
+    }
+    // sums laid out as w, from gradients laid out as currents
+    void collect(const float* gradient, float* sums) const {
+        const Interrupted interrupted;
+        for (size_t r = 0; r < inputs.size() && !interrupted(2 * d.nb_out * d.T); r++)
+            for (int64_t i = 0; i < d.nb_out; i++) {
+                const int64_t synapse = inputs[r] * d.nb_out + i;
+                const float *at = gradient + d.place[synapse] + d.shift, *from = &spikes[r * size + lead];
+                vf first{}, second{};
+                for (int64_t t = 0; t < d.T; t += LANES) {
+                    vf s = load(from + t);
+                    first = fused(s, load(at + t), first), second = fused(s, load(at + t + 1), second);
+                }
+                sums[2 * synapse] += sum_of(first), sums[2 * synapse + 1] += sum_of(second);
+            }
+    }
+};
+
 // Currents of one sample: (nb_out, stride) with delays, (length, nb_out) without
-void deliver(const Desc& d, int64_t b, float* currents) {
+void deliver(const Desc& d, int64_t b, const Rows& rows, float* currents) {
     if (!d.place)
         return each_event(d, b, [&](int64_t t, int64_t row, float c) {
             float* to = currents + t * d.nb_out;
             for (int64_t i = 0; i < d.nb_out; i += LANES) store(to + i, load(to + i) + c * load(d.w + row + i));
         });
     each_event(d, b, [&](int64_t t, int64_t row, float c) {
+        if (rows.row[row / d.nb_out] >= 0) return;
         const float* w = d.w + 2 * row;
         const int32_t* place = d.place + row;
         for (int64_t i = 0; i < d.nb_out; i++) at(currents + t, place[i]) += c * at(w, 2 * i);
     });
+    rows.deliver(currents);
 }
 
 // Sums over the events of j of dL/dI at both arrivals, laid out as w
-void collect(const Desc& d, int64_t b, const float* gradient, float* sums) {
+void collect(const Desc& d, int64_t b, const Rows& rows, const float* gradient, float* sums) {
     if (!d.place)
         return each_event(d, b, [&](int64_t t, int64_t row, float c) {
             const float* from = gradient + t * d.nb_out;
             for (int64_t i = 0; i < d.nb_out; i += LANES) store(sums + row + i, load(sums + row + i) + c * load(from + i));
         });
+    rows.collect(gradient, sums);
     each_event(d, b, [&](int64_t t, int64_t row, float c) {
+        if (rows.row[row / d.nb_out] >= 0) return;
         float* to = sums + 2 * row;
         const int32_t* place = d.place + row;
         for (int64_t i = 0; i < d.nb_out; i++) at(to, 2 * i) += c * at(gradient + t, place[i]);
@@ -175,10 +236,12 @@ void synapses_forward(const Desc* desc, float* currents) {
     Call call;
     const Desc& d = *desc;
     std::vector<std::vector<float>> memory(d.threads);
+    std::vector<Rows> rows(d.threads, Rows(d));
     over_samples(d, [&](int64_t b, int64_t part) {
         auto& own = memory[part];
         own.assign(d.nb_out * d.stride, 0.0f);
-        deliver(d, b, own.data());
+        if (d.place) rows[part].read(b);
+        deliver(d, b, rows[part], own.data());
         write(d, b, own.data(), currents);
     });
 }
@@ -189,11 +252,13 @@ void synapses_backward(const Desc* desc, const float* gradient, float* sums, flo
     const Desc& d = *desc;
     const int64_t size = (d.place ? 2 : 1) * d.nb_in * d.nb_out;
     std::vector<std::vector<float>> memory(d.threads);
+    std::vector<Rows> rows(d.threads, Rows(d));
     over_samples(d, [&](int64_t b, int64_t part) {
         auto& own = memory[part];
+        if (d.place) rows[part].read(b);
         own.resize(d.nb_out * d.stride);  // what lies beyond `length` of each neuron stays 0
         read(d, b, gradient, own.data());
-        collect(d, b, own.data(), sums + part * size);
+        collect(d, b, rows[part], own.data(), sums + part * size);
         if (g_spikes) back_to_spikes(d, own.data(), g_spikes + b * d.nb_in);
     });
 }
