@@ -106,7 +106,7 @@ def entry(
                 if not configs.is_dir():
                     raise UserError(f"{configs} is missing: install the repository with `pip install -e .`")
                 asks = not {"--help", "-h"}.isdisjoint(given)
-                text = help_text(inspect.getmodule(main), schema, folders) if asks else ""
+                text = help_text(inspect.getmodule(main), schema, folders, given) if asks else ""
                 store(schema, runs_folder(folder), run_name, text)
                 with command_line(given, schema, folders), errors_as_raised() as user_wants_tracebacks:
                     hydra.main(version_base="1.3", config_path=str(configs), config_name="config")(task)()

@@ -17,13 +17,15 @@ from surgrad.config.command_line import options
 WIDTH = 120
 
 
-def help_text(script: object, schema: type, folders: Sequence[Path]) -> str:
+def help_text(script: object, schema: type, folders: Sequence[Path], given: Sequence[str] = ()) -> str:
     """The text.
 
     Args:
         script: the script's module, whose docstring comes first.
-        schema: dataclass of its keys.
+        schema: dataclass of its keys; `KEYS_OF` has the groups whose choices have keys of their own, and for each a
+            function from the choice to the dataclass of these.
         folders: folders of the groups, the suite's own first.
+        given: overrides beside `--help`: of these groups the choice whose keys are shown.
     """
     parts = [inspect.cleandoc(script.__doc__ or ""), ""]
     parts += ["Configurations (--config-name=…):", *_table((p.stem, _first_comment(p)) for p in _files(folders[0]))]
@@ -33,6 +35,13 @@ def help_text(script: object, schema: type, folders: Sequence[Path]) -> str:
     parts += _table((group, " | ".join(options(group, folders))) for group in groups if options(group, folders))
     parts += ["", "Keys (key=value), their defaults and meanings; --cfg job shows the values that a run would have:"]
     parts += _table((f"{key}={default}", meaning) for key, default, meaning in keys(schema))
+    for group, schema_of in getattr(schema, "KEYS_OF", {}).items():
+        chosen = [value for key, _, value in (word.partition("=") for word in given) if key == group]
+        choice = (chosen or [_default(group, folders[0])])[-1]
+        if choice not in options(group, folders):
+            continue
+        parts += ["", f"Keys of {group}={choice}; --help {group}=… shows another's, {group}/{choice}.yaml its values:"]
+        parts += _table((f"{key}={default}", said) for key, default, said in keys(schema_of(choice), f"{group}."))
     parts += ["", "-m sweeps over comma-separated values; --hydra-help lists Hydra's own options."]
     return "\n".join(parts)
 
@@ -41,7 +50,7 @@ def keys(schema: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Dotted key, default as it would be typed, and comment of every field of a dataclass, nested ones included."""
     comments: dict[str, str] = {}
     for base in reversed(schema.__mro__):
-        if dataclasses.is_dataclass(base):
+        if dataclasses.is_dataclass(base) and vars(base).get("__annotations__"):
             comments |= {name: said for name, said in field_comments(base).items() if said}
     hints = get_type_hints(schema)
     for field in dataclasses.fields(schema):
@@ -79,6 +88,14 @@ def _typed(field: "dataclasses.Field[Any]") -> str:
     if value is None:
         return "null"
     return f"{value:.6g}" if isinstance(value, float) else str(value).replace("'", "")
+
+
+def _default(group: str, folder: Path) -> str:
+    """The choice of a group in the defaults of config.yaml; "" if it has none."""
+    found = re.search(
+        rf"^  - (?:override )?/?{group}: (\w+)", (folder / "config.yaml").read_text(encoding="utf-8"), re.M
+    )
+    return found[1] if found else ""
 
 
 def _files(folder: Path) -> list[Path]:

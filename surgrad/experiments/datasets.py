@@ -305,6 +305,13 @@ def no_dataset() -> Any:
     return {}
 
 
+def dataset_schema(choice: str, kind: type[DatasetConfig] = DatasetConfig) -> type[DatasetConfig]:
+    """The dataclass of the keys of ``dataset=choice``; kind as of `dataset_config`."""
+    named = {"own": OwnConfig, "braille_threshold_crossing": BrailleConfig}
+    own = named.get(choice) or DATASETS.get(choice, HDF5Config)
+    return own if issubclass(own, kind) else make_dataclass(own.__name__, [], bases=(kind, own))
+
+
 def dataset_config(content: Any, kind: type[D] = DatasetConfig) -> D:  # type: ignore[assignment]
     """What is composed under `dataset`, as an object of the data set's own schema, which its name chooses.
 
@@ -320,13 +327,13 @@ def dataset_config(content: Any, kind: type[D] = DatasetConfig) -> D:  # type: i
     if not content:
         raise UserError("dataset: is empty; choose one, e.g. dataset=spiking_digits")
     name = content.get("name")
-    own = OwnConfig if "source" in content else DATASETS.get(str(name), HDF5Config)
-    checked: D = check({"dataset": dict(content)}, _wrapper(kind, own)).dataset  # type: ignore[arg-type]  # a class is hashable
+    choice = "own" if "source" in content else str(name)
+    checked: D = check({"dataset": dict(content)}, _wrapper(kind, choice)).dataset  # type: ignore[arg-type]  # a class is hashable
     return checked
 
 
 @cache
-def _wrapper(kind: type[DatasetConfig], own: type[DatasetConfig]) -> type:
+def _wrapper(kind: type[DatasetConfig], choice: str) -> type:
     """A dataclass with the data set as its only field, so that messages name whole keys."""
-    schema = own if issubclass(own, kind) else make_dataclass(own.__name__, [], bases=(kind, own))
+    schema = dataset_schema(choice, kind)
     return make_dataclass("Wrapper", [("dataset", schema, field(default_factory=schema))])

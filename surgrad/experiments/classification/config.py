@@ -14,7 +14,7 @@ from surgrad.config.published import Published
 from surgrad.config.validate import at_least, not_negative, one_of, positive, probability
 from surgrad.errors import UserError
 from surgrad.experiments import parts
-from surgrad.experiments.datasets import DatasetConfig, dataset_config, no_dataset
+from surgrad.experiments.datasets import DatasetConfig, dataset_config, dataset_schema, no_dataset
 from surgrad.experiments.layer_parts import LayerPartsConfig
 from surgrad.network.connections import Conv
 from surgrad.network.initializers import Distribution, FluctuationDrivenCentered, Initializer
@@ -167,6 +167,8 @@ class PlottingConfig:
 @dataclass
 class ClassificationConfig(LayerPartsConfig):
     """Everything a run of `Classification/deep_convSNN.py` depends on."""
+
+    KEYS_OF: ClassVar = {"dataset": partial(dataset_schema, kind=ConvDatasetConfig)}
 
     PUBLISHED: ClassVar = Published(
         values={

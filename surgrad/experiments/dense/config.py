@@ -5,7 +5,7 @@ own (`surgrad.experiments.parts`). Nodes: neuron, surrogate, connection, time_co
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -13,7 +13,7 @@ from surgrad.config import validate
 from surgrad.config.validate import not_empty, positive
 from surgrad.errors import UserError
 from surgrad.experiments import parts
-from surgrad.experiments.datasets import DatasetConfig, DatasetNode, dataset_config, no_dataset
+from surgrad.experiments.datasets import DatasetConfig, DatasetNode, dataset_config, dataset_schema, no_dataset
 from surgrad.experiments.layer_parts import LayerPartsConfig
 from surgrad.network.dale import impose
 from surgrad.network.initializers import Initializer
@@ -25,6 +25,8 @@ from surgrad.training.loop import BatchGrid, Objective
 @dataclass
 class DenseConfig(LayerPartsConfig):
     """Everything a run of `Classification/dense_SNN.py` depends on."""
+
+    KEYS_OF: ClassVar = {"dataset": dataset_schema}
 
     dataset: DatasetNode = field(default_factory=no_dataset)  # one of the group
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from omegaconf import MISSING
@@ -17,7 +18,7 @@ from surgrad.errors import UserError
 from surgrad.eventprop.encoding import linear_latency
 from surgrad.eventprop.layers import EventLayer, EventLIF, EventReadout
 from surgrad.eventprop.network import EventNetwork, FirstSpike, Head, IntegratedVoltage, MaximumVoltage, SpikeSet
-from surgrad.experiments.datasets import DatasetConfig, DatasetNode, dataset_config, no_dataset
+from surgrad.experiments.datasets import DatasetConfig, DatasetNode, dataset_config, dataset_schema, no_dataset
 from surgrad.experiments.eventprop.training import Recipe
 from surgrad.network.connections import Dense
 from surgrad.network.layers import Readout, SpikingLayer
@@ -215,6 +216,8 @@ class YinYangConfig(EventConfig):
 @dataclass
 class EventSNNConfig(EventConfig):
     """Everything a run of `Classification/event_SNN.py` depends on."""
+
+    KEYS_OF: ClassVar = {"dataset": dataset_schema}
 
     dataset: DatasetNode = field(default_factory=no_dataset)  # one of the group
 

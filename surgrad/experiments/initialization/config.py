@@ -1,14 +1,14 @@
 """Configuration of `Classification/initialization.py`: what initial weights do to membranes, rates and gradients."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from surgrad.config import validate
 from surgrad.config.build import build
 from surgrad.config.common import CommonConfig
 from surgrad.config.validate import not_empty, positive
 from surgrad.errors import UserError
-from surgrad.experiments.datasets import DatasetConfig, DatasetNode, dataset_config, no_dataset
+from surgrad.experiments.datasets import DatasetConfig, DatasetNode, dataset_config, dataset_schema, no_dataset
 from surgrad.experiments.initialization.study import Cell
 from surgrad.network.initializers import Initializer
 from surgrad.network.models import dense_snn
@@ -71,6 +71,8 @@ class RealConfig:
 @dataclass
 class InitializationConfig(CommonConfig):
     """Everything a run of `Classification/initialization.py` depends on."""
+
+    KEYS_OF: ClassVar = {"dataset": dataset_schema}
 
     device: str = "cpu"  # auto | cpu | cuda | cuda:<n>
     dataset: DatasetNode = field(default_factory=no_dataset)  # one of the group

@@ -1,7 +1,7 @@
 """Configuration of `Classification/non_spiking.py`: networks without spikes on the input of the spiking ones."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -9,7 +9,7 @@ from surgrad.config import validate
 from surgrad.config.build import build
 from surgrad.config.validate import positive
 from surgrad.experiments import parts
-from surgrad.experiments.datasets import DatasetConfig, DatasetNode, dataset_config, no_dataset
+from surgrad.experiments.datasets import DatasetConfig, DatasetNode, dataset_config, dataset_schema, no_dataset
 from surgrad.experiments.non_spiking.networks import NonSpiking
 from surgrad.experiments.training import FitConfig
 from surgrad.training.loop import BatchGrid, Objective
@@ -18,6 +18,8 @@ from surgrad.training.loop import BatchGrid, Objective
 @dataclass
 class NonSpikingConfig(FitConfig):
     """Everything a run of `Classification/non_spiking.py` depends on."""
+
+    KEYS_OF: ClassVar = {"dataset": dataset_schema}
 
     dataset: DatasetNode = field(default_factory=no_dataset)  # one of the group
     model: dict[str, Any] = field(default_factory=dict)  # node with _partial_, called with (nb_inputs, nb_classes)
