@@ -57,11 +57,12 @@ class Step:
 
     def __init__(self, cfg: ClassificationConfig, processes: Processes):
         self.cfg, self.data = cfg, cfg.dataset.splits()[0]
-        self.network = cfg.network(self.data.nb_units, self.data.nb_classes)
+        generator = torch.Generator().manual_seed(cfg.seed)
+        self.network = cfg.network(self.data.nb_units, self.data.nb_classes, generator)
         initialize = FluctuationDrivenCentered(
             cfg.method.target_sigma_u, cfg.dataset.nu, cfg.dataset.alpha, readout=Distribution()
         )
-        initialize(self.network, torch.Generator().manual_seed(cfg.seed))
+        initialize(self.network, generator)
         shape = (1, self.data.nb_units)
         self.grid = BatchGrid(cfg.batch_size, cfg.dataset.time_step, cfg.dataset.nb_steps, shape)
         self.objective = Objective(build_loss(cfg.loss_type), cfg.regularizer.build())
