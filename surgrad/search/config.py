@@ -54,6 +54,8 @@ class SearchConfig:
         if self.metric.startswith("test"):
             raise UserError(f"metric={self.metric}: the test set must not choose; take valid_acc or valid_loss")
         self.space = flatten(self.space)
+        # options such as --config-name first: between overrides they would end the list for Hydra's parser
+        self.overrides = sorted(self.overrides, key=lambda override: not override.startswith("-"))
         self.ranges()
 
     def ranges(self) -> dict[str, Range]:

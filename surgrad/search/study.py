@@ -264,7 +264,7 @@ def _prepare(study: optuna.Study, trial: optuna.Trial, cfg: SearchConfig, folder
     }
     defaults = [f"{key}={value}" for key, value in ours.items() if key not in given]
     place = f"hydra.run.dir={json.dumps(str(run))}"
-    command = [sys.executable, str(cfg.script_path), *defaults, *cfg.overrides, *_overrides(params), place]
+    command = [sys.executable, str(cfg.script_path), *cfg.overrides, *defaults, *_overrides(params), place]
     reported = max(_trials(study)[trial.number].intermediate_values, default=-1)
     return Job(study, trial, cfg, run, command, output, reported)
 

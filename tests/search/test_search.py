@@ -156,6 +156,11 @@ def test_a_command_line_is_the_search_it_says():
     assert (cfg.nb_trials, cfg.overrides) == (7, ["dataset=randman", "dataset.nb_filters=[4,4]"])
 
 
+def test_options_of_a_script_come_before_its_overrides(cfg):
+    """An option between overrides would end their list for the script's parser."""
+    assert cfg(["y=1", "--config-name=ladder/full", "z=2"]).overrides == ["--config-name=ladder/full", "y=1", "z=2"]
+
+
 def test_what_makes_it_another_search(cfg):
     same, others = cfg(nb_trials=99, workers=3), [cfg(seed=1), cfg(["y=1"]), cfg(space={"x": "interval(0,2)"})]
     assert same.study_name == cfg().study_name
