@@ -22,6 +22,8 @@ from surgrad.experiments.dense.figures import ladder_figure
 from surgrad.runs.record import REPO, RunRecord, load_runs, run_id
 
 DENSE, NON_SPIKING = "python3 Classification/dense_SNN.py", "python3 Classification/non_spiking.py"
+#: The published network, which sees 700 channels in steps of 2 ms, after as many updates as its 200 epochs on SHD are
+CONVOLUTIONAL = "python3 Classification/deep_convSNN.py dataset=spoken_commands method=superspike"
 #: Axonal delays in the loop of every hidden layer, seen through a triangle that narrows
 LOOP = "connection@recurrent_connection=axonal_delays recurrent_connection.width=50e-3 lr_delay=0.05"
 
@@ -41,6 +43,8 @@ RUNGS = {
     "feed-forward, + a delay of each axon": f"{DENSE} --config-name=ladder/delays connection=axonal_delays",
     "feed-forward, + a delay of each dendrite": f"{DENSE} --config-name=ladder/delays connection=dendritic_delays",
     "feed-forward, + all of these": f"{DENSE} --config-name=ladder/full",
+    "feed-forward, + all of these, stochastic": f"{DENSE} --config-name=ladder/full neuron=stochastic_lif",
+    "deep recurrent convolutional": f"{CONVOLUTIONAL} batch_size=32 nb_epochs=109 fano.repeats=100 test_draws=2",
     "GRU": f"{NON_SPIKING} model=gru",
     "convolution over time": f"{NON_SPIKING} model=convolutional",
 }
