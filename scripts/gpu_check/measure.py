@@ -18,8 +18,10 @@ from torch.nn import functional as F
 from scripts.gpu_check.common import DEVICE, DRY, finish, ids_of, network_of, spikes_for, time_is_up
 from surgrad.datasets.batch import EventBatch
 from surgrad.datasets.events import EventDataset
+from surgrad.errors import known
+from surgrad.kernels.contract import ConnectionSpec, connection_spec
 from surgrad.kernels.precision import products as in_precision
-from surgrad.network.connections import Dense
+from surgrad.network.connections import Conv, Dense
 from surgrad.network.methods import SpikeParameters, method_neuron
 from surgrad.network.models import ConvStack, conv_snn
 from surgrad.network.network import Network
@@ -109,37 +111,62 @@ def _training(network: Network, nb_steps: int, nb_samples: int, compute: Compute
     return step
 
 
+#: Rows or images, and what they pass through: dense layers, the published convolutions and their loops.
+PRODUCTS: dict[bool, list[tuple[int, Dense | Conv]]] = {
+    True: [(60, Dense(20, 6)), (30, Conv((2, 9), 5, 3, 2))],
+    False: [
+        (44800, Dense(700, 128)),
+        (140000, Dense(320, 20)),
+        (44800, Dense(4096, 4096)),
+        (65200, Conv((1, 700), 16, 21, 10)),
+        (65200, Conv((16, 68), 32, 7, 3)),
+        (65200, Conv((32, 21), 64, 7, 3)),
+        (65200, Conv((16, 68), 16, 5, 1, 2)),
+        (65200, Conv((64, 5), 64, 5, 1, 2)),
+    ],
+}
+
+
 def products() -> Iterator[Row]:
-    """Products of byte spikes against float32 ones of cuBLAS, forward and by the weight: errors and time.
+    """Products of byte spikes against those of cuBLAS and cuDNN, in float32, forward and by the weight.
 
     Errors are relative to the sum of the absolute values of what is summed.
     """
-    from surgrad.kernels.gpu import spike_products
-
     generator = torch.Generator().manual_seed(0)
-    for rows, fan_in, units in ((60, 20, 6),) if DRY else ((44800, 700, 128), (140000, 320, 20), (44800, 4096, 4096)):
-        spikes = (torch.rand(rows, fan_in, generator=generator) < 0.05).to(torch.uint8).to(DEVICE)
-        weight, drive = (torch.randn(n, m, generator=generator).to(DEVICE) for n, m in ((units, fan_in), (rows, units)))
-        for what, ours, theirs, size in (
-            (
-                "forward",
-                lambda s=spikes, w=weight: spike_products.product(s, w),
-                lambda s=spikes, w=weight: s.to(w.dtype) @ w.t(),
-                lambda s=spikes, w=weight: s.to(w.dtype) @ w.t().abs(),
-            ),
-            (
-                "by the weight",
-                lambda s=spikes, g=drive: spike_products.weight_gradient(s, g),
-                lambda s=spikes, g=drive: g.t() @ s.to(g.dtype),
-                lambda s=spikes, g=drive: g.t().abs() @ s.to(g.dtype),
-            ),
+    for nb_rows, layer in PRODUCTS[DRY]:
+        connection = known("the connection", connection_spec(layer, "layer"))
+        spikes = (torch.rand(1, nb_rows, *layer.in_shape, generator=generator) < 0.05).to(torch.uint8).to(DEVICE)
+        weight = torch.randn(layer.weight.shape, generator=generator).to(DEVICE)
+        drive = torch.randn(1, nb_rows, *layer.out_shape, generator=generator).to(DEVICE)
+        for what, product, x in (
+            ("forward", _forward, weight),
+            ("by the weight", partial(_by_weight, weight), drive),
         ):
-            row: Row = {"what": f"{rows} x {fan_in} x {units}, {what}", "bytes, s": seconds(ours)}
+            row: Row = {"what": f"{nb_rows} of {layer.in_shape} to {layer.out_shape}, {what}"}
+            row["bytes, s"] = seconds(partial(product, connection, spikes, x))
             with in_precision("float32", DEVICE):
-                error = float(((ours() - theirs()).abs() / size().clamp(min=1e-20)).max())
-                yield {**row, "float32, s": seconds(theirs), "error": error, "ok": error < 1e-5}
+                row["float32, s"] = seconds(partial(product, connection, spikes, x, widened=True))
+                error = (product(connection, spikes, x) - product(connection, spikes, x, widened=True)).abs()
+                size = product(connection, spikes, x.abs(), widened=True).clamp(min=1e-20)
+            worst = float((error / size).max())
+            yield {**row, "error": worst, "ok": worst < 1e-5}
         if time_is_up():
             return
+
+
+def _forward(connection: ConnectionSpec, spikes: Tensor, weight: Tensor, widened: bool = False) -> Tensor:
+    """``widened``: spikes are made float32 first, for the product of the library."""
+    from surgrad.kernels.gpu.products import current
+
+    return current(connection, weight, spikes.float() if widened else spikes, "float32")
+
+
+def _by_weight(
+    weight: Tensor, connection: ConnectionSpec, spikes: Tensor, drive: Tensor, widened: bool = False
+) -> Tensor:
+    from surgrad.kernels.gpu.products import weight_gradient
+
+    return weight_gradient(connection, weight, spikes.float() if widened else spikes, drive, "float32")
 
 
 def step() -> Iterator[Row]:

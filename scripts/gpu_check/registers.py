@@ -3,13 +3,15 @@
 python3 -m scripts.gpu_check.registers
 
 Registers of a thread and, in brackets, bytes of them spilled, forward / adjoint: of a layer with fixed time constants,
-with trained ones of each neuron, of adaptive neurons, and of recurrent delays of axons. Three minutes on one core.
+with trained ones of each neuron, of adaptive neurons, and of recurrent delays of axons; then those of the products of
+byte spikes, forward / by the weight. Three minutes on one core.
 """
 
 from triton.compiler import CompiledKernel
 
+from surgrad.errors import known
 from surgrad.kernels.contract import connection_spec
-from surgrad.kernels.gpu.compile import compiled, resources
+from surgrad.kernels.gpu.compile import compiled, compiled_product, resources
 from surgrad.kernels.gpu.layer import Population
 from surgrad.network.connections import Conv, Dense
 from surgrad.network.neuron_delays import AxonalDelays
@@ -28,11 +30,16 @@ LAYERS = {
     "1024, without recurrence": None,
 }
 
+#: What byte spikes pass through: the published convolutions, their loops, and dense layers.
+PRODUCTS = (
+    Conv((1, 700), 16, 21, 10), Conv((16, 68), 32, 7, 3), Conv((32, 21), 64, 7, 3), Conv((16, 68), 16, 5, 1, 2),
+    Conv((32, 21), 32, 5, 1, 2), Conv((64, 5), 64, 5, 1, 2), Dense(700, 128), Dense(320, 20),
+)  # fmt: skip
+
 
 def main() -> None:
-    """Print the table."""
-    print("| layer | constants | " + " | ".join(f"{c // 10}.{c % 10}" for c in CAPABILITIES) + " |")
-    print("|---" * (2 + len(CAPABILITIES)) + "|")
+    """Print both tables."""
+    _head("layer", "constants")
     for name, loop in LAYERS.items():
         units = (1024,) if loop is None else loop.out_shape
         recurrent = connection_spec(loop, "loop")
@@ -48,6 +55,22 @@ def main() -> None:
             population = Population(units, neuron, returning, 0, BATCH, "float32")
             cells = [_cell(compiled(population, capability, decays)) for capability in CAPABILITIES]
             print(f"| {name} | {what} | " + " | ".join(cells) + " |", flush=True)
+    print()
+    _head("product of byte spikes")
+    for layer in PRODUCTS:
+        connection = known("the connection", connection_spec(layer, "layer"))
+        cells = [_cell(compiled_product(connection, capability)) for capability in CAPABILITIES]
+        what = f", kernel {layer.kernel_size[0]}, stride {layer.stride[0]}" if isinstance(layer, Conv) else ""
+        print(f"| {_size(layer.in_shape)} to {_size(layer.out_shape)}{what} | " + " | ".join(cells) + " |", flush=True)
+
+
+def _head(*columns: str) -> None:
+    print("| " + " | ".join([*columns, *(f"{c // 10}.{c % 10}" for c in CAPABILITIES)]) + " |")
+    print("|---" * (len(columns) + len(CAPABILITIES)) + "|")
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _cell(kernels: dict[str, CompiledKernel]) -> str:

@@ -28,7 +28,7 @@ from surgrad.datasets.events import EventBatch
 from surgrad.errors import UserError
 from surgrad.kernels import call, checks, dispatch, events
 from surgrad.kernels.events import Events
-from surgrad.kernels.gpu import adaptive, layer, layerwise
+from surgrad.kernels.gpu import adaptive, layer, layerwise, spike_convolutions, spike_products
 from surgrad.kernels.philox import NoiseKey
 from surgrad.network.connections import Conv, Dense, GaussianDelays
 from surgrad.network.layers import Readout, SpikingLayer
@@ -111,12 +111,24 @@ class Launches:
         self.number += 1
 
 
+KERNELS = {
+    layer: ("scan", "scan_adjoint"),
+    spike_products: ("spike_product", "spike_weight_gradient"),
+    spike_convolutions: ("spike_convolution", "spike_kernel_gradient"),
+}
+
+
 @pytest.fixture
 def meta(monkeypatch):
-    """The meta device stands for a GPU; what stands for the two kernels."""
-    kernels = Launches(), Launches()
-    for name, kernel in zip(("scan", "scan_adjoint"), kernels, strict=True):
-        monkeypatch.setattr(layer, name, kernel)
+    """The meta device stands for a GPU; what stands for the kernels, by their names."""
+    kernels = {}
+    for module, names in KERNELS.items():
+        for name in names:
+            kernels[name] = Launches()
+            monkeypatch.setattr(module, name, kernels[name])
+    monkeypatch.setattr(
+        spike_products, "readable", lambda spikes, precision: spikes.dtype == torch.uint8 and precision == "float32"
+    )
     for module in (checks, call, events):
         monkeypatch.setattr(module, "require_device", lambda *args: None)
     monkeypatch.setattr(dispatch, "sample_ids", lambda ids, *args: ids)
@@ -143,10 +155,18 @@ def test_a_training_step_never_reads_from_the_device(meta, trained):
             loss.backward()
             optimizer.step()
     nb_chunks = 3
-    assert [kernel.number for kernel in meta] == [2 * 4 * nb_chunks] * 2
-    assert operations.counts["convolution"] == 6 * nb_chunks
-    assert operations.counts["convolution_backward"] == 8 * nb_chunks
-    small = operations.counts.total() - operations.counts["convolution"] - operations.counts["convolution_backward"]
+    per_chunk = {name: kernel.number / (2 * nb_chunks) for name, kernel in meta.items()}
+    assert per_chunk == {
+        "scan": 4,
+        "scan_adjoint": 4,
+        "spike_product": 1,
+        "spike_weight_gradient": 1,
+        "spike_convolution": 6,
+        "spike_kernel_gradient": 6,
+    }
+    assert operations.counts["convolution"] == 0
+    assert operations.counts["convolution_backward"] == 2 * nb_chunks
+    small = operations.counts.total() - operations.counts["convolution_backward"]
     assert small < (150 if not trained else 170)
 
 

@@ -63,8 +63,11 @@ def test_other_precisions_and_types_are_left_to_the_library(precision):
 
 COMPILE = """
 import json
-from surgrad.kernels.gpu.compile import compiled_products, resources
-found = [compiled_products(*size, capability) for size in [(700, 128), (128, 20)] for capability in (80, 90)]
+from surgrad.kernels.contract import connection_spec
+from surgrad.kernels.gpu.compile import compiled_product, resources
+from surgrad.network.connections import Dense
+layers = Dense(700, 128), Dense(128, 20)
+found = [compiled_product(connection_spec(dense, "dense"), capability) for dense in layers for capability in (80, 90)]
 print(json.dumps([resources(kernel) for kernels in found for kernel in kernels.values()]))
 """
 

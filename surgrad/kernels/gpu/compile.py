@@ -14,16 +14,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from surgrad.kernels.gpu import adaptive
+from surgrad.kernels.contract import ConnectionSpec
+from surgrad.kernels.gpu import adaptive, spike_convolutions, spike_products
 from surgrad.kernels.gpu.adaptive_scan import adaptive_scan, adaptive_scan_adjoint
 from surgrad.kernels.gpu.layer import Population
 from surgrad.kernels.gpu.scan import scan, scan_adjoint
-from surgrad.kernels.gpu.spike_products import (
-    gradient_constants,
-    product_constants,
-    spike_product,
-    spike_weight_gradient,
-)
 from surgrad.neurons.lif import AdaptiveLIF
 
 _TYPES = {"spikes": "*u8", "key": "*i64", "ids": "*i64"}
@@ -65,16 +60,26 @@ def compiled(population: Population, capability: int = 90, decays: bool = False)
     }
 
 
-def compiled_products(fan_in: int, units: int, capability: int = 90) -> dict[str, CompiledKernel]:
+def compiled_product(connection: ConnectionSpec, capability: int = 90) -> dict[str, CompiledKernel]:
     """The product of byte spikes and its gradient by the weight ("forward", "adjoint"), as `compiled`."""
-    found = {}
-    for name, kernel, constants in (
-        ("forward", spike_product, product_constants(fan_in, units)),
-        ("adjoint", spike_weight_gradient, gradient_constants(fan_in, units)),
-    ):
-        options = {"num_warps": constants.pop("num_warps")}
-        found[name] = _translated(kernel, constants | {"BF16": True}, options, capability)
-    return found
+    if connection.kind == "conv":
+        kernels = spike_convolutions.spike_convolution, spike_convolutions.spike_kernel_gradient
+        forward = spike_convolutions.product_constants(connection)
+        adjoint = spike_convolutions.gradient_constants(connection)
+    else:
+        kernels = spike_products.spike_product, spike_products.spike_weight_gradient
+        units, fan_in = connection.known_weight.shape
+        forward = spike_products.product_constants(fan_in, units)
+        adjoint = spike_products.gradient_constants(fan_in, units)
+    return {
+        "forward": _product(kernels[0], forward, capability),
+        "adjoint": _product(kernels[1], adjoint, capability),
+    }
+
+
+def _product(kernel: Any, constants: dict[str, int], capability: int) -> CompiledKernel:
+    options = {"num_warps": constants.pop("num_warps")}
+    return _translated(kernel, constants | {"BF16": True}, options, capability)
 
 
 def _compiled(kernel: Any, constants: dict[str, Any], precision: str, capability: int) -> CompiledKernel:

@@ -1,4 +1,4 @@
-"""The network over time on an NVIDIA GPU: fused scans in Triton, products by cuBLAS and cuDNN.
+"""The network over time on an NVIDIA GPU: fused scans and products in Triton, products by cuBLAS and cuDNN.
 
 Same contract, spikes and gradients as `surgrad.kernels.reference`. Triton comes with PyTorch's CUDA builds and is
 imported only when a network runs here. With TRITON_INTERPRET=1 in the environment the kernels run on CPU tensors in

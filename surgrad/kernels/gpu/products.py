@@ -1,4 +1,6 @@
-"""Products of many time steps at once, by cuBLAS and cuDNN: currents, and gradients of inputs and weights.
+"""Products of many time steps at once: currents, and gradients of inputs and weights.
+
+Those of byte spikes in float32 are kernels of this package, the others are by cuBLAS and cuDNN.
 
 Spikes are 0 or 1, exact in any format. ``precision`` says what becomes of weights and gradients inside a product:
 "float32" keeps them, "tf32" and "bf16" round them to 10 and 8 bits and still sum in float32; what the process allows
@@ -11,13 +13,13 @@ from torch.nn import functional as F
 
 from surgrad.errors import known
 from surgrad.kernels.contract import ConnectionSpec
-from surgrad.kernels.gpu import spike_products
+from surgrad.kernels.gpu import spike_convolutions, spike_products
 from surgrad.kernels.precision import convolution_gradients, matmul, rounded
 
 
 def operand_type(connection: ConnectionSpec, spikes: Tensor, precision: str) -> torch.dtype:
-    """What a product takes spikes in: those of convolutions are float32, others bytes where they can be read."""
-    if connection.kind != "conv" and spike_products.readable(spikes, precision):
+    """What a product takes spikes in: bytes where they can be read, else what cuBLAS and cuDNN take."""
+    if spike_products.readable(spikes, precision):
         return spikes.dtype
     return torch.bfloat16 if precision == "bf16" and connection.kind != "conv" else torch.float32
 
@@ -48,8 +50,10 @@ def input_gradient(connection: ConnectionSpec, weight: Tensor, g: Tensor, precis
 def weight_gradient(connection: ConnectionSpec, weight: Tensor, s: Tensor, g: Tensor, precision: str) -> Tensor:
     """dL/dW = sum over time and samples of dL/dI s^T, in the shape of ``weight``, float32."""
     if connection.kind == "conv":
-        images = s.reshape(-1, *connection.known_in_shape).float()
-        return _gradient(connection, weight, images, g, precision, of_input=False)
+        images = s.reshape(-1, *connection.known_in_shape)
+        if spike_products.readable(images, precision):
+            return spike_convolutions.weight_gradient(connection, images, g.reshape(-1, *connection.out_shape))
+        return _gradient(connection, weight, images.float(), g, precision, of_input=False)
     rows, g = s.reshape(-1, weight.shape[1]), g.reshape(-1, weight.shape[0])
     if spike_products.readable(rows, precision):
         return spike_products.weight_gradient(rows, g)
@@ -57,11 +61,13 @@ def weight_gradient(connection: ConnectionSpec, weight: Tensor, s: Tensor, g: Te
 
 
 def _convolved(connection: ConnectionSpec, weight: Tensor, s: Tensor, precision: str) -> Tensor:
+    images = s.reshape(-1, *connection.known_in_shape)
+    if spike_products.readable(images, precision):
+        return spike_convolutions.product(connection, weight, images).view(*s.shape[:2], *connection.out_shape)
     convolve = F.conv1d if len(connection.kernel_size) == 1 else F.conv2d
     weight = rounded(weight, precision)
-    images = s.reshape(-1, *connection.known_in_shape).float()
     # cuDNN may answer with channels last, which a scan must not see.
-    out = convolve(images, weight, stride=connection.stride, padding=connection.padding).contiguous()
+    out = convolve(images.float(), weight, stride=connection.stride, padding=connection.padding).contiguous()
     return out.view(*s.shape[:2], *connection.out_shape)
 
 

@@ -123,14 +123,17 @@ def weight_gradient(spikes: Tensor, drive: Tensor) -> Tensor:
     (rows, fan_in), units = spikes.shape, drive.shape[1]
     shape = gradient_constants(fan_in, units)
     tiles = triton.cdiv(units, shape["BLOCK_UNITS"]), triton.cdiv(fan_in, shape["BLOCK_IN"])
-    longest = shape["BLOCK_ROWS"] * shape["ROUNDS"]
-    shares = min(triton.cdiv(PROGRAMS, tiles[0] * tiles[1]), triton.cdiv(rows, longest))
-    share = triton.cdiv(triton.cdiv(rows, shares), longest) * longest
+    share = _share(rows, shape["BLOCK_ROWS"] * shape["ROUNDS"], triton.cdiv(PROGRAMS, tiles[0] * tiles[1]))
     parts = torch.empty(triton.cdiv(rows, share), units, fan_in, device=spikes.device)
     spike_weight_gradient[(*tiles, len(parts))](
         spikes.contiguous(), drive.contiguous(), parts, rows, share, **shape, BF16=_on_gpu(spikes)
     )
     return parts.sum(0)
+
+
+def _share(rows: int, longest: int, shares: int) -> int:
+    """Rows of each of at most so many shares, a multiple of ``longest``."""
+    return max(1, triton.cdiv(triton.cdiv(rows, shares), longest)) * longest
 
 
 def product_constants(fan_in: int, units: int) -> dict[str, int]:
