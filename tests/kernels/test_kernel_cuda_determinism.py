@@ -8,7 +8,7 @@ from kernels.spiking_parts import NOISES
 from kernels.triton_networks import DEVICE, ids_of, network, results, spikes_for
 
 from surgrad.datasets.batch import EventBatch
-from surgrad.kernels.gpu import adaptive, layer
+from surgrad.kernels.gpu import adaptive, layer, spike_products
 from surgrad.network.connections import Conv, Dense
 from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
@@ -92,7 +92,11 @@ def test_every_launch_is_on_the_device_of_its_input(make, monkeypatch):
             return self.kernel[grid]
 
     monkeypatch.setattr(torch.cuda, "device_of", guard)
-    for module, names in ((layer, ("scan", "scan_adjoint")), (adaptive, ("adaptive_scan", "adaptive_scan_adjoint"))):
+    for module, names in (
+        (layer, ("scan", "scan_adjoint")),
+        (adaptive, ("adaptive_scan", "adaptive_scan_adjoint")),
+        (spike_products, ("spike_product", "spike_weight_gradient")),
+    ):
         for name in names:
             monkeypatch.setattr(module, name, Guarded(getattr(module, name)))
     net = make()
