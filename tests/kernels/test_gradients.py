@@ -36,6 +36,8 @@ def build_network(kind):
     elif kind == "neuron delays":
         first, second = AxonalDelays(8, 6, 9e-3), DendriticDelays(6, 5, 5e-3)
         loop = AxonalDelays(6, 6, 7e-3, width=3e-3)
+    elif kind == "dendritic loop":
+        first, second, loop = Dense(8, 6), Dense(6, 5), DendriticDelays(6, 6, 7e-3, width=3e-3)
     else:
         first, second, loop = Dense(8, 6), Dense(6, 5), Dense(6, 6)
     adaptive = {"adaptive": AdaptiveLIF(SOFT, diff_reset=True)}
@@ -77,7 +79,7 @@ def gradients(network, x, state, kernel, dtype, **options):
     return out.spikes, {name: y.grad for name, y in named.items()}
 
 
-KINDS = ["dense", "no delay", "conv", "adaptive", "euler", "delays", "neuron delays"]
+KINDS = ["dense", "no delay", "conv", "adaptive", "euler", "delays", "neuron delays", "dendritic loop"]
 CELLS = [("cpu", kind) for kind in KINDS] + [("cuda", kind) for kind in ("dense", "conv")]
 
 

@@ -96,8 +96,9 @@ def test_adaptive_neurons_with_learned_delays(isa, threads):
     test_kernel_layerwise.assert_same(expected, got)
 
 
-def test_recurrent_delays(isa, threads):
-    network = test_gradients.build_network("neuron delays")
+@pytest.mark.parametrize("kind", ["neuron delays", "dendritic loop"])
+def test_recurrent_delays(isa, threads, kind):
+    network = test_gradients.build_network(kind)
     network.layers[0].recurrent_dropout = 0.3
     x = (torch.rand(40, 9, 8, generator=torch.Generator().manual_seed(1)) < 0.4).float()
     expected, got = (test_kernel_layerwise.run(network, x, kernel) for kernel in ("reference", "cpu"))

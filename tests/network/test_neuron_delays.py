@@ -136,6 +136,7 @@ LOOPS = {
     "axonal": lambda: connection("axonal", 10, 10),
     "wide": lambda: connection("axonal", 10, 10, width=3.0),
     "dendritic": lambda: connection("dendritic", 10, 10),
+    "wide dendritic": lambda: connection("dendritic", 10, 10, width=3.0),
     "synaptic": lambda: DelayedDense(10, 10, LONGEST * DT, seed=3).double(),
     "Gaussian": lambda: GaussianDelays(10, 10, LONGEST * DT, 2e-3, 1e-3, 3).double(),
 }
@@ -181,7 +182,7 @@ def test_parts_are_one_whole_also_where_they_are_shorter_than_the_delays(name, d
 
 
 @pytest.mark.parametrize("neuron", [LIF(), AdaptiveLIF(), LIF(escape_noise=Sigmoid(5.0), reset="subtractive")])
-@pytest.mark.parametrize("name", ["axonal", "wide", "dense"])
+@pytest.mark.parametrize("name", ["axonal", "wide", "dendritic", "wide dendritic", "dense"])
 @pytest.mark.parametrize("memory", ["full", "recompute"])
 def test_compiled_loops_equal_the_specification(name, neuron, memory):
     found = {}
@@ -228,12 +229,18 @@ def test_a_finite_difference_in_the_delays_of_a_loop():
         assert float(gradient[0, j]) == pytest.approx(slope, rel=1e-5)
 
 
-def test_dropout_in_the_loop_is_of_the_sample_and_equal_in_any_split():
-    network, x = looped(Dense(10, 10), dropout=0.5).float(), train().float()
+@pytest.mark.parametrize("name", [*LOOPS, "dense"])
+def test_spikes_are_equal_in_any_split_of_a_batch(name):
+    network, x = looped(Dense(10, 10) if name == "dense" else LOOPS[name](), dropout=0.5).float(), train().float()
     whole = network(x, seed=3, draw=2, record=True).recorded[0]
     split = ([3, 0], [1, 4, 2])
     parts = [network(x[:, k], seed=3, draw=2, ids=torch.tensor(k), record=True).recorded[0] for k in split]
     assert torch.equal(torch.cat(parts, 1)[:, [1, 2, 4, 0, 3]], whole)
+
+
+def test_dropout_in_the_loop_is_of_the_sample():
+    network, x = looped(Dense(10, 10), dropout=0.5).float(), train().float()
+    whole = network(x, seed=3, draw=2, record=True).recorded[0]
     assert not torch.equal(network(x, seed=3, draw=3, record=True).recorded[0], whole)
     layer = network.layers[0]
     without = looped(Dense(10, 10)).float().eval()
@@ -243,10 +250,11 @@ def test_dropout_in_the_loop_is_of_the_sample_and_equal_in_any_split():
 
 
 def test_what_is_not_compiled_is_said_and_runs():
-    choice = dispatch.choose("auto", looped(LOOPS["dendritic"]()).float().spec())
-    assert "(recurrent delays that are not axonal, 40 times as slow as those) is unknown" in choice.why
-    assert dispatch.choose("cpu", looped(LOOPS["wide"]()).float().spec()).why.startswith("compiled layers")
-    with pytest.raises(UserError, match=r"does not know .*recurrent delays that are not axonal"):
+    choice = dispatch.choose("auto", looped(LOOPS["synaptic"]()).float().spec())
+    assert "(recurrent delays of synapses, 40 times as slow as those of neurons) is unknown" in choice.why
+    for name in ("wide", "dendritic"):
+        assert dispatch.choose("cpu", looped(LOOPS[name]()).float().spec()).why.startswith("compiled layers")
+    with pytest.raises(UserError, match=r"does not know .*recurrent delays of synapses"):
         dispatch.choose("cpu", looped(LOOPS["synaptic"]()).float().spec())
 
 

@@ -1,7 +1,8 @@
 """Adaptive LIF neurons over time on the CPU: `surgrad.kernels.reference.adaptive`, compiled (`adaptive.cpp`).
 
-Also layers whose spikes come back after axonal delays, or through dropout; plain LIF neurons are adaptive ones without
-coupling there. Layout, buffers and descriptors are those of `network.py` for one layer that is driven by a current.
+Also layers whose spikes come back after delays of neurons, or through dropout; plain LIF neurons are adaptive ones
+without coupling there. Layout, buffers and descriptors are those of `network.py` for one layer that is driven by a
+current.
 """
 
 import ctypes
@@ -32,7 +33,7 @@ class AdaptiveDesc(ctypes.Structure):
     _fields_ = fields(_pointer, "network", "decay", "a", "b", "w_first", "w_last") + fields(
         _pointer, "g_w_last", "g_w_first", "g_decay", "g_a", "g_b"
     )
-    _fields_ += [*fields(ctypes.c_int64, "euler", "taps"), *fields(_pointer, "shares", "kept", "g_shares")]
+    _fields_ += [*fields(ctypes.c_int64, "euler", "taps", "receiving"), *fields(_pointer, "shares", "kept", "g_shares")]
 
 
 @cache
@@ -54,10 +55,14 @@ def unknown_neuron(layer: LayerSpec) -> str | None:
 
 
 class _Fixed(NamedTuple):
-    """What a scan is given that carries no gradient: ``kept`` (B, places), ``before``: earlier spikes as bits."""
+    """What a scan is given that carries no gradient: ``kept`` (B, places), ``before``: earlier spikes as bits.
+
+    ``receiving``: whether the shares of spikes that come back are those of the neurons that they reach.
+    """
 
     plan: Plan
     euler: bool
+    receiving: bool
     kept: Tensor | None
     before: Tensor | None
 
@@ -132,7 +137,8 @@ def _describe(
     tensors |= {"shares": shares, "kept": fixed.kept}
     pointers = {name: None if x is None else x.data_ptr() for name, x in tensors.items()}
     taps = 0 if shares is None else len(shares)
-    return AdaptiveDesc(network=ctypes.addressof(call.network), euler=fixed.euler, taps=taps, **pointers)
+    numbers = {"euler": fixed.euler, "taps": taps, "receiving": fixed.receiving}
+    return AdaptiveDesc(network=ctypes.addressof(call.network), **numbers, **pointers)
 
 
 def scan(
@@ -160,7 +166,8 @@ def scan(
     kept = kept_in_loop(layer.recurrent_dropout, layer.index, address.noise, address.ids, layer.unit_shape)
     scheme = layer.neuron.scheme if isinstance(layer.neuron, AdaptiveLIF) else ""
     plan = Plan([Stage(layer, layout)], T, B, 0, address, memory=memory)
-    fixed = _Fixed(plan, scheme == "euler", None if kept is None else layout.to_places(kept), before)
+    receiving = layer.recurrent is not None and layer.recurrent.kind == "dendritic"
+    fixed = _Fixed(plan, scheme == "euler", receiving, None if kept is None else layout.to_places(kept), before)
     weight = None if layer.recurrent is None else pack_weight(layer.recurrent, layout, layout)
     adaptation = layer.adaptation or AdaptationValues(*(torch.zeros(()) for _ in range(3)))
     constants = [layout.constant(x) for x in (layer.a, layer.b, *adaptation)]

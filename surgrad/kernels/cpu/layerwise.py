@@ -31,8 +31,9 @@ def unknown(layer: LayerSpec) -> str | None:
     loop = layer.recurrent
     if loop is not None and loop.own:
         return f"{loop.name} ({loop.own})"
-    if loop is not None and loop.has_delays and loop.kind != "axonal":
-        return f"{loop.name} (recurrent delays that are not axonal, 40 times as slow as those)"
+    if loop is not None and loop.has_delays and loop.kind not in ("axonal", "dendritic"):
+        whose = "of synapses" if loop.kind == "delayed" else "in a convolution"
+        return f"{loop.name} (recurrent delays {whose}, 40 times as slow as those of neurons)"
     if loop is not None and layer.recurrent_dropout and loop.kind == "conv":
         return f"{loop.name} (dropout in a recurrent convolution)"
     return (cpu if layer.adaptation is None else adaptive).unknown_neuron(layer)

@@ -1,8 +1,8 @@
 // A layer of adaptive LIF neurons through time, driven by a given current and by its own spikes. As in lif.cpp, a small group of
 // samples walks through all steps in blocks: spikes are kept as bits and the state at the start of each block, and the backward
 // pass computes the states of a block again before it runs the adjoint. Equations in surgrad/neurons/lif.py, `AdaptiveLIF`.
-// Own spikes may come back after delays, one for each neuron, and weighed for each sample: what arrives is then read off the bits of
-// the steps before.
+// Own spikes may come back after delays, one for each neuron, and weighed for each sample. With delays of the neurons that send, what
+// arrives is read off the bits of the steps before; with delays of those that receive, currents W s wait in a ring.
 #include "identity.h"
 #include "network_run.h"
 
@@ -16,6 +16,7 @@ extern "C" struct AdaptiveDesc {
     float *g_decay, *g_a, *g_b;  // (threads, places), zeroed
     int64_t euler;               // whether the membrane feels w[t] instead of w[t+1]
     int64_t taps;                // steps over which a spike comes back to the layer; 0: after one step, as it is
+    int64_t receiving;           // whether `shares` are those of the neuron that a spike reaches, else of the one that sends it
     const float* shares;         // (taps, places) of a spike of each neuron
     const float* kept;           // (B, places) weight of the neuron's spikes in its recurrence, or null
     float* g_shares;             // (threads, taps, places), zeroed, or null
@@ -93,6 +94,12 @@ const AdaptiveAdjoint adaptive_adjoints[2][2][4] = {
     {BY_RESET(adaptive_adjoint_row, false, false), BY_RESET(adaptive_adjoint_row, true, false)},
     {BY_RESET(adaptive_adjoint_row, false, true), BY_RESET(adaptive_adjoint_row, true, true)}};
 
+struct Ring {  // rows of the last `size` steps
+    float* rows;
+    int64_t size, row;
+    float* at(int64_t t) const { return rows + t % size * row; }
+};
+
 struct Group {  // samples [b0, b0 + nb) of a layer
     const AdaptiveDesc& desc;
     const Run& run;
@@ -126,9 +133,24 @@ struct Group {  // samples [b0, b0 + nb) of a layer
         if (desc.kept)
             for (int64_t n = 0; n < P; n += LANES) store(x + n, load(kept + n) * load(x + n));
     }
-    void input(int64_t t, int64_t g, float* I, int32_t* events, float* arrived) const {
+    // W s[t] into its place of a ring
+    void send(int64_t t, int64_t g, const Ring& sent, int32_t* events, float* weighed) const {
+        float* to = sent.at(t) + g * P;
+        std::memset(to, 0, P * sizeof(float));
+        if (desc.kept) expand(bits(t, g), P, weighed), weigh(g, weighed), y.rec.gather_weighed(weighed, to);
+        else y.rec.gather(events, decode(bits(t, g), y.words, events), to);
+    }
+    // I[t] += what of the currents in the ring arrives
+    void receive(int64_t t, int64_t g, const Ring& sent, float* I) const {
+        for (int64_t tap = 0; tap < std::min(desc.taps, t); tap++) {
+            const float *from = sent.at(t - 1 - tap) + g * P, *share = desc.shares + tap * P;
+            for (int64_t n = 0; n < P; n += LANES) store(I + n, fused(load(share + n), load(from + n), load(I + n)));
+        }
+    }
+    void input(int64_t t, int64_t g, float* I, int32_t* events, float* arrived, const Ring& sent) const {
         y.pad(d.current + (t * net.B + b0 + g) * y.n, I);
-        if (desc.taps) arrivals(t, g, arrived), y.rec.gather_weighed(arrived, I);
+        if (desc.receiving) receive(t, g, sent, I);
+        else if (desc.taps) arrivals(t, g, arrived), y.rec.gather_weighed(arrived, I);
         else if (y.rec.exists) y.rec.gather(events, decode(run.own(0, b0 + g, t - 1), y.words, events), I);
     }
     const float* threshold(int64_t t, int64_t g, float* plain, float* padded) const {
@@ -143,10 +165,11 @@ struct Group {  // samples [b0, b0 + nb) of a layer
 
     void forward() const {
         const size_t bytes = P * sizeof(float);
-        Scratch scratch(3 * row + 5 * (P + 64) + run.events + 64);
+        Scratch scratch((3 + (desc.receiving ? desc.taps : 0)) * row + 5 * (P + 64) + run.events + 64);
         States x = take(scratch, row);
         float *I = scratch.take(P), *arrived = scratch.take(P), *plain = scratch.take(P + 64), *padded = scratch.take(P + 64);
         int32_t* events = (int32_t*)scratch.take(run.events + 64);
+        const Ring sent{scratch.take(desc.receiving ? desc.taps * row : 0), desc.taps, row};
         const Interrupted interrupted;
         initial_state(y, b0, nb, x.i, x.u);
         for (int64_t g = 0; g < nb; g++) {
@@ -161,7 +184,8 @@ struct Group {  // samples [b0, b0 + nb) of a layer
                     float* to = checkpoint(t / run.S, g);
                     for (float* from : {mine.i, mine.u, mine.w}) std::memcpy(to, from, bytes), to += P;
                 }
-                input(t, g, I, events, arrived);
+                if (desc.receiving && t) send(t - 1, g, sent, events, arrived);
+                input(t, g, I, events, arrived, sent);
                 ((uint64_t*)bits(t, g))[y.words - 1] = 0;
                 draw_rows[desc.euler][d.reset](y.row, coupling, I, threshold(t, g, plain, padded), mine, bits(t, g), {});
                 expand(bits(t, g), P, I);
@@ -175,35 +199,59 @@ struct Group {  // samples [b0, b0 + nb) of a layer
         }
     }
 
-    // dL/d(what arrives) at step t from dL/dI[t], for later use by `collect`: back is a ring of `taps` steps
-    void send_back(int64_t t, const float* dI, float* back) const {
-        float* to = back + t % desc.taps * row;
+    // dL/d(what arrives) at step t from dL/dI[t], for later use by `collect`
+    void send_back(int64_t t, const float* dI, const Ring& back) const {
+        float* to = back.at(t);
+        if (desc.receiving) {
+            std::memcpy(to, dI, row * sizeof(float));
+            return;
+        }
         std::memset(to, 0, row * sizeof(float));
         y.rec.dense_adjoint(nb, dI, P, to, P);
         for (int64_t g = 0; g < nb; g++) weigh(g, to + g * P);
     }
-    // dL/ds[t] and dL/dshares from the steps at which s[t] arrives
-    void collect(int64_t t, const float* back, float* gs, int64_t thread) const {
+    // to += dL/d(what is sent at step t), s[t] or W s[t], and dL/dshares, from the steps at which it arrives; with value(g, n) of it
+    template <class F>
+    void collect(int64_t t, const Ring& back, F value, float* to, int64_t thread) const {
         for (int64_t tap = 0; tap < std::min(desc.taps, net.T - 1 - t); tap++)
             for (int64_t g = 0; g < nb; g++) {
-                const float *from = back + (t + 1 + tap) % desc.taps * row + g * P, *share = desc.shares + tap * P;
+                const float *from = back.at(t + 1 + tap) + g * P, *share = desc.shares + tap * P;
                 float* sums = desc.g_shares ? desc.g_shares + (thread * desc.taps + tap) * P : nullptr;
-                const Bits* s = bits(t, g);
                 for (int64_t n = 0; n < P; n += LANES) {
                     vf r = load(from + n);
-                    store(gs + g * P + n, fused(load(share + n), r, load(gs + g * P + n)));
-                    if (sums) store(sums + n, fused(zero_or_one(s[n / LANES]), r, load(sums + n)));
+                    store(to + g * P + n, fused(load(share + n), r, load(to + g * P + n)));
+                    if (sums) store(sums + n, fused(value(g, n), r, load(sums + n)));
                 }
             }
+    }
+    void collect_spikes(int64_t t, const Ring& back, float* gs, int64_t thread) const {
+        collect(t, back, [&](int64_t g, int64_t n) { return zero_or_one(bits(t, g)[n / LANES]); }, gs, thread);
+    }
+    // The same of W s[t], and from there to s[t] and W; `weighed` and `sums` have room for a row
+    void collect_currents(int64_t t, const Ring& back, const Ring& sent, int32_t* events, float* weighed, float* sums, float* gs,
+                          int64_t thread) const {
+        std::memset(sums, 0, row * sizeof(float));
+        collect(t, back, [&](int64_t g, int64_t n) { return load(sent.at(t) + g * P + n); }, sums, thread);
+        float* gradient = d.g_recurrent ? d.g_recurrent + thread * y.rec.weights() : nullptr;
+        for (int64_t g = 0; g < nb && gradient; g++) {
+            if (desc.kept) expand(bits(t, g), P, weighed), weigh(g, weighed), y.rec.scatter_weighed(weighed, sums + g * P, gradient);
+            else y.rec.scatter(events, decode(bits(t, g), y.words, events), sums + g * P, gradient);
+        }
+        std::memset(weighed, 0, row * sizeof(float));
+        y.rec.dense_adjoint(nb, sums, P, weighed, P);
+        for (int64_t g = 0; g < nb; g++) weigh(g, weighed + g * P);
+        for (int64_t n = 0; n < nb * P; n += LANES) store(gs + n, load(gs + n) + load(weighed + n));
     }
 
     void backward(int64_t thread) const {
         const int64_t S = run.S;
         const size_t bytes = P * sizeof(float);
-        Scratch scratch((7 * S + 8 + desc.taps) * row + run.halo + run.events + 64 * PADDING);
+        const int64_t kept_steps = desc.receiving ? S + desc.taps : 0;
+        Scratch scratch((7 * S + 9 + desc.taps + kept_steps) * row + run.halo + run.events + 64 * PADDING);
         States x = take(scratch, row), l = take(scratch, row), keep = take(scratch, S * row);
         float *h = scratch.take(S * row), *gs = scratch.take(S * row), *dI = scratch.take((S + 1) * row), *I = scratch.take(P);
-        float *halo = scratch.take(run.halo), *arrived = scratch.take(S * row), *back = scratch.take(desc.taps * row);
+        float *halo = scratch.take(run.halo), *arrived = scratch.take(S * row), *collected = scratch.take(row);
+        const Ring back{scratch.take(desc.taps * row), desc.taps, row}, sent{scratch.take(kept_steps * row), kept_steps, row};
         int32_t* events = (int32_t*)scratch.take(run.events + 64);
         std::memset(dI, 0, row * sizeof(float));
         last_gradient(d.g_i_last, b0 * P, l.i, nb * P);
@@ -211,6 +259,7 @@ struct Group {  // samples [b0, b0 + nb) of a layer
         last_gradient(desc.g_w_last, b0 * P, l.w, nb * P);
         const Interrupted interrupted;
         const auto adjoint = adaptive_adjoints[desc.euler][d.diff_reset != 0][d.reset];
+        int64_t first_sent = net.T - 1;
         for (int64_t block = (net.T - 1) / S; block >= 0; block--) {
             const int64_t t0 = block * S, t1 = std::min(t0 + S, net.T);
             std::memcpy(dI + (t1 - t0) * row, dI, row * sizeof(float));  // of the first step of the block after this one
@@ -218,11 +267,15 @@ struct Group {  // samples [b0, b0 + nb) of a layer
                 const float* from = checkpoint(block, g);
                 for (float* to : {x.i, x.u, x.w}) std::memcpy(to + g * P, from, bytes), from += P;
             }
+            while (desc.receiving && first_sent > std::max<int64_t>(0, t0 - desc.taps)) {
+                first_sent--;
+                for (int64_t g = 0; g < nb; g++) send(first_sent, g, sent, events, arrived);
+            }
             for (int64_t t = t0; t < t1; t++)
                 for (int64_t g = 0; g < nb; g++) {
                     if (interrupted(y.work())) return;
                     const int64_t k = (t - t0) * row + g * P;
-                    input(t, g, I, events, arrived + k);
+                    input(t, g, I, events, arrived + k, sent);
                     known_rows[desc.euler][d.reset](y.row, coupling, I, nullptr, at(x, g * P), bits(t, g), at(keep, k));
                     surrogate_row(d.surrogate, d.surrogate_p, keep.u + k, bits(t, g), h + k, P);
                     y.pad(d.g_out + t * d.g_out_t + (b0 + g) * d.g_out_b, gs + k);
@@ -232,7 +285,8 @@ struct Group {  // samples [b0, b0 + nb) of a layer
                 const int64_t k = (t - t0) * row;
                 if (desc.taps) {
                     if (t + 1 < net.T) send_back(t + 1, dI + k + row, back);
-                    collect(t, back, gs + k, thread);
+                    if (!desc.receiving) collect_spikes(t, back, gs + k, thread);
+                    else if (t + 1 < net.T) collect_currents(t, back, sent, events, arrived, collected, gs + k, thread);
                 } else if (y.rec.exists) {  // s[t] enters I[t+1]
                     const float* next = dI + k + row;
                     if (y.rec.single()) y.rec.dense_adjoint(nb, next, P, gs + k, P);
@@ -245,9 +299,10 @@ struct Group {  // samples [b0, b0 + nb) of a layer
                             {h + here, gs + here, bits(t, g), at(keep, here), at(l, g * P), dI + here, d.g_a + thread * P, d.g_b + thread * P,
                              desc.g_decay + thread * P, desc.g_a + thread * P, desc.g_b + thread * P, d.unit_gain ? -1.0f : 0.0f});
                     if (d.g_current) y.unpad(dI + here, d.g_current + (t * net.B + b0 + g) * y.n);
-                    if (d.g_recurrent && desc.taps)
+                    if (!d.g_recurrent || desc.receiving) continue;
+                    if (desc.taps)
                         y.rec.scatter_weighed(arrived + here, dI + here, d.g_recurrent + thread * y.rec.weights());
-                    else if (d.g_recurrent)
+                    else
                         y.rec.scatter(events, decode(run.own(0, b0 + g, t - 1), y.words, events), dI + here,
                                       d.g_recurrent + thread * y.rec.weights());
                 }
