@@ -4,10 +4,14 @@
     python3 scripts/download_data.py ssc            # spiking speech commands
     python3 scripts/download_data.py mnist
     python3 scripts/download_data.py fashion_mnist
+    python3 scripts/download_data.py spoken_commands --full     # recordings, and all of them as spikes
 
 A broken download goes on where it stopped. Without a network, put the archives (or the unpacked files) into
 the folder by hand and run the command again: it checks and unpacks them. The checksum of every unpacked file is kept
 in SHA256SUMS beside it; the next run, and sha256sum -c, find what has changed since.
+
+spoken_commands are the recordings behind data/spoken_commands, which holds 3 of 10 takes as spikes. --full makes all
+ten spikes, data/spoken_commands_full/{train,val,test}.h5, on all cores; if it is stopped, the same command goes on.
 """
 
 from __future__ import annotations
@@ -22,7 +26,9 @@ import sys
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +36,10 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from surgrad.datasets.encoding import arabic_commands
+from surgrad.datasets.encoding.audio import COMMAND_PARTS, PublishedCommands
+from surgrad.datasets.encoding.cochlea import Cochlea
+from surgrad.datasets.encoding.conversion import Converter, by_part, convert
 from surgrad.datasets.sources.hdf5_file import open_hdf5, require
 from surgrad.datasets.sources.idx import CHECKSUMS
 from surgrad.errors import UserError
@@ -39,6 +49,8 @@ SUMS = "SHA256SUMS"
 BLOCK = 1 << 20
 TIMEOUT = 30  # s without a byte
 ATTEMPTS = 3
+# what zip and gzip files with flipped bytes or a missing end raise
+DAMAGED = (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -57,14 +69,30 @@ class Archive:
     md5: str | None = None
     sha256: str | None = None
 
+    def extract(self, packed: Path, target: Path) -> None:
+        """Writes the content to the target."""
+        opener = OPENERS[Path(self.name).suffix]
+        with opener(packed, self.content) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, BLOCK)
+
+
+@dataclass(frozen=True)
+class Recordings(Archive):
+    """The zip of the Arabic Speech Commands Dataset; the content is a folder, sha256 that of all that is used of it."""
+
+    def extract(self, packed: Path, target: Path) -> None:
+        """Writes what is used to the target, a folder."""
+        arabic_commands.unpack(packed, target)
+
 
 @dataclass(frozen=True)
 class DataSet:
-    """Archives of one data set, the address of their folder and their licence."""
+    """Archives of one data set, the address of their folder, their licence, and where in data/ if not in <name>."""
 
     url: str
     licence: str
     archives: tuple[Archive, ...]
+    folder: str | None = None
 
 
 def _hdf5(name: str, md5: str) -> Archive:
@@ -103,6 +131,12 @@ DATA_SETS = {
         "MIT, Xiao, Rasul & Vollgraf (Zalando) 2017",
         _idx("fashion_mnist"),
     ),
+    "spoken_commands": DataSet(
+        "https://github.com/abdulkaderghandoura/arabic-speech-commands-dataset/archive/",
+        "CC BY 4.0, Ghandoura, Hjabo & Al Dakkak 2021",
+        (Recordings(f"{arabic_commands.COMMIT}.zip", "recordings", sha256=arabic_commands.SHA256),),
+        "spoken_commands_full",
+    ),
 }
 
 
@@ -112,7 +146,8 @@ def fetch(archive: Archive, base_url: str, folder: Path) -> str:
     Raises:
         UserError: no network, wrong checksum, damaged file.
     """
-    content, packed = folder / archive.content, folder / archive.name
+    content = folder / archive.content
+    packed = next(folder.glob(f"*{archive.name}"), folder / archive.name)  # browsers may put more before the name
     if content.exists():
         recorded = read_sums(folder).get(archive.content)
         check_content(replace(archive, sha256=archive.sha256 or recorded), content)
@@ -223,22 +258,25 @@ def record_sum(path: Path) -> None:
     os.replace(part, path.with_name(SUMS))
 
 
-def check_sum(path: Path, algorithm: str, expected: str | None) -> None:
-    """Raises UserError if the file's checksum is not the expected one."""
+def check_sum(path: Path, algorithm: str, expected: str | None, packed: Path | None = None) -> None:
+    """Raises UserError, naming the archive that it was packed in, if the file's checksum is not the expected one."""
     if expected is None:
         return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, algorithm).hexdigest()
+    if path.is_dir():
+        found = arabic_commands.digest(path)
+    else:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, algorithm).hexdigest()
     if found != expected:
         raise UserError(
-            f"{path}: {algorithm} is {found}, expected {expected}: the file is damaged or another version;"
-            " delete it and run the command again."
+            f"{packed or path}: {algorithm}{' of the content' if packed else ''} is {found}, expected {expected}:"
+            " damaged or another version; delete it and run the command again."
         )
 
 
-def check_content(archive: Archive, path: Path) -> None:
-    """Raises UserError if an unpacked file is not what it should be."""
-    check_sum(path, "sha256", archive.sha256)
+def check_content(archive: Archive, path: Path, packed: Path | None = None) -> None:
+    """Raises UserError if an unpacked file is not what it should be; packed as of `check_sum`."""
+    check_sum(path, "sha256", archive.sha256, packed)
     if path.suffix == ".h5":
         with open_hdf5(path, "; delete it and run the command again") as file:
             for key, kinds in (("spikes/times", "f"), ("spikes/units", "iu")):
@@ -249,17 +287,24 @@ def check_content(archive: Archive, path: Path) -> None:
 def unpack(archive: Archive, packed: Path, content: Path) -> None:
     """Unpacks into the content's folder; the content appears checked and complete or not at all."""
     unpacked = content.with_name(f"tmp-{content.name}")
-    opener = OPENERS[Path(archive.name).suffix]
+    _remove(unpacked)
     try:
-        with opener(packed, archive.content) as source, unpacked.open("wb") as target:
-            shutil.copyfileobj(source, target, BLOCK)
-        check_content(archive, unpacked)
+        archive.extract(packed, unpacked)
+        check_content(archive, unpacked, packed)
         os.replace(unpacked, content)
-        record_sum(content)
-    except (zipfile.BadZipFile, gzip.BadGzipFile, EOFError, KeyError) as error:
+        if content.is_file():
+            record_sum(content)
+    except DAMAGED as error:
         raise UserError(f"{packed}: damaged archive ({error}); delete it and run the command again.") from error
     finally:
-        unpacked.unlink(missing_ok=True)
+        _remove(unpacked)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -281,20 +326,51 @@ def _open_gzip(packed: Path, content: str) -> Iterator[gzip.GzipFile]:
 OPENERS: dict[str, Callable[..., Any]] = {".zip": _open_zip, ".gz": _open_gzip}
 
 
+def spikes_are_there(folder: Path) -> bool:
+    """Whether all recordings have been made spikes. Raises UserError if a file has changed since."""
+    files, sums = [folder / f"{part}.h5" for part in COMMAND_PARTS], read_sums(folder)
+    if not all(file.name in sums and file.exists() for file in files):
+        return False
+    for file in files:
+        check_sum(file, "sha256", sums[file.name])
+        print(f"{file}: is there, unchanged")
+    return True
+
+
+def make_spikes(folder: Path, jobs: int | None) -> None:
+    """Turns the recordings in the folder into spikes, one file for each part; goes on where it was stopped."""
+    source = PublishedCommands(folder / "recordings")
+    converter = Converter(source, Cochlea(), seed=0, parts=folder / ".parts")
+    for written in convert(converter, by_part(source.recordings), folder, jobs=jobs):
+        record_sum(written.path)
+        print(written)
+    shutil.rmtree(converter.parts)
+    print(f"train on them with dataset=spoken_commands dataset.datadir={folder}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Fetches what the command line names; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(DATA_SETS))
-    parser.add_argument("--dest", type=Path, help="folder for the files (default: data/<name> of this repository)")
+    parser.add_argument("--dest", type=Path, help="folder for the files (default: one in data/ of this repository)")
     parser.add_argument("--url", help="address of another folder that holds the same archives")
+    parser.add_argument("--full", action="store_true", help="spoken_commands: make all recordings spikes, too")
+    parser.add_argument("--jobs", type=int, help="processes of --full (default: one per core)")
     options = parser.parse_args(arguments)
+    if options.full and options.name != "spoken_commands":
+        parser.error(f"--full goes with spoken_commands; {options.name} is fetched whole")
+    if options.jobs is not None and (options.jobs < 1 or not options.full):
+        parser.error(f"--jobs {options.jobs}: at least 1, and goes with --full")
     data_set = DATA_SETS[options.name]
-    folder = (options.dest or REPOSITORY / "data" / options.name).resolve()
+    folder = (options.dest or REPOSITORY / "data" / (data_set.folder or options.name)).resolve()
     base_url = (options.url or data_set.url).rstrip("/") + "/"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for archive in data_set.archives:
-            print(f"{folder / archive.content}: {fetch(archive, base_url, folder)}")
+        if not (options.full and spikes_are_there(folder)):
+            for archive in data_set.archives:
+                print(f"{folder / archive.content}: {fetch(archive, base_url, folder)}")
+            if options.full:
+                make_spikes(folder, options.jobs)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -304,6 +380,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: run the command again to go on", file=sys.stderr)
         return 130
+    except BrokenProcessPool:
+        print("error: a worker process died (out of memory?); run the command again to go on", file=sys.stderr)
+        return 1
     print(f"licence: {data_set.licence}")
     return 0
 

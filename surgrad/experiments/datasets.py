@@ -56,8 +56,9 @@ class HDF5Config(HeldOutConfig):
         for key in ("train_path", "test_path", *(["valid_path"] if self.validation == "file" else [])):
             path = getattr(self, key)
             if not Path(path).is_file():
-                get = f"; get it with: python3 scripts/download_data.py {self.name}" if self.name in DOWNLOADED else ""
-                raise UserError(f"dataset.{key}={path}: no such file{get}")
+                get = DOWNLOADED.get(self.name)
+                hint = f"; get it with: python3 scripts/download_data.py {get}" if get else ""
+                raise UserError(f"dataset.{key}={path}: no such file{hint}")
 
     def splits(self) -> Splits:
         """Reads the files; raises UserError naming file and cause where one is missing or damaged."""
@@ -289,8 +290,8 @@ DATASETS: dict[str, type[DatasetConfig]] = {
 }
 
 
-#: Data sets in files that scripts/download_data.py fetches.
-DOWNLOADED = ("shd", "ssc")
+#: Data sets in files that scripts/download_data.py fetches, and how; of spoken_commands, three takes are there.
+DOWNLOADED = {"shd": "shd", "ssc": "ssc", "spoken_commands": "spoken_commands --full"}
 
 if TYPE_CHECKING:
     DatasetNode = DatasetConfig

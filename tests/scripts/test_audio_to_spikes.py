@@ -33,7 +33,7 @@ def convert():
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # its dataclasses look themselves up
     spec.loader.exec_module(module)
-    return lambda *arguments: module.main([*map(str, arguments), *CHANNELS])
+    return lambda *arguments: module.main(["--jobs", "1", *map(str, arguments), *CHANNELS])
 
 
 def write_wav(path, frequency, rate=8000, duration=0.1, kind=np.int16):

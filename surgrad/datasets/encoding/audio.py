@@ -1,4 +1,4 @@
-"""Recordings on disk: wav files, FLAC files of many recordings, and the archive of the Free Spoken Digit Dataset."""
+"""Recordings on disk: wav files, spoken commands as wav or FLAC, the archive of the Free Spoken Digit Dataset."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import re
 import struct
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import gcd
 from pathlib import Path
@@ -19,6 +20,9 @@ import scipy.signal
 from surgrad.errors import UserError
 
 _FILE_NAME = re.compile(r"(?P<label>[^_]+)_(?P<speaker>[^_]+)_(?P<index>\d+)")
+#: Of the Arabic Speech Commands Dataset: names of its recordings, its partition, and its sampling rate (Hz).
+COMMAND_FILE = re.compile(r"dataset/(?P<word>[^/]+)/(?P<speaker>[0-9]{8})_NO_(?P<take>[0-9]{2})\.wav")
+COMMAND_PARTS, COMMAND_RATE = ("train", "val", "test"), 16_000
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # Hz
 # What scipy was seen to raise on wav files with flipped bytes or a missing end.
 _WAV_ERRORS: tuple[type[Exception], ...] = (
@@ -146,25 +150,38 @@ class DigitArchive:
 
 
 @dataclass
-class CommandFolder:
-    """Folder of `{word}.flac` files and `index.csv`, which says where each recording lies in them.
+class _Commands:
+    """Words by numbered speakers, several takes of each.
 
-    The table has the columns word, start, samples (both in samples), speaker, take, split. Recordings are ordered by
-    take, speaker and word, so that a limit keeps the same takes of everybody. FLAC is read by the package soundfile.
-
-    Raises:
-        UserError: naming the row or file that is missing, wrong or unreadable.
+    Recordings are ordered by take, speaker and word, so that a limit keeps the same takes of everybody, and are named
+    by word, speaker and take, so that the same recording has the same spikes wherever it was read.
     """
 
     folder: Path
     recordings: list[Recording] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._rows = sorted(self._read_table(), key=lambda row: (row["take"], row["speaker"], row["word"]))
+        self._rows = sorted(self._read_tables(), key=lambda row: (row["take"], row["speaker"], row["word"]))
         self.recordings = [
             Recording(f"{r['word']}/{r['speaker']}/{r['take']}", r["word"], str(r["speaker"]), position, r["split"])
             for position, r in enumerate(self._rows)
         ]
+
+    def _read_tables(self) -> list[dict[str, Any]]:
+        """Rows with word, speaker, take, split and what finds the audio; each recording once."""
+        raise NotImplementedError
+
+
+@dataclass
+class CommandFolder(_Commands):
+    """Folder of `{word}.flac` files and `index.csv`, which says where each recording lies in them.
+
+    The table has the columns word, start, samples (both in samples), speaker, take, split. FLAC is read by the package
+    soundfile.
+
+    Raises:
+        UserError: naming the row or file that is missing, wrong or unreadable.
+    """
 
     def audio(self, recording: Recording) -> tuple[np.ndarray, int]:
         """Samples (n,) and rate (Hz) of one recording."""
@@ -182,27 +199,79 @@ class CommandFolder:
             raise UserError(f"{path}: {recording.name} has shape {audio.shape} there, expected ({row['samples']},)")
         return audio.astype(np.float64), int(rate)
 
-    def _read_table(self) -> list[dict[str, Any]]:
-        table, columns = self.folder / "index.csv", ("word", "start", "samples", "speaker", "take", "split")
-        if not table.is_file():
-            raise UserError(f"{table}: no such file; expected a table of the columns {','.join(columns)}")
+    def _read_tables(self) -> list[dict[str, Any]]:
         rows, seen = [], set()
+        for where, line in _lines(self.folder / "index.csv", "word,start,samples,speaker,take,split"):
+            row: dict[str, Any] = dict(line)
+            try:
+                row |= {key: int(line[key]) for key in ("start", "samples", "speaker", "take")}
+            except (TypeError, ValueError):
+                raise UserError(f"{where}: a number is missing in {row}") from None
+            key = row["word"], row["speaker"], row["take"]
+            if key in seen or row["start"] < 0 or row["samples"] < 1 or not (row["word"] and row["split"]):
+                raise UserError(f"{where}: listed twice, empty or out of range: {row}")
+            seen.add(key)
+            rows.append(row)
+        return rows
+
+
+@dataclass
+class PublishedCommands(_Commands):
+    """The Arabic Speech Commands Dataset as published (Ghandoura, Hjabo & Al Dakkak 2021), or some of its words.
+
+    Recordings are `dataset/{word}/{speaker}_NO_{take}.wav`, 16 kHz; `train.csv`, `val.csv` and `test.csv` list them in
+    the columns file, class.
+
+    Raises:
+        UserError: naming the row or file that is missing, wrong or unreadable.
+    """
+
+    @staticmethod
+    def lies_in(folder: Path) -> bool:
+        """Whether the folder has recordings named in this way."""
+        return any(folder.glob("dataset/*/*_NO_*.wav"))
+
+    def audio(self, recording: Recording) -> tuple[np.ndarray, int]:
+        """Samples (n,) and rate (Hz) of one recording."""
+        path = self.folder / self._rows[recording.position]["file"]
+        audio, rate = read_wav(path)
+        if rate != COMMAND_RATE:
+            raise UserError(f"{path}: {rate} Hz; the recordings of this data set have {COMMAND_RATE} Hz")
+        return audio, rate
+
+    def _read_tables(self) -> list[dict[str, Any]]:
+        rows: dict[str, dict[str, Any]] = {}
+        for split in COMMAND_PARTS:
+            for where, line in _lines(self.folder / f"{split}.csv", "file,class"):
+                match = COMMAND_FILE.fullmatch(file := line["file"] or "")
+                if match is None or match["word"] != line["class"]:
+                    expected = "dataset/{class}/{8 digits}_NO_{2 digits}.wav"
+                    raise UserError(f"{where}: {file!r} of class {line['class']!r}; expected {expected}")
+                if file in rows:
+                    raise UserError(f"{where}: {file} is listed twice")
+                if not (self.folder / file).is_file():
+                    raise UserError(f"{where}: {file} is not in {self.folder}")
+                numbers = {key: int(match[key]) for key in ("speaker", "take")}
+                rows[file] = {"file": file, "word": match["word"], "split": split} | numbers
+        for path in sorted(self.folder.glob("dataset/*/*.wav")):
+            if path.relative_to(self.folder).as_posix() not in rows:
+                raise UserError(f"{path}: no table lists it; add a row or remove the file")
+        return list(rows.values())
+
+
+def _lines(table: Path, columns: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where it stands, for messages, and content of every line of a CSV file that has the columns."""
+    if not table.is_file():
+        raise UserError(f"{table}: no such file; expected a table of the columns {columns}")
+    try:
         with open(table, newline="", encoding="utf-8") as lines:
             reader = csv.DictReader(lines)
-            if not set(columns) <= set(reader.fieldnames or []):
-                raise UserError(f"{table}: columns are {reader.fieldnames}; expected {','.join(columns)}")
+            if not set(columns.split(",")) <= set(reader.fieldnames or []):
+                raise UserError(f"{table}: columns are {reader.fieldnames}; expected {columns}")
             for line in reader:
-                row: dict[str, Any] = dict(line)
-                try:
-                    row |= {key: int(line[key]) for key in ("start", "samples", "speaker", "take")}
-                except (TypeError, ValueError):
-                    raise UserError(f"{table}, line {reader.line_num}: a number is missing in {row}") from None
-                key = row["word"], row["speaker"], row["take"]
-                if key in seen or row["start"] < 0 or row["samples"] < 1 or not (row["word"] and row["split"]):
-                    raise UserError(f"{table}, line {reader.line_num}: listed twice, empty or out of range: {row}")
-                seen.add(key)
-                rows.append(row)
-        return rows
+                yield f"{table}, line {reader.line_num}", line
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{table}: cannot be read as CSV ({error})") from None
 
 
 def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
