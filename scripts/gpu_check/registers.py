@@ -19,7 +19,6 @@ from surgrad.neurons.escape_noise import Sigmoid
 from surgrad.neurons.lif import LIF, AdaptiveLIF
 
 CAPABILITIES = (80, 90, 100)
-BATCH = 400
 DT = 2e-3  # s
 NOISY = Sigmoid(10.0)
 
@@ -29,6 +28,8 @@ LAYERS = {
     **{f"{n}, dense": Dense(n, n) for n in (64, 128, 256)},
     "1024, without recurrence": None,
 }
+#: Samples of a call; of one in which programs of small dense layers have a sample each.
+BATCH, SMALL_BATCH = 400, 128
 
 #: What byte spikes pass through: the published convolutions, their loops, and dense layers.
 PRODUCTS = (
@@ -41,20 +42,9 @@ def main() -> None:
     """Print both tables."""
     _head("layer", "constants")
     for name, loop in LAYERS.items():
-        units = (1024,) if loop is None else loop.out_shape
-        recurrent = connection_spec(loop, "loop")
-        kinds = [
-            ("fixed", LIF(escape_noise=NOISY), False, recurrent),
-            ("trained", LIF(escape_noise=NOISY), True, recurrent),
-            ("adaptive", AdaptiveLIF(escape_noise=NOISY), True, recurrent),
-        ]
-        if isinstance(loop, Dense):
-            delayed = connection_spec(AxonalDelays(units, units[0], 25 * DT), "loop", DT)
-            kinds.append(("delays", LIF(escape_noise=NOISY), True, delayed))
-        for what, neuron, decays, returning in kinds:
-            population = Population(units, neuron, returning, 0, BATCH, "float32")
-            cells = [_cell(compiled(population, capability, decays)) for capability in CAPABILITIES]
-            print(f"| {name} | {what} | " + " | ".join(cells) + " |", flush=True)
+        _rows(name, loop, BATCH)
+    for units in (64, 128):
+        _rows(f"{units}, dense, one sample", Dense(units, units), SMALL_BATCH)
     print()
     _head("product of byte spikes")
     for layer in PRODUCTS:
@@ -62,6 +52,24 @@ def main() -> None:
         cells = [_cell(compiled_product(connection, capability)) for capability in CAPABILITIES]
         what = f", kernel {layer.kernel_size[0]}, stride {layer.stride[0]}" if isinstance(layer, Conv) else ""
         print(f"| {_size(layer.in_shape)} to {_size(layer.out_shape)}{what} | " + " | ".join(cells) + " |", flush=True)
+
+
+def _rows(name: str, loop: Conv | Dense | None, nb_samples: int) -> None:
+    """The rows of one layer."""
+    units = (1024,) if loop is None else loop.out_shape
+    recurrent = connection_spec(loop, "loop")
+    kinds = [
+        ("fixed", LIF(escape_noise=NOISY), False, recurrent),
+        ("trained", LIF(escape_noise=NOISY), True, recurrent),
+        ("adaptive", AdaptiveLIF(escape_noise=NOISY), True, recurrent),
+    ]
+    if isinstance(loop, Dense):
+        delayed = connection_spec(AxonalDelays(units, units[0], 25 * DT), "loop", DT)
+        kinds.append(("delays", LIF(escape_noise=NOISY), True, delayed))
+    for what, neuron, decays, returning in kinds:
+        population = Population(units, neuron, returning, 0, nb_samples, "float32")
+        cells = [_cell(compiled(population, capability, decays)) for capability in CAPABILITIES]
+        print(f"| {name} | {what} | " + " | ".join(cells) + " |", flush=True)
 
 
 def _head(*columns: str) -> None:

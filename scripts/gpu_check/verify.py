@@ -92,6 +92,9 @@ def strict() -> Iterator[Row]:
             )
             if time_is_up(10):
                 return
+    network = network_of([Dense(inputs, sizes[0])], [Dense(sizes[0], sizes[0])], neuron, per_unit=True)
+    x = spikes_for(network, nb_steps, 265, density)
+    yield judged(f"{sizes[0]} units, programs of many samples", network, x)
     size, adaptive, gaussian = (
         sizes[0],
         AdaptiveLIF(a=(0.0, 5.0)),

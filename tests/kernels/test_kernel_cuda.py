@@ -54,6 +54,7 @@ def test_escape_noise_has_the_address_of_the_reference(noise, shape):
         (NOISES[1], Conv((2, 11), 4, 3, 2), Conv((4, 5), 4, 3, 1, 1)),
     ],
 )
+@pytest.mark.usefixtures("programs")
 def test_recurrence_in_one_launch(noise, connection, loop):
     net = network(connection, neuron=LIF(escape_noise=noise), recurrent=[loop], trained="units")
     check(net, spikes_for(net, 9, 2))
@@ -64,6 +65,7 @@ def test_recurrence_over_two_axes():
     check(net, spikes_for(net, 6, 1))
 
 
+@pytest.mark.usefixtures("programs")
 def test_more_samples_than_one_program_holds():
     net = network(Dense(4, 3), recurrent=[Dense(3, 3)])
     check(net, spikes_for(net, 6, 19))

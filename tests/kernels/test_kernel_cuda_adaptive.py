@@ -116,6 +116,7 @@ def test_two_halves_are_one_whole():
         assert_close(gradient, net.get_parameter(name).grad, name)
 
 
+@pytest.mark.usefixtures("programs")
 def test_they_are_right_given_their_own_spikes():
     """What large networks on a GPU are judged by."""
     net = network(Dense(8, 30), loop=Dense(30, 30))

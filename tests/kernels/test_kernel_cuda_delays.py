@@ -83,6 +83,7 @@ def test_recurrent_delays_as_wide_triangles():
 
 @pytest.mark.parametrize("adapts", [False, True], ids=["lif", "adaptive"])
 @pytest.mark.parametrize("loop", [Dense(6, 6), axonal(6, 6)], ids=["at once", "later"])
+@pytest.mark.usefixtures("programs")
 def test_dropout_in_a_recurrence(loop, adapts):
     net = network(loop=loop, neuron=NEURONS["adaptive" if adapts else "lif"], dropout=0.4)
     check(net, spikes_for(net, 14, 3, 0.4))

@@ -94,6 +94,32 @@ def test_published_layers_run_in_few_waves(shape, expected, monkeypatch):
     assert layer_plan(loop, neuron=AdaptiveLIF())[1] == 8
 
 
+@pytest.mark.parametrize(
+    ("nb_units", "nb_samples", "expected"),
+    [
+        (20, 264, (32, 4)),
+        (64, 264, (64, 4)),
+        (64, 265, None),
+        (65, 132, (128, 8)),
+        (128, 132, (128, 8)),
+        (128, 133, None),
+        (129, 1, None),
+    ],
+)
+def test_programs_of_one_sample_run_at_once_and_hold_their_weights(nb_units, nb_samples, expected):
+    """On 132 multiprocessors; rows and warps, or None where programs have more samples."""
+    tile = layer.tile_of_one_sample(nb_units, nb_samples, 132)
+    assert (tile and (tile.rows, tile.warps)) == expected
+    assert tile is None or (tile.columns, tile.used) == (1, 1)
+
+
+def test_convolutions_and_large_layers_have_no_programs_of_one_sample(monkeypatch):
+    monkeypatch.setattr(layer, "multiprocessors", lambda: 132)
+    assert layer_plan(Dense(128, 128), 128) == (128, 8, 1)
+    assert layer_plan(Dense(256, 256), 128)[0] == 8
+    assert layer_plan(Conv((16, 1), 16, 1), 128)[0] == 8
+
+
 @pytest.mark.parametrize("nb_units", [64, 128])
 def test_few_programs_have_many_warps(nb_units, monkeypatch):
     monkeypatch.setattr(layer, "multiprocessors", lambda: 132)

@@ -26,8 +26,9 @@ from surgrad.neurons.lif import LIF, AdaptationValues, AdaptiveLIF
 
 # What of the constants of a layer's kernels these kernels take, too.
 _SHAPE = (
-    "UNIT_GAIN", "RECURRENT", "CHANNELS", "POSITIONS", "ROWS", "COLUMNS", "USED", "BLOCK", "WIDTH", "KERNEL_HEIGHT",
-    "KERNEL_WIDTH", "PAD_Y", "PAD_X", "PRECISION", "STAGES", "num_warps", "num_stages", "enable_fp_fusion", "RESET",
+    "UNIT_GAIN", "RECURRENT", "HELD", "CHANNELS", "POSITIONS", "ROWS", "COLUMNS", "USED", "BLOCK", "WIDTH",
+    "KERNEL_HEIGHT", "KERNEL_WIDTH", "PAD_Y", "PAD_X", "PRECISION", "STAGES", "num_warps", "num_stages",
+    "enable_fp_fusion", "RESET",
 )  # fmt: skip
 
 
@@ -92,7 +93,7 @@ class _Scan(torch.autograd.Function):
         saved = None
         if differentiable or call.membranes:
             saved = torch.empty(-(-nb_steps // segment), *states.shape, device=current.device)
-        taps = None if weight is None else products.taps(known("the loop", population.recurrent), weight)
+        taps = None if weight is None else population.taps(weight)
         heard, nb_taps = (None, 1) if shares is None else (torch.empty_like(current), len(shares))
         spread = shares is not None
         with torch.cuda.device_of(current):
@@ -131,7 +132,7 @@ class _Scan(torch.autograd.Function):
             if weight is not None:
                 loop = known("the loop", population.recurrent)
                 current = current + products.current(loop, weight, source, population.precision)
-                taps = products.taps(loop, weight, transposed=True)
+                taps = population.taps(weight, adjoint=True)
             adaptive_scan_adjoint[population.grid](
                 current, out[1:], upstream, drive, gradients, of_constants, saved, scratch, values, taps, shares,
                 ctx.call.kept, g_heard, population.nb_samples, nb_steps, ctx.segment, nb_taps,

@@ -14,7 +14,7 @@ and dL/ds[t] has sum_k shares[k] g[t+1+k]. Neurons without adaptation are those 
 import triton
 import triton.language as tl
 
-from surgrad.kernels.gpu.scan import _place, _recurrent, _uniform
+from surgrad.kernels.gpu.scan import _place, _recurrent, _uniform, _weights
 
 
 @triton.jit
@@ -67,10 +67,10 @@ def adaptive_scan(current, out, states, saved, constants, taps, shares, kept, he
                   segment, first_step, layer, nb_taps, noise_p, noise_q,
                   RESET: tl.constexpr, SUBTRACTIVE: tl.constexpr, EULER: tl.constexpr, SPREAD: tl.constexpr,
                   THRESHOLD: tl.constexpr, STOCHASTIC: tl.constexpr, UNIT_GAIN: tl.constexpr, SAVE: tl.constexpr,
-                  RECURRENT: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl.constexpr,
-                  COLUMNS: tl.constexpr, USED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
-                  KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr, PAD_Y: tl.constexpr, PAD_X: tl.constexpr,
-                  PRECISION: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
+                  RECURRENT: tl.constexpr, HELD: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
+                  ROWS: tl.constexpr, COLUMNS: tl.constexpr, USED: tl.constexpr, BLOCK: tl.constexpr,
+                  WIDTH: tl.constexpr, KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr, PAD_Y: tl.constexpr,
+                  PAD_X: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
     """Forward: s[t] from u[t], then w[t+1], u[t+1] and i[t+1].
 
     Args:
@@ -95,6 +95,7 @@ def adaptive_scan(current, out, states, saved, constants, taps, shares, kept, he
         key_words = tl.load(key + tl.zeros((1, 1), tl.int32))
     if SPREAD:
         counts = tl.load(kept + place, mask=inside, other=0.0)
+    taps = _weights(taps, HELD, CHANNELS, ROWS, PRECISION)
     for t in tl.range(0, nb_steps, num_stages=STAGES):
         if SAVE:
             written = inside & (tl.zeros((1, 1), tl.int32) + t % segment == 0)  # a tensor in every interpreter
@@ -108,8 +109,8 @@ def adaptive_scan(current, out, states, saved, constants, taps, shares, kept, he
             tl.debug_barrier()
         if RECURRENT:
             drive += _recurrent(
-                heard if SPREAD else out, taps, sample, position, nb_samples, CHANNELS, POSITIONS, ROWS, COLUMNS, USED,
-                BLOCK, WIDTH, KERNEL_HEIGHT, KERNEL_WIDTH, PAD_Y, PAD_X, 1, PRECISION,
+                heard if SPREAD else out, taps, sample, position, nb_samples, HELD, CHANNELS, POSITIONS, ROWS, COLUMNS,
+                USED, BLOCK, WIDTH, KERNEL_HEIGHT, KERNEL_WIDTH, PAD_Y, PAD_X, 1, PRECISION,
             )  # fmt: skip
         threshold = 0.0
         if STOCHASTIC:
@@ -187,7 +188,7 @@ def adaptive_scan_adjoint(current, spikes, upstream, drive_gradient, gradients, 
                           surrogate_p, surrogate_q,
                           RESET: tl.constexpr, RESET_ADJOINT: tl.constexpr, SUBTRACTIVE: tl.constexpr,
                           EULER: tl.constexpr, SURROGATE: tl.constexpr, DIFF_RESET: tl.constexpr, SPREAD: tl.constexpr,
-                          UNIT_GAIN: tl.constexpr, RECURRENT: tl.constexpr, CHANNELS: tl.constexpr,
+                          UNIT_GAIN: tl.constexpr, RECURRENT: tl.constexpr, HELD: tl.constexpr, CHANNELS: tl.constexpr,
                           POSITIONS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, USED: tl.constexpr,
                           BLOCK: tl.constexpr, WIDTH: tl.constexpr, KERNEL_HEIGHT: tl.constexpr,
                           KERNEL_WIDTH: tl.constexpr, PAD_Y: tl.constexpr, PAD_X: tl.constexpr,
@@ -216,6 +217,7 @@ def adaptive_scan_adjoint(current, spikes, upstream, drive_gradient, gradients, 
     g_a, g_b, g_d, g_to_u, g_to_s = zero, zero, zero, zero, zero
     if SPREAD:
         counts = tl.load(kept + place, mask=inside, other=0.0)
+    taps = _weights(taps, HELD, CHANNELS, ROWS, PRECISION)
     nb_segments = (nb_steps + segment - 1) // segment
     for back in range(0, nb_segments):
         index = nb_segments - 1 - back
@@ -233,8 +235,8 @@ def adaptive_scan_adjoint(current, spikes, upstream, drive_gradient, gradients, 
             g_s = tl.load(upstream + t * stride + place, mask=inside, other=0.0)
             if RECURRENT:
                 g_x = _recurrent(
-                    drive_gradient + (t + 1) * stride, taps, sample, position, nb_samples, CHANNELS, POSITIONS, ROWS,
-                    COLUMNS, USED, BLOCK, WIDTH, KERNEL_HEIGHT, KERNEL_WIDTH, PAD_Y, PAD_X, -1, PRECISION,
+                    drive_gradient + (t + 1) * stride, taps, sample, position, nb_samples, HELD, CHANNELS, POSITIONS,
+                    ROWS, COLUMNS, USED, BLOCK, WIDTH, KERNEL_HEIGHT, KERNEL_WIDTH, PAD_Y, PAD_X, -1, PRECISION,
                 )  # fmt: skip
                 if SPREAD:
                     tl.store(heard_gradient + (t + 1) * stride + place, counts * g_x, mask=inside)

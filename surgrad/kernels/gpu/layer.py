@@ -28,6 +28,9 @@ from surgrad.neurons.surrogate import TrueGradient
 LARGEST_TILE = 4096
 # Weights of a recurrent layer that one program holds at a time, channels out times channels in.
 LARGEST_BLOCK = 4096
+# Units of a dense layer, a power of two, whose recurrent weights a program of one sample holds for all steps, and one
+# of many samples, which holds them in two terms of tf32.
+HELD_OF_ONE, HELD_OF_MANY = 128, 64
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,19 @@ def waves(programs: int, warps: int, multiprocessors: int) -> int:
     """Rounds in which programs of as many ``warps`` run, 32 threads each, if a thread has all of its 255 registers."""
     at_once = max(1, 65536 // (256 * 32 * warps))
     return -(-programs // (at_once * multiprocessors))
+
+
+def tile_of_one_sample(units: int, nb_samples: int, multiprocessors: int) -> Tile | None:
+    """The tile of a dense recurrent layer whose programs have a sample each and hold all weights for all steps.
+
+    None where the weights are too many, or the programs are more than run at once: then fewer programs of more samples
+    are better, which share what they load.
+    """
+    rows = max(16, triton.next_power_of_2(units))
+    warps = 8 if rows > 64 else 4
+    if rows > min(HELD_OF_ONE, LARGEST_TILE) or waves(nb_samples, warps, multiprocessors) > 1:
+        return None
+    return Tile(rows, 1, 1, warps)
 
 
 @dataclass
@@ -82,7 +98,7 @@ class Population:
     nb_samples: int
     precision: str
     unit_gain: bool = True
-    #: Recurrent weights as the kernels of this call read them, transposed or not.
+    #: Recurrent weights as the kernels of this call read them, of the adjoint or not.
     laid_out: dict[bool, Tensor] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
@@ -93,11 +109,20 @@ class Population:
     def positions(self) -> int:
         return math.prod(self.unit_shape[1:])
 
+    @property
+    def _is_dense(self) -> bool:
+        """Whether the recurrent weights are one matrix."""
+        return self.recurrent is not None and self.recurrent.kind != "conv"
+
     @cached_property
     def persistent_tile(self) -> Tile | None:
         """The tile that holds all units of some samples, if there is recurrence and they fit."""
         if self.recurrent is None or set(self.recurrent.stride or (1,)) != {1}:
             return None
+        if self._is_dense:
+            tile = tile_of_one_sample(self.channels, self.nb_samples, multiprocessors())
+            if tile is not None:
+                return tile
         rows = max(16, triton.next_power_of_2(self.channels))
         samples = max(1, min(16 // self.positions, self.nb_samples))
         columns = max(16, triton.next_power_of_2(samples * self.positions))
@@ -178,6 +203,7 @@ class Population:
             "UNIT_GAIN": self.unit_gain,
             "PER_UNIT": per_unit,
             "RECURRENT": persistent,
+            "HELD": persistent and self._is_dense and (tile.columns == 1 or tile.rows <= HELD_OF_MANY),
             "CHANNELS": self.channels,
             "POSITIONS": self.positions,
             "ROWS": tile.rows,
@@ -251,11 +277,16 @@ class Population:
             drive = drive + products.current(recurrent, weight, out[t : t + 1], self.precision)[0]
             yield t, drive[None], out[t:], None if saved is None else Saved(saved.i[t], saved.u[t], 1), None
 
-    def _taps(self, weight: Tensor | None, transposed: bool = False) -> Tensor | None:
-        """Recurrent weights as the kernels read them, or None; laid out once for all chunks of a call."""
-        if self.recurrent is not None and transposed not in self.laid_out:
-            self.laid_out[transposed] = products.taps(*self._recurrence(weight), transposed)
-        return self.laid_out.get(transposed)
+    def _taps(self, weight: Tensor | None, adjoint: bool = False) -> Tensor | None:
+        """`taps`, laid out once for all chunks of a call."""
+        if adjoint not in self.laid_out and weight is not None:
+            self.laid_out[adjoint] = self.taps(weight, adjoint)
+        return self.laid_out.get(adjoint)
+
+    def taps(self, weight: Tensor, adjoint: bool = False) -> Tensor:
+        """Recurrent weights as the kernel reads them, or its adjoint: a program of one sample reads them transposed."""
+        recurrent = known("the recurrent connection", self.recurrent)
+        return products.taps(recurrent, weight, transposed=adjoint != (self.tile.columns == 1))
 
     def _recurrence(self, weight: Tensor | None) -> tuple[ConnectionSpec, Tensor]:
         """Connection of a recurrent layer to itself, and its weight."""
@@ -320,7 +351,7 @@ class Population:
         Of a single step, dL/ds has what comes back from the recurrent current that the launch before it wrote.
         """
         if not self.stepwise:
-            yield slice(0, nb_steps), upstream, saved, self._taps(weight, transposed=True)
+            yield slice(0, nb_steps), upstream, saved, self._taps(weight, adjoint=True)
             return
         (recurrent, weight), saved = self._recurrence(weight), known("saved states", saved)
         for t in range(nb_steps - 1, -1, -1):

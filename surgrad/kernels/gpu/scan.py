@@ -5,7 +5,10 @@ channels, columns are pairs (sample, position):
 
     element-wise   ROWS = 4, so a column is the four neighbouring neurons that share one block of random numbers;
     recurrent      ROWS covers all channels and the columns whole samples, so that a program sees all the spikes its
-                   own neurons are driven by, and no program ever waits for another.
+                   own neurons are driven by, and no program ever waits for another;
+    of one sample  the same with one column, for small dense layers: sums in the place of products on tensor cores.
+
+Weights of a small dense recurrence are loaded once, before the first step (HELD); others are read at every step.
 
 Inside one step, a program reads back the spikes (forward) or the dL/dI (backward) it has just stored: they are its
 own, so a barrier within the program orders them.
@@ -78,36 +81,65 @@ def _uniform(key, step, sample_id, layer, first, position, channel,
 
 
 @triton.jit
-def _recurrent(source, taps, sample, position, nb_samples, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
-               ROWS: tl.constexpr, COLUMNS: tl.constexpr, USED: tl.constexpr, BLOCK: tl.constexpr,
-               WIDTH: tl.constexpr, KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr, PAD_Y: tl.constexpr,
-               PAD_X: tl.constexpr, SIGN: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+def _weights(taps, HELD: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr):
+    """What `_recurrent` takes as ``taps``: with HELD, all weights of a dense matrix, (ROWS, ROWS), loaded once."""
+    if HELD:
+        row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, ROWS)[None, :]
+        taps = tl.load(taps + row * CHANNELS + column, mask=(row < CHANNELS) & (column < CHANNELS), other=0.0)
+        if PRECISION == "bf16":
+            taps = taps.to(tl.bfloat16).to(tl.float32)
+    return taps
+
+
+@triton.jit
+def _recurrent_held(source, weights, used, sample, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+                    PRECISION: tl.constexpr):  # fmt: skip
+    """`_recurrent` with `_weights`: (out, in) for tensor cores; of one sample transposed, for a sum."""
+    row = tl.arange(0, ROWS)[:, None]
+    value = tl.load(source + sample * CHANNELS + row, mask=used & (row < CHANNELS), other=0).to(tl.float32)
+    if PRECISION == "bf16":
+        value = value.to(tl.bfloat16).to(tl.float32)
+    if COLUMNS == 1:
+        product = tl.sum(weights * value, axis=0)[:, None]
+    else:
+        product = tl.dot(weights, value, input_precision="tf32" if PRECISION == "bf16" else PRECISION)
+    return product
+
+
+@triton.jit
+def _recurrent(source, taps, sample, position, nb_samples, HELD: tl.constexpr, CHANNELS: tl.constexpr,
+               POSITIONS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, USED: tl.constexpr,
+               BLOCK: tl.constexpr, WIDTH: tl.constexpr, KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr,
+               PAD_Y: tl.constexpr, PAD_X: tl.constexpr, SIGN: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """sum_k taps[k] @ source shifted by k: the recurrent product of one step, (ROWS, COLUMNS).
 
     ``source`` is one row in time (B, N); taps are (kernel, channels out, channels in); SIGN is +1 for the
-    convolution and -1, with taps transposed, for its adjoint. A dense matrix is one tap at one position.
+    convolution and -1, with taps transposed, for its adjoint. A dense matrix is one tap at one position; with
+    HELD ``taps`` are what `_weights` has loaded before the first step.
     """
-    HEIGHT: tl.constexpr = POSITIONS // WIDTH
     used = (sample < nb_samples) & (tl.arange(0, COLUMNS)[None, :] < USED)
-    out = tl.arange(0, ROWS)[:, None]
-    product = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for k in range(0, KERNEL_HEIGHT * KERNEL_WIDTH * ROWS, BLOCK):
-        tap = k // ROWS
-        column = k % ROWS + tl.arange(0, BLOCK)[None, :]
-        row = k % ROWS + tl.arange(0, BLOCK)[:, None]
-        y = position // WIDTH + SIGN * (tap // KERNEL_WIDTH - PAD_Y)
-        x = position % WIDTH + SIGN * (tap % KERNEL_WIDTH - PAD_X)
-        there = used & (row < CHANNELS) & (y >= 0) & (y < HEIGHT) & (x >= 0) & (x < WIDTH)
-        weight = tl.load(
-            taps + (tap * CHANNELS + out) * CHANNELS + column, mask=(out < CHANNELS) & (column < CHANNELS), other=0.0
-        )
-        value = tl.load(source + sample * (CHANNELS * POSITIONS) + row * POSITIONS + y * WIDTH + x, mask=there, other=0)
-        value = value.to(tl.float32)
-        if PRECISION == "bf16":
-            # Numbers of bf16 are exact in tf32, whose products are as good here and known to the interpreter.
-            weight = weight.to(tl.bfloat16).to(tl.float32)
-            value = value.to(tl.bfloat16).to(tl.float32)
-        product = tl.dot(weight, value, product, input_precision="tf32" if PRECISION == "bf16" else PRECISION)
+    if HELD:
+        product = _recurrent_held(source, taps, used, sample, CHANNELS, ROWS, COLUMNS, PRECISION)
+    else:
+        HEIGHT: tl.constexpr = POSITIONS // WIDTH
+        out = tl.arange(0, ROWS)[:, None]
+        product = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for k in range(0, KERNEL_HEIGHT * KERNEL_WIDTH * ROWS, BLOCK):
+            tap = k // ROWS
+            column = k % ROWS + tl.arange(0, BLOCK)[None, :]
+            row = k % ROWS + tl.arange(0, BLOCK)[:, None]
+            y = position // WIDTH + SIGN * (tap // KERNEL_WIDTH - PAD_Y)
+            x = position % WIDTH + SIGN * (tap % KERNEL_WIDTH - PAD_X)
+            there = used & (row < CHANNELS) & (y >= 0) & (y < HEIGHT) & (x >= 0) & (x < WIDTH)
+            known = (out < CHANNELS) & (column < CHANNELS)
+            weight = tl.load(taps + (tap * CHANNELS + out) * CHANNELS + column, mask=known, other=0.0)
+            seen = sample * (CHANNELS * POSITIONS) + row * POSITIONS + y * WIDTH + x
+            value = tl.load(source + seen, mask=there, other=0).to(tl.float32)
+            if PRECISION == "bf16":
+                # Numbers of bf16 are exact in tf32, whose products are as good here and known to the interpreter.
+                weight = weight.to(tl.bfloat16).to(tl.float32)
+                value = value.to(tl.bfloat16).to(tl.float32)
+            product = tl.dot(weight, value, product, input_precision="tf32" if PRECISION == "bf16" else PRECISION)
     return product
 
 
@@ -116,10 +148,10 @@ def scan(current, out, i_state, u_state, counts, i_saved, u_saved, a_decay, b_de
          nb_samples, nb_steps, segment, first_step, layer, noise_p, noise_q,
          RESET: tl.constexpr, THRESHOLD: tl.constexpr, SPIKING: tl.constexpr, STOCHASTIC: tl.constexpr,
          UNIT_GAIN: tl.constexpr, PER_UNIT: tl.constexpr, SAVE: tl.constexpr, RECURRENT: tl.constexpr,
-         CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-         USED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, KERNEL_HEIGHT: tl.constexpr,
-         KERNEL_WIDTH: tl.constexpr, PAD_Y: tl.constexpr, PAD_X: tl.constexpr, PRECISION: tl.constexpr,
-         STAGES: tl.constexpr):  # fmt: skip
+         HELD: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl.constexpr,
+         COLUMNS: tl.constexpr, USED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+         KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr, PAD_Y: tl.constexpr, PAD_X: tl.constexpr,
+         PRECISION: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
     """Forward: s[t] from u[t], then i[t+1] and u[t+1] (equations in `surgrad.neurons.lif`).
 
     Args:
@@ -147,6 +179,7 @@ def scan(current, out, i_state, u_state, counts, i_saved, u_saved, a_decay, b_de
     if STOCHASTIC:
         sample_id = tl.load(ids + sample, mask=sample < nb_samples, other=0).to(tl.uint32)
         key_words = tl.load(key + tl.zeros((1, 1), tl.int32))
+    taps = _weights(taps, HELD, CHANNELS, ROWS, PRECISION)
     for t in tl.range(0, nb_steps, num_stages=STAGES):
         if SAVE:
             saved = inside & (tl.zeros((1, 1), tl.int32) + t % segment == 0)  # a tensor in every interpreter
@@ -155,7 +188,7 @@ def scan(current, out, i_state, u_state, counts, i_saved, u_saved, a_decay, b_de
         drive = tl.load(current + place, mask=inside, other=0.0)
         if RECURRENT:
             drive += _recurrent(
-                out, taps, sample, position, nb_samples, CHANNELS, POSITIONS, ROWS, COLUMNS, USED, BLOCK, WIDTH,
+                out, taps, sample, position, nb_samples, HELD, CHANNELS, POSITIONS, ROWS, COLUMNS, USED, BLOCK, WIDTH,
                 KERNEL_HEIGHT, KERNEL_WIDTH, PAD_Y, PAD_X, 1, PRECISION,
             )  # fmt: skip
         if SPIKING:
@@ -234,10 +267,10 @@ def scan_adjoint(current, spikes, upstream, count_gradient, drive_gradient, i_gr
                  segment, surrogate_p, surrogate_q, RESET: tl.constexpr, RESET_ADJOINT: tl.constexpr,
                  SURROGATE: tl.constexpr, SPIKING: tl.constexpr, DIFF_RESET: tl.constexpr, UNIT_GAIN: tl.constexpr,
                  PER_UNIT: tl.constexpr, DECAYS: tl.constexpr, HAS_UPSTREAM: tl.constexpr, HAS_COUNTS: tl.constexpr,
-                 RECURRENT: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl.constexpr,
-                 COLUMNS: tl.constexpr, USED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
-                 KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr, PAD_Y: tl.constexpr, PAD_X: tl.constexpr,
-                 PRECISION: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
+                 RECURRENT: tl.constexpr, HELD: tl.constexpr, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr,
+                 ROWS: tl.constexpr, COLUMNS: tl.constexpr, USED: tl.constexpr, BLOCK: tl.constexpr,
+                 WIDTH: tl.constexpr, KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr, PAD_Y: tl.constexpr,
+                 PAD_X: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
     """Backward: dL/dI[t] = dL/di[t+1], segment by segment from the last, states computed again within a segment.
 
     Args:
@@ -267,6 +300,7 @@ def scan_adjoint(current, spikes, upstream, count_gradient, drive_gradient, i_gr
     g_count = tl.load(count_gradient + place, mask=inside, other=0.0) if HAS_COUNTS else zero
     g_a = tl.load(a_gradient + place, mask=inside, other=0.0) if DECAYS else zero
     g_b = tl.load(b_gradient + place, mask=inside, other=0.0) if DECAYS else zero
+    taps = _weights(taps, HELD, CHANNELS, ROWS, PRECISION)
     nb_segments = (nb_steps + segment - 1) // segment
     for back in range(0, nb_segments):
         index = nb_segments - 1 - back
@@ -292,8 +326,8 @@ def scan_adjoint(current, spikes, upstream, count_gradient, drive_gradient, i_gr
                 s = tl.load(spikes + t * stride + place, mask=inside, other=0).to(tl.float32)
             if RECURRENT:
                 g_out += _recurrent(
-                    drive_gradient + (t + 1) * stride, taps, sample, position, nb_samples, CHANNELS, POSITIONS, ROWS,
-                    COLUMNS, USED, BLOCK, WIDTH, KERNEL_HEIGHT, KERNEL_WIDTH, PAD_Y, PAD_X, -1, PRECISION,
+                    drive_gradient + (t + 1) * stride, taps, sample, position, nb_samples, HELD, CHANNELS, POSITIONS,
+                    ROWS, COLUMNS, USED, BLOCK, WIDTH, KERNEL_HEIGHT, KERNEL_WIDTH, PAD_Y, PAD_X, -1, PRECISION,
                 )  # fmt: skip
             g_i, g_u, g_a, g_b = _step_adjoint(
                 g_i, g_u, g_a, g_b, g_out, u, i, s, a, b, c, surrogate_p, surrogate_q,
