@@ -95,6 +95,23 @@ def test_published_layers_run_in_few_waves(shape, expected, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("tile", "trained", "expected"),
+    [
+        (layer.Tile(16, 128, 68, 4), True, 8),
+        (layer.Tile(16, 128, 68, 4), False, 4),
+        (layer.Tile(16, 128, 68, 8), True, 8),
+        (layer.Tile(32, 32, 21, 4), True, 4),
+        (layer.Tile(64, 16, 15, 4), True, 4),
+        (layer.Tile(256, 16, 16, 16), True, 16),
+        (layer.Tile(128, 1, 1, 8), True, 8),
+        (layer.Tile(4, 128, 128, 4), True, 4),
+    ],
+)
+def test_gradients_of_time_constants_have_the_registers_of_more_warps(tile, trained, expected):
+    assert layer.adjoint_warps(tile, trained) == expected
+
+
+@pytest.mark.parametrize(
     ("nb_units", "nb_samples", "expected"),
     [
         (20, 264, (32, 4)),

@@ -43,7 +43,8 @@ def constants(
     common |= {"SUBTRACTIVE": neuron.reset.startswith("subtractive"), "EULER": _is_euler(neuron)}
     return {
         "forward": common | {name: forward[name] for name in ("THRESHOLD", "STOCHASTIC", "SAVE")},
-        "adjoint": common | {name: backward[name] for name in ("RESET_ADJOINT", "SURROGATE", "DIFF_RESET")},
+        "adjoint": common
+        | {name: backward[name] for name in ("RESET_ADJOINT", "SURROGATE", "DIFF_RESET", "num_warps")},
     }
 
 

@@ -68,6 +68,16 @@ def tile_of_one_sample(units: int, nb_samples: int, multiprocessors: int) -> Til
     return Tile(rows, 1, 1, warps)
 
 
+def adjoint_warps(tile: Tile, trained: bool) -> int:
+    """Warps of the adjoint scan: twice the tile's where a thread would have 16 neurons with trained time constants.
+
+    Their gradients, two more numbers of each neuron, do not fit its registers. Programs of twice as many warps run in
+    twice as many waves, each with half the work of a thread.
+    """
+    neurons = tile.rows * tile.columns // (32 * tile.warps)
+    return 2 * tile.warps if trained and neurons > 8 else tile.warps
+
+
 @dataclass
 class Saved:
     """Checkpoints of i and u at every ``segment``-th step, each (T / segment, B, N)."""
@@ -190,6 +200,7 @@ class Population:
             "DECAYS": decays,
             "HAS_UPSTREAM": upstream,
             "HAS_COUNTS": counts,
+            "num_warps": adjoint_warps(self.tile, decays),
         }
 
     def _constants(self, device: torch.device, per_unit: bool) -> dict[str, Any]:
