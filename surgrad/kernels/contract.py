@@ -43,6 +43,7 @@ class ConnectionSpec:
         nb_taps: steps that one spike reaches.
         own: why only ``function`` may be used ("Biased defines forward"), or "".
         own_shares: whether ``own`` is but that the weights of a connection with delays arrive in shares of its own.
+        kernel: of kind "delayed": () -> (nb_units, fan_in, nb_taps), the weights that arrive after 0, 1, … steps.
         others: the parameters of a connection of which only ``function`` is known.
     """
 
@@ -60,6 +61,7 @@ class ConnectionSpec:
     nb_taps: int = 1
     own: str = ""
     own_shares: bool = False
+    kernel: Callable[[], Tensor] | None = None
     others: tuple[tuple[str, Tensor], ...] = ()
 
     def __post_init__(self) -> None:

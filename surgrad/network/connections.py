@@ -110,7 +110,7 @@ class DelayedDense(Delayed, Dense):
             raise UserError(f"{name} has delays, which need the time step of a Network")
         own, shares = _own_part(self, DelayedDense), self._own_shares()
         delays: dict[str, Any] = {"delays": self.steps(dt), "nb_taps": self.nb_taps(dt)}
-        delays |= {"own": own or shares, "own_shares": bool(shares) and not own}
+        delays |= {"own": own or shares, "own_shares": bool(shares) and not own, "kernel": partial(self._kernel, dt)}
         function = partial(self, dt=dt)
         return ConnectionSpec(name, "delayed", self.out_shape, function, self.in_shape, self.weight, **delays)
 
@@ -118,12 +118,16 @@ class DelayedDense(Delayed, Dense):
         """Why compiled code does not know the `shares`, or ""."""
         return "" if type(self).shares is Delayed.shares else f"{type(self).__name__} shares spikes in its own way"
 
+    def _kernel(self, dt: float) -> Tensor:
+        """Weights that arrive after 0, 1, … steps, (nb_units, fan_in, nb_taps)."""
+        return torch.stack([self.weight * share for share in self.shares(dt)], -1)
+
     def forward(  # type: ignore[override]  # needs the time step, which kernels get through `spec`
         self, s: Tensor, dt: float, shift: int = 0
     ) -> Tensor:
         """Spikes (T, B, *in_shape), ``shift`` steps later -> currents (T + shift + nb_taps - 1, B, nb_units)."""
         s = s.flatten(2).to(self.weight.dtype)
-        kernel = torch.stack([self.weight * share for share in self.shares(dt)], -1).flip(-1)  # (nb_units, in, taps)
+        kernel = self._kernel(dt).flip(-1)
         current = precision.convolution(s.permute(1, 2, 0), kernel, (1,), (kernel.shape[-1] - 1,))
         return F.pad(current.permute(2, 0, 1), (0, 0, 0, 0, shift, 0))
 

@@ -11,7 +11,7 @@ if not torch.cuda.is_available():
 
 from surgrad.kernels.cpu import build
 from surgrad.kernels.gpu import network as cuda
-from surgrad.network.connections import Conv, DelayedDense, Dense
+from surgrad.network.connections import Conv, DelayedDense, Dense, GaussianDelays
 from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.network import Network
 from surgrad.network.neuron_delays import AxonalDelays, DendriticDelays
@@ -38,6 +38,10 @@ def build_network(kind):
         loop = AxonalDelays(6, 6, 7e-3, width=3e-3)
     elif kind == "dendritic loop":
         first, second, loop = Dense(8, 6), Dense(6, 5), DendriticDelays(6, 6, 7e-3, width=3e-3)
+    elif kind == "synaptic loop":
+        first, second, loop = Dense(8, 6), Dense(6, 5), DelayedDense(6, 6, 7e-3)
+    elif kind == "Gaussian loop":
+        first, second, loop = Dense(8, 6), Dense(6, 5), GaussianDelays(6, 6, 7e-3, 2e-3, 1e-3, 3)
     else:
         first, second, loop = Dense(8, 6), Dense(6, 5), Dense(6, 6)
     adaptive = {"adaptive": AdaptiveLIF(SOFT, diff_reset=True)}
@@ -79,7 +83,8 @@ def gradients(network, x, state, kernel, dtype, **options):
     return out.spikes, {name: y.grad for name, y in named.items()}
 
 
-KINDS = ["dense", "no delay", "conv", "adaptive", "euler", "delays", "neuron delays", "dendritic loop"]
+LOOPS = ["neuron delays", "dendritic loop", "synaptic loop", "Gaussian loop"]
+KINDS = ["dense", "no delay", "conv", "adaptive", "euler", "delays", *LOOPS]
 CELLS = [("cpu", kind) for kind in KINDS] + [("cuda", kind) for kind in ("dense", "conv")]
 
 

@@ -96,7 +96,7 @@ def test_adaptive_neurons_with_learned_delays(isa, threads):
     test_kernel_layerwise.assert_same(expected, got)
 
 
-@pytest.mark.parametrize("kind", ["neuron delays", "dendritic loop"])
+@pytest.mark.parametrize("kind", test_gradients.LOOPS)
 def test_recurrent_delays(isa, threads, kind):
     network = test_gradients.build_network(kind)
     network.layers[0].recurrent_dropout = 0.3

@@ -12,11 +12,11 @@ from surgrad.datasets.sources.randman import Randman
 from surgrad.errors import UserError
 from surgrad.kernels import dispatch
 from surgrad.kernels.cpu.delays import spread
-from surgrad.network.connections import DelayedDense, Dense, GaussianDelays, begin_epoch, learned_delays
+from surgrad.network.connections import Conv, DelayedDense, Dense, GaussianDelays, begin_epoch, learned_delays
 from surgrad.network.layers import Readout, SpikingLayer
 from surgrad.network.models import HiddenParts, dense_snn
 from surgrad.network.network import Network
-from surgrad.network.neuron_delays import AxonalDelays, DendriticDelays
+from surgrad.network.neuron_delays import AxonalDelays, ConvDendriticDelays, DendriticDelays
 from surgrad.neurons.escape_noise import Sigmoid
 from surgrad.neurons.lif import LIF, AdaptiveLIF
 from surgrad.neurons.surrogate import TrueGradient
@@ -132,13 +132,18 @@ def train(nb_steps=40, batch=5, p=0.2):
     return (rand(nb_steps, batch, 12, seed=7) < p).double()
 
 
+def synaptic(kind, *more):
+    torch.manual_seed(5)
+    return kind(10, 10, LONGEST * DT, *more, seed=3).double()
+
+
 LOOPS = {
     "axonal": lambda: connection("axonal", 10, 10),
     "wide": lambda: connection("axonal", 10, 10, width=3.0),
     "dendritic": lambda: connection("dendritic", 10, 10),
     "wide dendritic": lambda: connection("dendritic", 10, 10, width=3.0),
-    "synaptic": lambda: DelayedDense(10, 10, LONGEST * DT, seed=3).double(),
-    "Gaussian": lambda: GaussianDelays(10, 10, LONGEST * DT, 2e-3, 1e-3, 3).double(),
+    "synaptic": lambda: synaptic(DelayedDense),
+    "Gaussian": lambda: synaptic(GaussianDelays, 2e-3, 1e-3, 3),
 }
 
 
@@ -182,7 +187,7 @@ def test_parts_are_one_whole_also_where_they_are_shorter_than_the_delays(name, d
 
 
 @pytest.mark.parametrize("neuron", [LIF(), AdaptiveLIF(), LIF(escape_noise=Sigmoid(5.0), reset="subtractive")])
-@pytest.mark.parametrize("name", ["axonal", "wide", "dendritic", "wide dendritic", "dense"])
+@pytest.mark.parametrize("name", [*LOOPS, "dense"])
 @pytest.mark.parametrize("memory", ["full", "recompute"])
 def test_compiled_loops_equal_the_specification(name, neuron, memory):
     found = {}
@@ -249,13 +254,48 @@ def test_dropout_in_the_loop_is_of_the_sample():
     assert layer.recurrent_dropout == 0.5
 
 
-def test_what_is_not_compiled_is_said_and_runs():
-    choice = dispatch.choose("auto", looped(LOOPS["synaptic"]()).float().spec())
-    assert "(recurrent delays of synapses, 40 times as slow as those of neurons) is unknown" in choice.why
-    for name in ("wide", "dendritic"):
-        assert dispatch.choose("cpu", looped(LOOPS[name]()).float().spec()).why.startswith("compiled layers")
-    with pytest.raises(UserError, match=r"does not know .*recurrent delays of synapses"):
-        dispatch.choose("cpu", looped(LOOPS["synaptic"]()).float().spec())
+@pytest.mark.parametrize("batch", [1, 4, 37])
+@pytest.mark.parametrize("name", ["synaptic", "Gaussian", "rounded"])
+def test_compiled_delays_of_synapses_in_batches_of_any_size_and_at_evaluation(name, batch):
+    x, found = train(70, batch), {}
+    for kernel, dtype in (("reference", torch.float64), ("cpu", torch.float32)):
+        network = looped(LOOPS["Gaussian" if name == "rounded" else name]()).to(dtype).train(name != "rounded")
+        out = network(x.to(dtype), kernel=kernel, record=True)
+        (out.y.square().sum() + out.counts[0].sum()).backward()
+        found[kernel] = out.recorded[0].double(), [p.grad.double() for p in network.layers[0].recurrent.parameters()]
+    (spikes, expected), (others, got) = found.values()
+    assert torch.equal(spikes, others)
+    assert len(expected) == 2
+    for gradient, other in zip(expected, got, strict=True):
+        torch.testing.assert_close(other, gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+
+
+class Halves(DelayedDense):
+    """Half of the weight at once and half after the longest delay."""
+
+    def shares(self, dt):
+        share = torch.full_like(self.weight, 0.5)
+        return iter([share, *[torch.zeros_like(share)] * (self.nb_taps(dt) - 2), share])
+
+
+def test_shares_of_ones_own_are_compiled_in_a_loop_and_wrong_ones_refused(monkeypatch):
+    network, x = looped(Halves(10, 10, LONGEST * DT)).float(), train().float()
+    found = [network(x, kernel=kernel, record=True).recorded[0] for kernel in ("reference", "cpu")]
+    assert torch.equal(*found)
+    monkeypatch.setattr(Halves, "shares", lambda self, dt: iter([torch.ones_like(self.weight)] * 2))
+    with pytest.raises(UserError, match=r"kernel of .* \(10, 10, 2\)"):
+        network(x, kernel="cpu")
+
+
+def test_loops_with_delays_are_compiled_but_those_of_convolutions():
+    for make in LOOPS.values():
+        assert dispatch.choose("auto", looped(make()).float().spec()).why.startswith("compiled layers")
+    loop = ConvDendriticDelays((2, 10), 2, 3, 1, 1, max_delay=8e-3)
+    network = Network([SpikingLayer(Conv((1, 12), 2, 3), LIF(), 20e-3, 10e-3, loop)], None, DT).float()
+    said = "(recurrent delays of a convolution, 40 times as slow as those of dense connections)"
+    assert f"{said} is unknown" in dispatch.choose("auto", network.spec()).why
+    with pytest.raises(UserError, match=r"does not know .*recurrent delays of a convolution"):
+        dispatch.choose("cpu", network.spec())
 
 
 def test_a_stopped_run_goes_on_with_the_widths_and_the_dropout_of_its_epoch(tmp_path):

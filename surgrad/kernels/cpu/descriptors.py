@@ -17,7 +17,7 @@ from surgrad.neurons import escape_noise, surrogate
 from surgrad.neurons.lif import LIF
 
 BLOCK = 32  # steps between checkpoints of the state
-GROUP = 4  # samples that one thread takes through a densely recurrent network together
+GROUP = 4  # samples that one thread takes through a densely recurrent network together; LANES with delays of synapses
 DENSE_ABOVE = 0.15  # share of active units above which a product is computed densely
 
 # number in neuron.h, and parameters, of each surrogate and escape noise
@@ -136,11 +136,14 @@ class Plan:
 
     @property
     def group(self) -> int:
-        dense = any(
-            isinstance(stage.spec, LayerSpec) and stage.spec.recurrent is not None and len(stage.layout.unit_shape) == 1
+        looped = [
+            (stage.spec.recurrent, stage.layout)
             for stage in self.stages
-        )
-        return GROUP if dense else 1
+            if isinstance(stage.spec, LayerSpec) and stage.spec.recurrent is not None
+        ]
+        if any(loop.kind == "delayed" for loop, _ in looped):
+            return LANES
+        return GROUP if any(len(layout.unit_shape) == 1 for _, layout in looped) else 1
 
 
 def address(x: Tensor | None) -> int | None:

@@ -10,12 +10,12 @@ from functools import partial
 from torch import Tensor
 
 from surgrad.kernels import reference
-from surgrad.kernels.call import Address
+from surgrad.kernels.call import Address, Options
 from surgrad.kernels.contract import ConnectionSpec, LayerSpec, NetworkSpec
 from surgrad.kernels.cpu import adaptive, delays
 from surgrad.kernels.cpu import network as cpu
 from surgrad.kernels.events import Events
-from surgrad.kernels.state import AnyLayerState, LayerState
+from surgrad.kernels.state import AnyLayerState, LayerState, NetworkOutput
 
 
 def needed(network: NetworkSpec) -> bool:
@@ -29,11 +29,10 @@ def needed(network: NetworkSpec) -> bool:
 def unknown(layer: LayerSpec) -> str | None:
     """Why a layer is scanned by the reference, or None."""
     loop = layer.recurrent
-    if loop is not None and loop.own:
+    if loop is not None and loop.own and not loop.own_shares:
         return f"{loop.name} ({loop.own})"
-    if loop is not None and loop.has_delays and loop.kind not in ("axonal", "dendritic"):
-        whose = "of synapses" if loop.kind == "delayed" else "in a convolution"
-        return f"{loop.name} (recurrent delays {whose}, 40 times as slow as those of neurons)"
+    if loop is not None and loop.has_delays and loop.kernel_size:
+        return f"{loop.name} (recurrent delays of a convolution, 40 times as slow as those of dense connections)"
     if loop is not None and layer.recurrent_dropout and loop.kind == "conv":
         return f"{loop.name} (dropout in a recurrent convolution)"
     return (cpu if layer.adaptation is None else adaptive).unknown_neuron(layer)
@@ -75,14 +74,19 @@ def _scan(
     address: Address,
     memory: str = "full",
     return_membrane: bool = False,
+    *,
+    return_state: bool = True,
 ) -> tuple[Tensor, Tensor | None, AnyLayerState]:
-    """As `reference.scan`."""
+    """As `reference.scan`; see `adaptive.scan` for ``return_state``."""
     if unknown(layer) is not None:
         return reference.scan(layer, current, old, address, memory, return_membrane)
     if layer.adaptation is None and not layer.has_recurrent_delays and not layer.recurrent_dropout:
         assert old is None or isinstance(old, LayerState)  # see `call.layer_state`
         return cpu.scan(layer, current, old, address, memory, return_membrane)
-    return adaptive.scan(layer, current, old, address, memory, return_membrane)
+    return adaptive.scan(layer, current, old, address, memory, return_membrane, return_state=return_state)
 
 
-run = partial(reference.run, parts=reference.Parts(_drive, _scan, cpu.integrate, takes_events=True))
+def run(network: NetworkSpec, x: Tensor | Events, options: Options) -> NetworkOutput:
+    """Run a whole network."""
+    scan = partial(_scan, return_state=options.return_state or bool(options.truncate))
+    return reference.run(network, x, options, reference.Parts(_drive, scan, cpu.integrate, takes_events=True))

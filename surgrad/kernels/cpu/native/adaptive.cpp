@@ -2,9 +2,11 @@
 // samples walks through all steps in blocks: spikes are kept as bits and the state at the start of each block, and the backward
 // pass computes the states of a block again before it runs the adjoint. Equations in surgrad/neurons/lif.py, `AdaptiveLIF`.
 // Own spikes may come back after delays, one for each neuron, and weighed for each sample. With delays of the neurons that send, what
-// arrives is read off the bits of the steps before; with delays of those that receive, currents W s wait in a ring.
+// arrives is read off the bits of the steps before; with delays of those that receive, currents W s wait in a ring. Delays of synapses
+// are in synapse_loop.h.
 #include "identity.h"
 #include "network_run.h"
+#include "synapse_loop.h"
 
 extern "C" struct AdaptiveDesc {
     NetworkDesc* network;        // of one layer; its checkpoints are (blocks, B, 3, places): i, u, w
@@ -20,6 +22,10 @@ extern "C" struct AdaptiveDesc {
     const float* shares;         // (taps, places) of a spike of each neuron
     const float* kept;           // (B, places) weight of the neuron's spikes in its recurrence, or null
     float* g_shares;             // (threads, taps, places), zeroed, or null
+    int64_t run, reach;          // delays of synapses, see synapse_loop.h; 0 without
+    const float* synapses;       // (places, places, run); their gradient is g_recurrent of the layer
+    const int32_t* place;        // (places, places) or null
+    float* whole;                // (T, B, n) current with what came back, which drives the backward pass; or null
 };
 
 namespace {
@@ -107,15 +113,18 @@ struct Group {  // samples [b0, b0 + nb) of a layer
     const LayerDesc& d;
     const NetworkDesc& net;
     const Coupling coupling;
+    const SynapseLoop loop;
     const int64_t b0, nb, P, row;  // places, floats of one step of a group
     Group(const AdaptiveDesc& desc, const Run& run, int64_t b0, int64_t nb)
-        : desc(desc), run(run), y(run.layers[0]), d(y.d), net(run.net), coupling{desc.decay, desc.a, desc.b}, b0(b0), nb(nb),
-          P(y.places), row(run.G * y.places) {}
+        : desc(desc), run(run), y(run.layers[0]), d(y.d), net(run.net), coupling{desc.decay, desc.a, desc.b},
+          loop{y.n, y.places, run.S, desc.run, desc.reach, desc.synapses, desc.place}, b0(b0), nb(nb), P(y.places), row(run.G * y.places) {}
 
     static States take(Scratch& scratch, int64_t floats) { return {scratch.take(floats), scratch.take(floats), scratch.take(floats)}; }
     static States at(States x, int64_t offset) { return {x.i + offset, x.u + offset, x.w + offset}; }
     Bits* bits(int64_t t, int64_t g) const { return (Bits*)(d.bits + ((b0 + g) * net.T + t) * y.words); }
     float* checkpoint(int64_t block, int64_t g) const { return d.checkpoints + (block * net.B + b0 + g) * 3 * P; }
+
+    int64_t work() const { return y.work() + loop.n * loop.n * loop.run / 16; }  // of a step of a sample, see `Layer`
 
     // What of the spikes before step t arrives there in the recurrence
     void arrivals(int64_t t, int64_t g, float* to) const {
@@ -153,6 +162,44 @@ struct Group {  // samples [b0, b0 + nb) of a layer
         else if (desc.taps) arrivals(t, g, arrived), y.rec.gather_weighed(arrived, I);
         else if (y.rec.exists) y.rec.gather(events, decode(run.own(0, b0 + g, t - 1), y.words, events), I);
     }
+    float weight(int64_t g, int64_t n) const { return desc.kept ? desc.kept[(b0 + g) * P + n] : 1.0f; }
+    // What the spikes of a step send through delays of synapses: late begins a step after them
+    void send_late(int64_t t, int64_t g, int32_t* events, float* late) const {
+        const int64_t count = decode(bits(t, g), y.words, events);
+        for (int64_t e = 0; e < count; e++) loop.send(events[e], weight(g, events[e]), late);
+    }
+    // I[t] += what arrives, of one sample alone
+    void receive_late(int64_t t, int64_t g, int32_t* events, float* late, float* I) const {
+        const int64_t step = t % run.S;
+        if (t && !step) loop.next_block(late);
+        if (t) send_late(t - 1, g, events, late + step);
+        loop.receive(late + step, I);
+        if (desc.whole) y.unpad(I, desc.whole + (t * net.B + b0 + g) * y.n);
+    }
+    // dL/ds[t] from the steps at which s[t] arrives; `sums` has room for (P, PADDING)
+    void collect_late(const float* later, float* sums, float* gs) const {
+        loop.collect(later, sums);
+        for (int64_t g = 0; g < nb; g++)
+            for (int64_t n = 0; n < loop.n; n++) gs[g * P + n] += weight(g, n) * sums[n * PADDING + g];
+    }
+    void gradient_of_synapses(int64_t t0, int64_t t1, const float* later, int32_t* steps, float* spikes, float* gradient) const {
+        const Interrupted interrupted;
+        for (int64_t j = 0; j < P && !interrupted(SynapseLoop::TILE * loop.n * (t1 - t0)); j += SynapseLoop::TILE) {
+            SynapseLoop::Active active[SynapseLoop::TILE];
+            for (int64_t r = 0; r < SynapseLoop::TILE; r++) {
+                active[r] = {0, steps + r * run.S, spikes + r * run.S * PADDING};
+                for (int64_t t = t0; t < t1; t++) {
+                    float* to = active[r].spikes + active[r].nb * PADDING;
+                    bool any = false;
+                    std::memset(to, 0, PADDING * sizeof(float));
+                    for (int64_t g = 0; g < nb; g++)
+                        if (((const uint64_t*)bits(t, g))[(j + r) / 64] >> (j + r) % 64 & 1) to[g] = weight(g, j + r), any = true;
+                    if (any) active[r].steps[active[r].nb++] = t - t0;
+                }
+            }
+            loop.correlate(j, active, later, gradient);
+        }
+    }
     const float* threshold(int64_t t, int64_t g, float* plain, float* padded) const {
         if (d.noise == STEP) return nullptr;
         draw_thresholds(d.noise, d.noise_p, net.seed, net.draw, d.index, (uint32_t)net.ids[b0 + g], net.first_step + t, 0, y.n, nullptr, plain);
@@ -165,11 +212,14 @@ struct Group {  // samples [b0, b0 + nb) of a layer
 
     void forward() const {
         const size_t bytes = P * sizeof(float);
-        Scratch scratch((3 + (desc.receiving ? desc.taps : 0)) * row + 5 * (P + 64) + run.events + 64);
+        const int64_t on_the_way = desc.run ? loop.n * loop.length() : desc.receiving ? desc.taps * row : 0;
+        Scratch scratch(3 * row + 5 * (P + 64) + run.events + 128 + on_the_way);
         States x = take(scratch, row);
         float *I = scratch.take(P), *arrived = scratch.take(P), *plain = scratch.take(P + 64), *padded = scratch.take(P + 64);
         int32_t* events = (int32_t*)scratch.take(run.events + 64);
-        const Ring sent{scratch.take(desc.receiving ? desc.taps * row : 0), desc.taps, row};
+        float* late = scratch.take(on_the_way);
+        const Ring sent{late, desc.taps, row};
+        if (desc.run) std::memset(late, 0, on_the_way * sizeof(float));
         const Interrupted interrupted;
         initial_state(y, b0, nb, x.i, x.u);
         for (int64_t g = 0; g < nb; g++) {
@@ -178,7 +228,7 @@ struct Group {  // samples [b0, b0 + nb) of a layer
         }
         for (int64_t t = 0; t < net.T; t++)
             for (int64_t g = 0; g < nb; g++) {
-                if (interrupted(y.work())) return;
+                if (interrupted(work())) return;
                 States mine = at(x, g * P);
                 if (d.checkpoints && t % run.S == 0) {
                     float* to = checkpoint(t / run.S, g);
@@ -186,6 +236,7 @@ struct Group {  // samples [b0, b0 + nb) of a layer
                 }
                 if (desc.receiving && t) send(t - 1, g, sent, events, arrived);
                 input(t, g, I, events, arrived, sent);
+                if (desc.run) receive_late(t, g, events, late, I);
                 ((uint64_t*)bits(t, g))[y.words - 1] = 0;
                 draw_rows[desc.euler][d.reset](y.row, coupling, I, threshold(t, g, plain, padded), mine, bits(t, g), {});
                 expand(bits(t, g), P, I);
@@ -247,11 +298,16 @@ struct Group {  // samples [b0, b0 + nb) of a layer
         const int64_t S = run.S;
         const size_t bytes = P * sizeof(float);
         const int64_t kept_steps = desc.receiving ? S + desc.taps : 0;
-        Scratch scratch((7 * S + 9 + desc.taps + kept_steps) * row + run.halo + run.events + 64 * PADDING);
+        const int64_t active = desc.run ? SynapseLoop::TILE * S : 0, gradients = desc.run ? loop.n * loop.steps() * PADDING : 0;
+        Scratch scratch((7 * S + 9 + desc.taps + kept_steps) * row + run.halo + run.events + gradients + active * (PADDING + 1) +
+                        (P + 80) * PADDING);
         States x = take(scratch, row), l = take(scratch, row), keep = take(scratch, S * row);
         float *h = scratch.take(S * row), *gs = scratch.take(S * row), *dI = scratch.take((S + 1) * row), *I = scratch.take(P);
         float *halo = scratch.take(run.halo), *arrived = scratch.take(S * row), *collected = scratch.take(row);
         const Ring back{scratch.take(desc.taps * row), desc.taps, row}, sent{scratch.take(kept_steps * row), kept_steps, row};
+        float *later = scratch.take(gradients), *spikes = scratch.take(active * PADDING), *sums = scratch.take(P * PADDING);
+        int32_t* steps = (int32_t*)scratch.take(active);
+        std::memset(later, 0, gradients * sizeof(float));
         int32_t* events = (int32_t*)scratch.take(run.events + 64);
         std::memset(dI, 0, row * sizeof(float));
         last_gradient(d.g_i_last, b0 * P, l.i, nb * P);
@@ -273,7 +329,7 @@ struct Group {  // samples [b0, b0 + nb) of a layer
             }
             for (int64_t t = t0; t < t1; t++)
                 for (int64_t g = 0; g < nb; g++) {
-                    if (interrupted(y.work())) return;
+                    if (interrupted(work())) return;
                     const int64_t k = (t - t0) * row + g * P;
                     input(t, g, I, events, arrived + k, sent);
                     known_rows[desc.euler][d.reset](y.row, coupling, I, nullptr, at(x, g * P), bits(t, g), at(keep, k));
@@ -281,9 +337,10 @@ struct Group {  // samples [b0, b0 + nb) of a layer
                     y.pad(d.g_out + t * d.g_out_t + (b0 + g) * d.g_out_b, gs + k);
                 }
             for (int64_t t = t1 - 1; t >= t0; t--) {
-                if (interrupted(nb * y.work())) return;
+                if (interrupted(nb * work())) return;
                 const int64_t k = (t - t0) * row;
-                if (desc.taps) {
+                if (desc.run) collect_late(later + (t + 1 - t0) * PADDING, sums, gs + k);
+                else if (desc.taps) {
                     if (t + 1 < net.T) send_back(t + 1, dI + k + row, back);
                     if (!desc.receiving) collect_spikes(t, back, gs + k, thread);
                     else if (t + 1 < net.T) collect_currents(t, back, sent, events, arrived, collected, gs + k, thread);
@@ -299,14 +356,18 @@ struct Group {  // samples [b0, b0 + nb) of a layer
                             {h + here, gs + here, bits(t, g), at(keep, here), at(l, g * P), dI + here, d.g_a + thread * P, d.g_b + thread * P,
                              desc.g_decay + thread * P, desc.g_a + thread * P, desc.g_b + thread * P, d.unit_gain ? -1.0f : 0.0f});
                     if (d.g_current) y.unpad(dI + here, d.g_current + (t * net.B + b0 + g) * y.n);
-                    if (!d.g_recurrent || desc.receiving) continue;
+                    if (!d.g_recurrent || desc.receiving || desc.run) continue;
                     if (desc.taps)
                         y.rec.scatter_weighed(arrived + here, dI + here, d.g_recurrent + thread * y.rec.weights());
                     else
                         y.rec.scatter(events, decode(run.own(0, b0 + g, t - 1), y.words, events), dI + here,
                                       d.g_recurrent + thread * y.rec.weights());
                 }
+                if (desc.run) loop.keep(dI + k, nb, t - t0, later);
             }
+            if (!desc.run) continue;
+            if (d.g_recurrent) gradient_of_synapses(t0, t1, later, steps, spikes, d.g_recurrent + thread * P * P * loop.run);
+            loop.block_before(later);
         }
         first_gradient(d.g_i_first, b0 * P, l.i, nb * P);
         first_gradient(d.g_u_first, b0 * P, l.u, nb * P);
@@ -320,7 +381,10 @@ extern "C" {
 void adaptive_forward(const AdaptiveDesc* desc) {
     Call call;
     Run run(*desc->network);
-    run.in_parallel([&](int64_t, int64_t b0, int64_t nb) { Group(*desc, run, b0, nb).forward(); });
+    run.in_parallel([&](int64_t, int64_t b0, int64_t nb) {
+        const int64_t together = desc->run ? 1 : nb;  // currents of one sample on their way fit the cache
+        for (int64_t b = b0; b < b0 + nb; b += together) Group(*desc, run, b, together).forward();
+    });
 }
 void adaptive_backward(const AdaptiveDesc* desc) {
     Call call;
