@@ -14,7 +14,7 @@ from surgrad.analysis.rows import Row, chosen, column, grouped
 from surgrad.experiments.dense import heterogeneity, robustness
 from surgrad.experiments.dense.heterogeneity import FITS, Fit
 from surgrad.experiments.dense.robustness import Sparse
-from surgrad.figures.plots import SHARE, chance_line, legend_outside, method_color, panels, style
+from surgrad.figures.plots import SHARE, chance_line, cycle_marker, legend_outside, method_color, panels, style
 from surgrad.figures.sweeps import categories, interval_ends, swept
 from surgrad.network.time_constants import BOUNDS
 from surgrad.runs.intervals import interval
@@ -73,7 +73,8 @@ def ladder_figure(rungs: Mapping[str, Sequence[RunRecord]], *, chance: float, co
                 at, accuracy = unit * column(runs, x), interval(column(runs, "test_acc_best_valid"))
                 half = 0.0 if accuracy.n < 2 else accuracy.high - accuracy.mean
                 if np.isfinite(at).all():
-                    marker = "o" if np.isfinite(column(runs, "test_synaptic_operations")).all() else "s"
+                    spiking = np.isfinite(column(runs, "test_synaptic_operations")).all()
+                    marker = cycle_marker(k) if spiking else "s"
                     color = method_color("", k)
                     ax.errorbar(at.mean(), accuracy.mean, half, fmt=marker, color=color, label=name, markersize=4)
             ax.axhline(counts, color="0.5", linewidth=0.8, linestyle=":", label="spike counts")
