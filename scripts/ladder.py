@@ -30,6 +30,12 @@ LOOP = "connection@recurrent_connection=axonal_delays recurrent_connection.width
 #: Adaptation by Euler's rule is stable at steps of 10 ms for weak coupling alone
 EULER = "neuron.scheme=euler neuron.a=[0,8]"
 
+#: The best of ten trials by validation accuracy (scripts/search.py --config-name=ladder nb_trials=10), to two digits
+TUNED = (
+    "dropout=0.06 tau_mem=21e-3 connection.max_delay=190e-3 dataset.augment.p_drop=0.08 "
+    "dataset.augment.sigma_u_uniform=4.6"
+)
+
 #: What a rung adds to the one before, and its command.
 RUNGS = {
     "feed-forward": f"{DENSE} --config-name=ladder/lif",
@@ -43,6 +49,7 @@ RUNGS = {
     "feed-forward, + a delay of each axon": f"{DENSE} --config-name=ladder/delays connection=axonal_delays",
     "feed-forward, + a delay of each dendrite": f"{DENSE} --config-name=ladder/delays connection=dendritic_delays",
     "feed-forward, + all of these": f"{DENSE} --config-name=ladder/full",
+    "feed-forward, + all of these, tuned": f"{DENSE} --config-name=ladder/full {TUNED}",
     "feed-forward, + all of these, stochastic": f"{DENSE} --config-name=ladder/full neuron=stochastic_lif",
     "deep recurrent convolutional": f"{CONVOLUTIONAL} batch_size=32 nb_epochs=109 fano.repeats=100 test_draws=2",
     "GRU": f"{NON_SPIKING} model=gru",
