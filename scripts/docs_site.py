@@ -86,7 +86,7 @@ def page_of(path: str, site: set[str]) -> str | None:
 
 def outside_code(markdown: str, change: Callable[[str], str]) -> str:
     """Apply a change to the parts of a page that are no code."""
-    pieces = re.split(r"(^```.*?^```|`[^`\n]+`(?!\]))", markdown, flags=re.DOTALL | re.MULTILINE)
+    pieces = re.split(r"(^```.*?^```|`(?!\])[^`\n]+`(?!\]))", markdown, flags=re.DOTALL | re.MULTILINE)
     return "".join(piece if k % 2 else change(piece) for k, piece in enumerate(pieces))
 
 

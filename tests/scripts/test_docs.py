@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.docs_site import outside_code
 from surgrad.runs.record import REPO
 
 PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
@@ -45,3 +46,16 @@ def test_the_drawing_of_the_levels_is_that_of_the_plan():
     drawn = re.findall(r'y="(\d+)" font-size="17"[^>]*>(\w+)<', (REPO / "docs" / "figures" / "levels.svg").read_text())
     heights = sorted({int(y) for y, _ in drawn}, reverse=True)
     assert [{name for y, name in drawn if int(y) == height} for height in heights] == [set(level) for level in LEVELS]
+
+
+@pytest.mark.parametrize(
+    ("page", "changed"),
+    [
+        ("a `b` c", "A `b` C"),
+        ("[`a`](b) and `c`", "[`A`](B) AND `c`"),
+        ("a\n```\nb\n```\nc", "A\n```\nb\n```\nC"),
+        ("`a` [`b`](c), `d` e", "`a` [`B`](C), `d` E"),
+    ],
+)
+def test_code_is_left_alone_and_labels_of_links_are_text(page, changed):
+    assert outside_code(page, str.upper) == changed
