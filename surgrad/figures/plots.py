@@ -357,11 +357,6 @@ def method_color(method: str, index: int = 0) -> str:
     return METHOD_COLORS.get(method, cycle[index % len(cycle)])
 
 
-def cycle_marker(index: int) -> str:
-    """A marker for the curve or point at ``index``: another one each time that the colours begin again."""
-    return "o^Dv"[index // len(STYLE["axes.prop_cycle"]) % 4]
-
-
 def curves_by_layer(curves: Mapping[str, Sequence[Sequence[np.ndarray]]], ylabel: str) -> Figure:
     """A quantity over epochs, one panel per layer, one colour per method.
 

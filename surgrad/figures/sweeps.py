@@ -10,10 +10,24 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from surgrad.figures.plots import SHARE, chance_line, interval_points, legend_outside, method_color, panels, style
+from surgrad.figures.plots import (
+    SHARE,
+    STYLE,
+    chance_line,
+    interval_points,
+    legend_outside,
+    method_color,
+    panels,
+    style,
+)
 
 Point = tuple[np.ndarray, tuple[float, ...]]
 Curve = Mapping[Any, Point]
+
+
+def cycle_marker(index: int) -> str:
+    """A marker for the curve or point at ``index``: another one each time that the colours begin again."""
+    return "o^Dv"[index // len(STYLE["axes.prop_cycle"]) % 4]
 
 
 def swept(

@@ -14,6 +14,7 @@ from surgrad.config.hydra_setup import CONFIGS
 from surgrad.config.jobs import jobs_of_command
 from surgrad.datasets.events import EventDataset
 from surgrad.datasets.sources.hdf5 import write_shd
+from surgrad.experiments.classification.config import ClassificationConfig
 from surgrad.experiments.dense.config import DenseConfig
 from surgrad.experiments.non_spiking.config import NonSpikingConfig
 from surgrad.network.connections import DelayedDense, GaussianDelays
@@ -34,13 +35,15 @@ def script():
 def configuration(line):
     """The checked configuration of a command."""
     (job,) = jobs_of_command(line)
-    return check(OmegaConf.create(job.settings), NonSpikingConfig if "non_spiking" in line else DenseConfig)
+    classes = {"dense_SNN": DenseConfig, "non_spiking": NonSpikingConfig, "deep_convSNN": ClassificationConfig}
+    return check(OmegaConf.create(job.settings), classes[line.split()[1].split("/")[1].removesuffix(".py")])
 
 
 def test_every_rung_composes_builds_and_has_a_folder_of_its_own(script):
     for line in script.RUNGS.values():
         cfg = configuration(line)
-        assert (cfg.dataset.name, cfg.dataset.network_inputs, cfg.dataset.nb_steps) == ("spoken_commands", 140, 100)
+        sizes = (700, 500) if isinstance(cfg, ClassificationConfig) else (140, 100)
+        assert (cfg.dataset.name, cfg.dataset.network_inputs, cfg.dataset.nb_steps) == ("spoken_commands", *sizes)
         cfg.objective()
         if isinstance(cfg, DenseConfig):
             network = cfg.network(140, 20, torch.Generator().manual_seed(1))

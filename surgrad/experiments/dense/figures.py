@@ -14,8 +14,8 @@ from surgrad.analysis.rows import Row, chosen, column, grouped
 from surgrad.experiments.dense import heterogeneity, robustness
 from surgrad.experiments.dense.heterogeneity import FITS, Fit
 from surgrad.experiments.dense.robustness import Sparse
-from surgrad.figures.plots import SHARE, chance_line, cycle_marker, legend_outside, method_color, panels, style
-from surgrad.figures.sweeps import categories, interval_ends, swept
+from surgrad.figures.plots import SHARE, chance_line, legend_outside, method_color, panels, style
+from surgrad.figures.sweeps import categories, cycle_marker, interval_ends, swept
 from surgrad.network.time_constants import BOUNDS
 from surgrad.runs.intervals import interval
 from surgrad.runs.record import RunRecord
