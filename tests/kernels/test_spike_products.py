@@ -62,22 +62,31 @@ def test_other_precisions_and_types_are_left_to_the_library(precision):
 
 
 COMPILE = """
-import json
+import json, sys
 from surgrad.kernels.contract import connection_spec
 from surgrad.kernels.gpu.compile import compiled_product, resources
-from surgrad.network.connections import Dense
-layers = Dense(700, 128), Dense(128, 20)
-found = [compiled_product(connection_spec(dense, "dense"), capability) for dense in layers for capability in (80, 90)]
+from surgrad.network.connections import Conv, Dense
+layers = eval(sys.argv[1])
+found = [compiled_product(connection_spec(layer, "layer"), capability) for layer in layers for capability in (80, 90)]
 print(json.dumps([resources(kernel) for kernels in found for kernel in kernels.values()]))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux")
-def test_they_compile_for_gpus_that_are_not_there(tmp_path):
+@pytest.mark.parametrize(
+    ("layers", "most_spilled"),
+    [
+        ("[Dense(700, 128), Dense(128, 20)]", 0),
+        ("[Conv((16, 68), 32, 7, 3), Conv((64, 5), 64, 5, 1, 2), Conv((2, 34, 34), 16, 3)]", 8),
+    ],
+    ids=["dense", "convolutions"],
+)
+def test_they_compile_for_gpus_that_are_not_there(layers, most_spilled, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", COMPILE, layers]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     for registers, spilled, shared in json.loads(done.stdout):
         assert registers <= 255
-        assert spilled == 0
+        assert spilled <= most_spilled
         assert shared <= 99 * 1024
