@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +91,30 @@ def of_speakers(dataset: EventDataset, speakers: Sequence[int]) -> EventDataset:
     if not len(speakers):
         raise UserError(f"{dataset.name}: no speaker is named; there are {np.unique(dataset.speakers).tolist()}")
     return dataset.subset(np.flatnonzero(_spoken_by(dataset, np.asarray(speakers))))
+
+
+def joined(first: EventDataset, second: EventDataset) -> EventDataset:
+    """The samples of both, those of the second numbered after those of the first; of speakers only if both have them."""
+    speakers = None
+    if first.speakers is not None and second.speakers is not None:
+        speakers = np.concatenate([first.speakers, second.speakers])
+    return replace(
+        first,
+        times=np.concatenate([first.times, second.times]),
+        units=np.concatenate([first.units, second.units]),
+        offsets=np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]),
+        labels=np.concatenate([first.labels, second.labels]),
+        speakers=speakers,
+        ids=np.concatenate([first.ids, second.ids + int(first.ids.max(initial=-1)) + 1]),
+    )
+
+
+def of_other_speakers(dataset: EventDataset, speakers: Sequence[int]) -> EventDataset:
+    """The samples of all speakers but some. Raises: UserError as `of_speakers`, or where nobody is left."""
+    tests = of_speakers(dataset, speakers)
+    if len(tests) == len(dataset):
+        raise UserError(f"{dataset.name}: nobody is left beside the speakers {sorted(speakers)}")
+    return dataset.subset(~np.isin(dataset.ids, tests.ids))
 
 
 def _spoken_by(dataset: EventDataset, speakers: np.ndarray) -> np.ndarray:

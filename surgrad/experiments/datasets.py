@@ -20,7 +20,7 @@ from surgrad.datasets.sources.braille import encoded, read_braille
 from surgrad.datasets.sources.hdf5 import read_shd
 from surgrad.datasets.sources.randman import Randman
 from surgrad.datasets.sources.random_task import RandomTask
-from surgrad.datasets.splits import VALIDATIONS, check_window, first_of_each, of_speakers
+from surgrad.datasets.splits import VALIDATIONS, check_window, first_of_each, joined, of_other_speakers, of_speakers
 from surgrad.errors import UserError, known
 from surgrad.experiments import parts
 from surgrad.experiments.camera_datasets import CameraConfig, GestureConfig
@@ -41,6 +41,7 @@ class HDF5Config(HeldOutConfig):
     valid_path: str | None = None  # for validation=file
     validation_speakers: list[int] | None = None  # speaker: who is held out; null: the last one
     train_speakers: list[int] | None = None  # who trains; null: all who do not validate
+    test_speakers: list[int] | None = None  # who tests, among those of both files; null: those of test_path
     limit: int | None = None  # recordings of each speaker and class, the first of every file; null: all
     units_per_channel: int = 1  # neighbouring units of the files that are one input of the network
 
@@ -64,12 +65,16 @@ class HDF5Config(HeldOutConfig):
         """Reads the files; raises UserError naming file and cause where one is missing or damaged."""
         everything = self._read(self.train_path, nb_units=self.nb_inputs, nb_classes=self.nb_classes)
         sizes = {"nb_units": everything.nb_units, "nb_classes": everything.nb_classes}
+        test = self._read(self.test_path, **sizes)
+        if self.test_speakers is not None:
+            both = joined(everything, test)
+            everything, test = of_other_speakers(both, self.test_speakers), of_speakers(both, self.test_speakers)
         train, valid = self.hold_out(everything)
         if self.train_speakers is not None:
             train = of_speakers(train, self.train_speakers)
         if valid is not None and self.validation == "file" and self.valid_path:
             valid = self._used(valid, self.valid_path)
-        test, width = self._read(self.test_path, **sizes), self.units_per_channel
+        width = self.units_per_channel
         return train.grouped(width), None if valid is None else valid.grouped(width), test.grouped(width)
 
     def _read(self, path: str, **sizes: int | None) -> EventDataset:

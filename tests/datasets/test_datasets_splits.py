@@ -12,6 +12,8 @@ from surgrad.datasets.splits import (
     SpeakerValidation,
     check_window,
     first_of_each,
+    joined,
+    of_other_speakers,
     of_speakers,
     validation_split,
 )
@@ -158,3 +160,19 @@ def test_samples_of_some_speakers_are_all_of_theirs():
     ):
         with pytest.raises(UserError, match=said):
             of_speakers(part, speakers)
+
+
+def test_every_sample_of_two_sets_is_of_some_speakers_or_of_the_others():
+    first, second = make_dataset(), make_dataset(30, seed=1)
+    both = joined(first, second)
+    assert both.ids.tolist() == list(range(90))
+    for n, (part, index) in {3: (first, 3), 60: (second, 0), 89: (second, 29)}.items():
+        times, units, label = part[index]
+        assert np.array_equal(both[n][0], times) and np.array_equal(both[n][1], units) and both[n][2] == label
+        assert both.speakers[n] == part.speakers[index]
+    some, others = of_speakers(both, [1, 4]), of_other_speakers(both, [1, 4])
+    assert sorted([*some.ids, *others.ids]) == both.ids.tolist()
+    assert not set(some.speakers) & set(others.speakers)
+    assert joined(first, make_dataset(30, speakers=False)).speakers is None
+    with pytest.raises(UserError, match="nobody is left beside"):
+        of_other_speakers(both, range(6))
