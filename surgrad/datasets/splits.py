@@ -94,7 +94,7 @@ def of_speakers(dataset: EventDataset, speakers: Sequence[int]) -> EventDataset:
 
 
 def joined(first: EventDataset, second: EventDataset) -> EventDataset:
-    """The samples of both, those of the second numbered after those of the first; of speakers only if both have them."""
+    """The samples of both, those of the second numbered after those of the first; with speakers if both have them."""
     speakers = None
     if first.speakers is not None and second.speakers is not None:
         speakers = np.concatenate([first.speakers, second.speakers])

@@ -168,8 +168,9 @@ def test_every_sample_of_two_sets_is_of_some_speakers_or_of_the_others():
     assert both.ids.tolist() == list(range(90))
     for n, (part, index) in {3: (first, 3), 60: (second, 0), 89: (second, 29)}.items():
         times, units, label = part[index]
-        assert np.array_equal(both[n][0], times) and np.array_equal(both[n][1], units) and both[n][2] == label
-        assert both.speakers[n] == part.speakers[index]
+        assert np.array_equal(both[n][0], times)
+        assert np.array_equal(both[n][1], units)
+        assert (both[n][2], both.speakers[n]) == (label, part.speakers[index])
     some, others = of_speakers(both, [1, 4]), of_other_speakers(both, [1, 4])
     assert sorted([*some.ids, *others.ids]) == both.ids.tolist()
     assert not set(some.speakers) & set(others.speakers)
