@@ -45,7 +45,7 @@ def merged(kept: Mapping[str, Measured], found: Mapping[str, Measured]) -> dict[
             and _experiments(old) == _experiments(new)
             and UNKNOWN not in dict(_experiments(old)).values()
         ):
-            by_seed = {(one.part, one.seed): one for one in (*old.taken, *new.taken)}
+            by_seed = {(one.part, one.unit, one.seed): one for one in (*old.taken, *new.taken)}
             result[name] = Measured(tuple(by_seed[key] for key in sorted(by_seed)))
         elif old is None or len(new.values) >= len(old.values):
             result[name] = new

@@ -34,7 +34,7 @@ SOURCES = {
 
 @dataclass(kw_only=True)
 class Claim:
-    """One number of a paper. ``minus`` makes it a difference between two groups of runs, paired by seed."""
+    """One number of a paper. ``minus`` makes it a difference between two groups of runs, paired by unit and seed."""
 
     id: str
     paper: str  # key of `Papers.papers`
@@ -52,7 +52,8 @@ class Claim:
     scale: float = 1.0  # into the unit or convention of the published value
     expect: dict[str, float] = field(default_factory=dict)  # one of EXPECTATIONS: number
     margin: str | None = None  # key of `Papers.margins`: why that number
-    seeds: int = 1  # runs of the command, of each group
+    unit: str = "seed"  # key whose values are the independent ones: runs that share one count once, with their mean
+    seeds: int = 1  # runs of the command, of each group; with another unit than the seed: values of that
     tier: str = "minutes"
     minutes: float = 1  # of the whole command on 2 cores
     figure: str | None = None  # of docs/figures

@@ -80,6 +80,7 @@ class Taken(NamedTuple):
     ended: str = UNKNOWN
     machine: str = UNKNOWN
     torch: str = UNKNOWN
+    unit: str = ""  # value of the claim's unit, where that is not the seed
 
 
 class Measured(NamedTuple):
@@ -88,17 +89,20 @@ class Measured(NamedTuple):
     taken: tuple[Taken, ...]
 
     @property
-    def values(self) -> dict[int, float]:
-        """One value per seed; of a difference those of the seeds that both sides have."""
-        sides: dict[str, dict[int, float]] = {part: {} for part in (VALUE, DIFFERENCE, FIRST, SECOND)}
+    def values(self) -> dict[int | str, float]:
+        """One value per seed, or the mean over seeds per unit; of a difference those that both sides have."""
+        sides: dict[str, dict[tuple[str, int], float]] = {part: {} for part in (VALUE, DIFFERENCE, FIRST, SECOND)}
         for one in self.taken:
-            sides[one.part][one.seed] = one.value
-        paired = {seed: value - sides[SECOND][seed] for seed, value in sides[FIRST].items() if seed in sides[SECOND]}
-        return dict(sorted((sides[VALUE] | sides[DIFFERENCE] | paired).items()))
+            sides[one.part][one.unit, one.seed] = one.value
+        paired = {run: value - sides[SECOND][run] for run, value in sides[FIRST].items() if run in sides[SECOND]}
+        by_unit: dict[int | str, list[float]] = {}
+        for (unit, seed), value in sorted((sides[VALUE] | sides[DIFFERENCE] | paired).items()):
+            by_unit.setdefault(unit or seed, []).append(value)
+        return {unit: sum(values) / len(values) for unit, values in by_unit.items()}
 
     @property
     def interval(self) -> Interval:
-        """Mean and 95 % interval over seeds."""
+        """Mean and 95 % interval over seeds, or over units."""
         return interval(self.values.values())
 
     @property
@@ -138,6 +142,7 @@ class Question(Protocol):
     key: str
     rows: int
     scale: float
+    unit: str
 
     @property
     def lines(self) -> list[str]:
@@ -195,7 +200,10 @@ def jobs_where(lines: Iterable[str], where: Mapping[str, Any], jobs_of: JobsOf) 
 
 
 def measure(claim: Question, folders: RunFolders, jobs_of: JobsOf) -> Measured | None:
-    """The claim's number in every finished run of its command, by seed (of two the latest); None without any."""
+    """The claim's number in every finished run of its command, by seed (of two the latest); None without any.
+
+    Of a claim with a unit of its own only the units count whose runs are all there.
+    """
     parts = {VALUE: claim.where} if claim.minus is None else {FIRST: claim.where, SECOND: claim.minus}
     taken = [one for part, where in parts.items() for one in _taken(claim, where, part, folders, jobs_of)]
     found = Measured(tuple(taken))
@@ -205,15 +213,18 @@ def measure(claim: Question, folders: RunFolders, jobs_of: JobsOf) -> Measured |
 def _taken(claim: Question, where: Mapping[str, Any], part: str, folders: RunFolders, jobs_of: JobsOf) -> list[Taken]:
     suites = dict.fromkeys(line.split()[1].partition("/")[0] for line in claim.lines if "scripts/" not in line)
     there = [run for suite in suites for run in folders.of(suite)]
-    found: dict[int, Taken] = {}
+    found: dict[tuple[str, int], Taken] = {}
+    missing: set[str] = set()
     for job in jobs_where(claim.lines, where, jobs_of) if there else ():
+        unit, seed = "" if claim.unit == "seed" else str(job.get(claim.unit)), int(job.get("seed") or 0)
         for run, what in there:
             if is_run_of(what, job):
                 value = claim.scale * METRICS[claim.metric](run, claim.key, claim.rows)
                 if not math.isnan(value):
-                    seed = int(run.get("seed", 0))
-                    found[seed] = Taken(part, seed, value, *_origin(run))
-    return [found[seed] for seed in sorted(found)]
+                    found[unit, seed] = Taken(part, seed, value, *_origin(run), unit=unit)
+        if unit and (unit, seed) not in found:
+            missing.add(unit)
+    return [found[key] for key in sorted(found) if key[0] not in missing]
 
 
 def _origin(run: RunRecord) -> tuple[str, ...]:

@@ -257,6 +257,7 @@ def _line(row: Row) -> str:
 def _origin(measured: Measured | None) -> str:
     if measured is None:
         return ""
-    seeds = ", ".join(f"seed {seed}: {number(value)}" for seed, value in measured.values.items())
+    named = {unit: f"seed {unit}" if isinstance(unit, int) else unit for unit in measured.values}
+    seeds = ", ".join(f"{named[unit]}: {number(value)}" for unit, value in measured.values.items())
     runs = [one.run for one in measured.taken if one.run != UNKNOWN]
     return f"{seeds} ({measured.origin}; runs {', '.join(runs) or UNKNOWN})"

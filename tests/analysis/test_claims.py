@@ -146,6 +146,24 @@ def test_differences_are_paired_by_seed_and_both_sides_are_kept(folders):
     assert [(one.part, one.value) for one in found.taken if one.seed == 1] == [("first", 3), ("second", 2)]
 
 
+def test_runs_that_share_a_unit_count_once_and_only_with_all_their_seeds(tmp_path):
+    """Over speakers, say, not over all runs: what comes from one speaker is not drawn anew for every seed."""
+    jobs = jobs_of_command(COMMAND.replace("nb_epochs=3", "nb_epochs=2,3"))
+    ahead = {2: 1.0, 3: 5.0}  # of random before symmetric, at each number of epochs
+    values = [10.0 ** job.get("seed") + ahead[job.get("nb_epochs")] * (job.get("feedback") == "random") for job in jobs]
+    what = claim(command=COMMAND.replace("nb_epochs=3", "nb_epochs=2,3"), where={"feedback": "random"})
+    difference = claim(command=what.command, where=what.where, minus={"feedback": "symmetric"}, unit="nb_epochs")
+    for job, value in zip(jobs[1:], values[1:], strict=True):
+        write(tmp_path, job, {"acc": value})
+    assert measure(difference, RunFolders([tmp_path])).values == {"3": pytest.approx(5)}
+    write(tmp_path, jobs[0], {"acc": values[0]})
+    found = measure(difference, RunFolders([tmp_path]))
+    assert found.values == {"2": pytest.approx(1), "3": pytest.approx(5)}
+    assert found.interval.n == 2
+    write_measured(tmp_path / "measured.csv", {"x": found})
+    assert read_measured(tmp_path / "measured.csv") == {"x": found}
+
+
 def test_a_value_says_where_it_comes_from(folders):
     one = measure(claim(), folders).taken[0]
     assert len(one.run) == 8
@@ -278,10 +296,10 @@ def test_a_claim_takes_the_runs_of_its_command_and_holds_no_others(published):
     seeds = {}
     for part, where in groups.items():
         jobs = [] if where is None else jobs_where(published.lines, where, jobs_of_command)
-        asked = [job.get("seed") for job in jobs]
+        asked = [(str(job.get(published.unit)), job.get("seed")) for job in jobs]
         assert len(set(asked)) == len(asked), f"{part}: runs of one seed differ in something else: say it in `where`"
-        assert where is None or not published.lines or len(asked) == published.seeds
-        seeds[part] = set(asked)
+        assert where is None or not published.lines or len({unit for unit, _ in asked}) == published.seeds
+        seeds[part] = {seed for _, seed in asked}
         for taken in held.taken if held else ():
             if taken.part in (part, "value") and taken.command != UNKNOWN and where is not None:
                 overrides = {frozenset(taken.command.split()[2:])}
