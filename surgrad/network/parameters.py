@@ -80,13 +80,14 @@ def decays(constants: Sequence[tuple[TimeConstant, str]], dt: float) -> list[Ten
     groups: dict[tuple[Any, ...], list[int]] = {}
     for k, (constant, method) in enumerate(constants):
         log_tau = constant.log_tau
-        groups.setdefault((method, log_tau.requires_grad, log_tau.dtype, log_tau.device), []).append(k)
+        groups.setdefault((method, log_tau.dtype, log_tau.device), []).append(k)
     found: dict[int, Tensor] = {}
     for (method, *_), members in groups.items():
         logs = [constants[k][0].log_tau for k in members]
         joined = torch.cat([log_tau.view(-1) for log_tau in logs])
         parts = _decay(joined, dt, method).split([log_tau.numel() for log_tau in logs])
-        found |= {k: part.view(log_tau.shape) for k, part, log_tau in zip(members, parts, logs, strict=True)}
+        for k, part, log_tau in zip(members, parts, logs, strict=True):
+            found[k] = (part if log_tau.requires_grad else part.detach()).view(log_tau.shape)
     return [found[k] for k in range(len(constants))]
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -76,3 +77,19 @@ def test_bytes_per_neuron_and_step(kept, memory, currents):
     expected = T * nb_neurons * (1 + currents + 8 / math.sqrt(T)) + nb_neurons + T * classes * currents
     assert sum(nbytes for nbytes, _ in kept) == expected
     assert output.y.requires_grad
+
+
+@pytest.mark.parametrize(("longest", "truncate", "lengths"), [
+    (350, 0, [350]), (154, 0, [117, 117, 116]), (4, 6, [3, 3, 3, 3, 2]), (9, 20, [7, 7]),
+])  # fmt: skip
+def test_chunks_are_few_and_of_equal_length(longest, truncate, lengths):
+    found = plan.chunks(sum(lengths), longest, truncate)
+    assert [chunk.stop - chunk.start for chunk in found] == lengths
+    assert [chunk.start for chunk in found] == [sum(lengths[:k]) for k in range(len(lengths))]
+    assert found[-1].cut
+
+
+def test_a_chunk_takes_a_32nd_of_the_memory_of_its_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=24 << 30))
+    assert plan.array_bytes(torch.device("cuda"), "full") == 768 << 20
+    assert plan.array_bytes(torch.device("cuda"), "recompute") == 192 << 20

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernels.triton_networks import DEVICE, network, results, spikes_for
+from kernels.triton_networks import DEVICE, assert_close, network, results, spikes_for
 from torch.nn import functional as F
 
 from surgrad.kernels.contract import connection_spec
@@ -65,6 +65,21 @@ def test_shares_of_the_rows_cover_them_once():
     drive = drive.clamp(-4, 4).round()
     found = spike_convolutions.weight_gradient(connection, spikes, drive)
     assert torch.equal(found.double(), exact_gradient(connection, weight, spikes, drive))
+
+
+def test_images_that_are_too_many_for_cudnn_go_there_in_parts(monkeypatch):
+    connection, weight, spikes, drive = operands(4 * 3, ((2, 9), 3, 3, 2, 0))
+    spikes, drive = (x.unflatten(0, (4, 3)) for x in (spikes.float(), drive))
+
+    def found():
+        yield products.current(connection, weight, spikes, "float32")
+        yield products.input_gradient(connection, weight, drive, "float32")
+        yield products.weight_gradient(connection, weight, spikes, drive, "float32")
+
+    whole = list(found())
+    monkeypatch.setattr(products, "MOST_IMAGES", 5)
+    for at_once, in_parts in zip(whole, found(), strict=True):
+        assert_close(at_once, in_parts, tolerance=1e-6)
 
 
 def test_a_number_is_three_of_bf16():

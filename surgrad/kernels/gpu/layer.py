@@ -311,7 +311,7 @@ class Population:
         count_gradient: Tensor | None,
         drive_gradient: Tensor,
         state_gradient: tuple[Tensor, Tensor],
-        decay_gradient: tuple[Tensor, Tensor] | None,
+        decay_gradient: Tensor | None,
         saved: Saved | None,
         decays: tuple[Tensor, Tensor],
         weight: Tensor | None,
@@ -325,12 +325,12 @@ class Population:
             count_gradient: (B, *units), or None.
             drive_gradient: (T + 1, B, *units), is written.
             state_gradient: of i and u, is written.
-            decay_gradient: of a and b, is written; None where it is not asked for.
+            decay_gradient: of a and b, (2, B, *units), is written; None where it is not asked for.
             saved: checkpoints of the forward pass.
             decays: a and b, (1,) or (units,) each.
             weight: of the recurrent connection, or None.
         """
-        (a, b), (g_a, g_b) = decays, decay_gradient or (None, None)
+        (a, b), (g_a, g_b) = decays, (None, None) if decay_gradient is None else decay_gradient
         needs_i = decay_gradient is not None or (self.neuron is not None and self.neuron.diff_reset)
         for steps, above, at, taps in self._gradients(len(current), upstream, drive_gradient, saved, weight):
             drive, segment = current[steps], at.segment if at else len(current)

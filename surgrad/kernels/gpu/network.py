@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from surgrad.kernels.gpu.plan import LayerTensors, Plan, Stage
 
 _MASK = 0xFFFFFFFF
-# The most images that all of cuDNN's algorithms take at once; a step of a sample is an image.
-_MOST_IMAGES = 65535
 
 
 def interpreted() -> bool:
@@ -71,7 +69,7 @@ def unknown_neuron(layer: LayerSpec) -> str | None:
     return None
 
 
-def run(network: NetworkSpec, x: Tensor | Events, options: Options, chunk_bytes: int = 1 << 28) -> NetworkOutput:
+def run(network: NetworkSpec, x: Tensor | Events, options: Options, chunk_bytes: int | None = None) -> NetworkOutput:
     """Run a whole network.
 
     ``memory`` "full" keeps the input currents for the backward pass, 4 bytes per neuron and step; "recompute" computes
@@ -82,10 +80,10 @@ def run(network: NetworkSpec, x: Tensor | Events, options: Options, chunk_bytes:
         network: layers and readout.
         x: spikes (T, B, *in_shape), or events.
         options: everything else about the call.
-        chunk_bytes: size at which arrays over time are cut into chunks of time.
+        chunk_bytes: size at which arrays over time are cut into chunks of time; by default `plan.array_bytes`.
     """
     # Triton is loaded on first use: a run on the CPU never pays for it.
-    from surgrad.kernels.gpu.plan import Plan, chunks
+    from surgrad.kernels.gpu.plan import Plan, array_bytes, chunks
     from surgrad.kernels.gpu.scan_network import NetworkScan
 
     state, address = options.state, options.address
@@ -104,9 +102,7 @@ def run(network: NetworkSpec, x: Tensor | Events, options: Options, chunk_bytes:
         stages.append(stage)
         tensors += layer_tensors
     widest = max(x[0].numel(), *(nb_samples * math.prod(stage.population.unit_shape) for stage in stages))
-    longest = chunk_bytes // (4 * widest)
-    if any(layer.incoming.kind == "conv" for layer in network.stack):
-        longest = min(longest, _MOST_IMAGES // nb_samples)
+    longest = (chunk_bytes or array_bytes(x.device, options.memory)) // (4 * widest)
     inputs = delayed(x, network.delay, state.last_input if state is not None else None).contiguous()
     plan = Plan(
         stages=stages,

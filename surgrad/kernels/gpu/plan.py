@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from surgrad.errors import known
@@ -127,9 +128,20 @@ class Plan:
         return precision.products(self.stages[0].population.precision, inputs.device)
 
 
+def array_bytes(device: torch.device, memory: str) -> int:
+    """The largest array over time of a chunk: a 32nd of the memory of its GPU, at most 2 GiB.
+
+    Beside what is kept for the backward pass, about four such arrays live at a time. With ``memory`` "recompute" a
+    fourth of that. Where there is no GPU, as if there was one of 64 GiB.
+    """
+    of_gpu = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 1 << 36
+    return min(of_gpu // 32, 1 << 31) // (4 if memory == "recompute" else 1)
+
+
 def chunks(nb_steps: int, longest: int, truncate: int) -> list[Chunk]:
-    """Cut T steps into chunks of at most ``longest``, none of which crosses a multiple of ``truncate`` (0: none)."""
-    period = truncate or nb_steps
+    """Cut T steps into few chunks of at most ``longest``, none across a multiple of ``truncate`` (0: none)."""
+    period = min(truncate or nb_steps, nb_steps)
+    longest = -(-period // -(-period // longest))  # as many, of equal length
     found = []
     for start in range(0, nb_steps, period):
         end = min(start + period, nb_steps)

@@ -7,6 +7,9 @@ Spikes are 0 or 1, exact in any format. ``precision`` says what becomes of weigh
 is set around a whole pass (`surgrad.kernels.precision.products`). State never passes through here.
 """
 
+from collections.abc import Callable
+from functools import reduce
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,6 +18,9 @@ from surgrad.errors import known
 from surgrad.kernels.contract import ConnectionSpec
 from surgrad.kernels.gpu import spike_convolutions, spike_products
 from surgrad.kernels.precision import convolution_gradients, matmul, rounded
+
+# The most images that all of cuDNN's algorithms take at once; a step of a sample is an image.
+MOST_IMAGES = 65535
 
 
 def operand_type(connection: ConnectionSpec, spikes: Tensor, precision: str) -> torch.dtype:
@@ -38,11 +44,12 @@ def input_gradient(connection: ConnectionSpec, weight: Tensor, g: Tensor, precis
     """dL/ds = W^T dL/dI for ``g`` (T, B, *out_shape): (T, B, *in_shape) float32."""
     if connection.kind == "conv":
         # Only the shape of the input matters here: one number stands for all of it.
-        in_shape = connection.known_in_shape
-        shape = (g.shape[0] * g.shape[1], *in_shape)
-        images = weight.new_empty(1).expand(shape)
-        gradient = _gradient(connection, weight, images, g, precision, of_input=True)
-        return gradient.contiguous().view(*g.shape[:2], *in_shape)
+        in_shape, one = connection.known_in_shape, weight.new_empty(1)
+
+        def gradient(g: Tensor) -> Tensor:
+            return _gradient(connection, weight, one.expand(len(g), *in_shape), g, precision, of_input=True)
+
+        return _in_parts(gradient, g.flatten(0, 1)).contiguous().view(*g.shape[:2], *in_shape)
     product = matmul(g.reshape(-1, weight.shape[0]), weight, precision)
     return product.view(*g.shape[:2], *connection.known_in_shape)
 
@@ -53,7 +60,8 @@ def weight_gradient(connection: ConnectionSpec, weight: Tensor, s: Tensor, g: Te
         images = s.reshape(-1, *connection.known_in_shape)
         if spike_products.readable(images, precision):
             return spike_convolutions.weight_gradient(connection, images, g.reshape(-1, *connection.out_shape))
-        return _gradient(connection, weight, images.float(), g, precision, of_input=False)
+        parts = zip(images.float().split(MOST_IMAGES), g.flatten(0, 1).split(MOST_IMAGES), strict=True)
+        return reduce(torch.add, (_gradient(connection, weight, *part, precision, of_input=False) for part in parts))
     rows, g = s.reshape(-1, weight.shape[1]), g.reshape(-1, weight.shape[0])
     if spike_products.readable(rows, precision):
         return spike_products.weight_gradient(rows, g)
@@ -66,9 +74,18 @@ def _convolved(connection: ConnectionSpec, weight: Tensor, s: Tensor, precision:
         return spike_convolutions.product(connection, weight, images).view(*s.shape[:2], *connection.out_shape)
     convolve = F.conv1d if len(connection.kernel_size) == 1 else F.conv2d
     weight = rounded(weight, precision)
+
+    def product(images: Tensor) -> Tensor:
+        return convolve(images.float(), weight, stride=connection.stride, padding=connection.padding)
+
     # cuDNN may answer with channels last, which a scan must not see.
-    out = convolve(images.float(), weight, stride=connection.stride, padding=connection.padding).contiguous()
-    return out.view(*s.shape[:2], *connection.out_shape)
+    return _in_parts(product, images).contiguous().view(*s.shape[:2], *connection.out_shape)
+
+
+def _in_parts(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """``function`` of images, of as many at a time as cuDNN takes."""
+    parts = [function(part) for part in images.split(MOST_IMAGES)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _gradient(

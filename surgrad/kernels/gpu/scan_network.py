@@ -181,22 +181,23 @@ class _Adjoint:
         self.state: list[tuple[Tensor, Tensor]] = []
         self.last_spikes: list[Tensor | None] = []
         self.later: list[Tensor] = []
-        self.decays: list[tuple[Tensor, Tensor] | None] = []
+        self.decays: list[Tensor | None] = []  # of a and b, (2, B, *units)
         zeros: list[Tensor] = []
 
-        def own(stage: Stage, gradient: Tensor | None = None) -> Tensor:
-            """A contiguous copy to be written to, or zeros."""
-            if gradient is not None:
-                return gradient.clone(memory_format=torch.contiguous_format)
-            zeros.append(torch.empty(stage.shape, device=inputs.device))
+        def zero(*shape: int) -> Tensor:
+            zeros.append(torch.empty(shape, device=inputs.device))
             return zeros[-1]
+
+        def own(stage: Stage, gradient: Tensor | None) -> Tensor:
+            """A contiguous copy to be written to, or zeros."""
+            return zero(*stage.shape) if gradient is None else gradient.clone(memory_format=torch.contiguous_format)
 
         spiking = [stage.population.neuron is not None for stage in plan.stages]
         for k, (stage, want) in enumerate(zip(plan.stages, wanted, strict=True)):
             self.state.append((own(stage, next(ends)), own(stage, next(ends))))
             self.last_spikes.append(next(ends) if plan.return_last_spikes and spiking[k] else None)
-            self.later.append(own(stage))  # dL/dI of the step after the chunk
-            self.decays.append((own(stage), own(stage)) if want.a or want.b else None)
+            self.later.append(zero(*stage.shape))  # dL/dI of the step after the chunk
+            self.decays.append(zero(2, *stage.shape) if want.a or want.b else None)
         _clear(zeros)
         self.spikes = [next(ends) if plan.return_spikes and is_spiking else None for is_spiking in spiking]
         self.weights: list[list[Tensor | None]] = [[None, None] for _ in layers]
@@ -228,6 +229,7 @@ class _Adjoint:
                     weight = known("the weight", p.weight)
                     gradient = products.input_gradient(stage.feedforward, weight, gradient, stage.population.precision)
                 self.input_gradient[chunk.start : chunk.stop] = gradient
+            del drive, upstream  # before those of the layer below are made
             self.operands = {key: x for key, x in self.operands.items() if key[0] < k}
         self._gather(found)
 
@@ -337,7 +339,7 @@ class _Adjoint:
             a = b = None
             decays = self.decays[k]
             if decays is not None:
-                a, b = (g.flatten(1).sum(0) if p.a.numel() > 1 else g.sum().view(1) for g in decays)
+                a, b = decays.flatten(2).sum(1) if p.a.numel() > 1 else decays.flatten(1).sum(1, keepdim=True)
             i, u = self.state[k]
             before = self._before(k) if want.before else None
             found += [*self.weights[k], a, b, i if want.i else None, u if want.u else None, before]
