@@ -93,11 +93,20 @@ def test_splits_share_out_all_samples_once():
 def test_seed_decides_everything_and_global_state_nothing():
     kwargs = {"nb_classes": 2, "nb_samples": 20, "alpha": 2.0}
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    one, two, other = (Randman(seed=seed, **kwargs).steps()[0] for seed in (5, 5, 6))
+    one, other, two = (Randman(seed=seed, **kwargs).steps()[0] for seed in (5, 6, 5))  # drawn anew: one set is kept
     assert np.array_equal(one, two)
     assert not np.array_equal(one, other)
     assert torch.equal(torch_state, torch.get_rng_state())
     assert np.array_equal(numpy_state, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_what_is_kept_of_a_set_cannot_be_changed():
+    randman = Randman(nb_classes=2, nb_samples=5)
+    first = randman.steps()
+    kept = [part.copy() for part in first]
+    for part in first:
+        part += 1
+    assert all(np.array_equal(*parts) for parts in zip(kept, randman.steps(), strict=True))
 
 
 @pytest.mark.parametrize(

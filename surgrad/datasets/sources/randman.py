@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -116,21 +117,8 @@ class Randman:
         nb_steps step_frac. Draws in the order of the published generator: one seed per class and spike,
         then the points of class after class, then the permutation.
         """
-        # The published sets come from NumPy's legacy stream; a local one leaves the global state alone.
-        rng = np.random.RandomState(self.seed)
-        limit = np.iinfo(np.int64).max
-        seeds = rng.randint(limit, size=(self.nb_classes, self.nb_spikes), dtype=np.int64)
-        classes = []
-        for class_seeds in seeds:
-            x = torch.from_numpy(rng.rand(self.nb_samples, self.dim_manifold))
-            manifolds = [Manifold(self.nb_units, self.dim_manifold, self.alpha, int(seed)) for seed in class_seeds]
-            classes.append(np.concatenate([standardize(f(x)).numpy() for f in manifolds], axis=1))
-        times = np.concatenate(classes).astype(np.float64) * (self.nb_steps * self.step_frac)
-        units = np.tile(np.arange(self.nb_units), (len(times), self.nb_spikes))
-        labels = np.repeat(np.arange(self.nb_classes), self.nb_samples)
-        order = np.arange(len(times))
-        rng.shuffle(order)
-        return times.astype(np.int64)[order], units[order], labels[order]
+        steps, units, labels = _steps(self)
+        return steps.copy(), units.copy(), labels.copy()
 
     def dataset(self) -> EventDataset:
         """All samples, nb_samples nb_classes of them, with spikes at step dt (s)."""
@@ -153,3 +141,23 @@ class Randman:
         cuts = np.rint(np.cumsum([0, *fractions]) * len(dataset)).astype(int)
         train, valid, test = (dataset.subset(np.arange(*cuts[k : k + 2])) for k in range(3))
         return train, valid, test
+
+
+@lru_cache(maxsize=1)
+def _steps(randman: Randman) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `Randman.steps` gives; kept, since all runs of a sweep draw the same."""
+    # The published sets come from NumPy's legacy stream; a local one leaves the global state alone.
+    rng = np.random.RandomState(randman.seed)
+    limit = np.iinfo(np.int64).max
+    seeds = rng.randint(limit, size=(randman.nb_classes, randman.nb_spikes), dtype=np.int64)
+    classes = []
+    for class_seeds in seeds:
+        x = torch.from_numpy(rng.rand(randman.nb_samples, randman.dim_manifold))
+        manifolds = [Manifold(randman.nb_units, randman.dim_manifold, randman.alpha, int(seed)) for seed in class_seeds]
+        classes.append(np.concatenate([standardize(f(x)).numpy() for f in manifolds], axis=1))
+    times = np.concatenate(classes).astype(np.float64) * (randman.nb_steps * randman.step_frac)
+    units = np.tile(np.arange(randman.nb_units), (len(times), randman.nb_spikes))
+    labels = np.repeat(np.arange(randman.nb_classes), randman.nb_samples)
+    order = np.arange(len(times))
+    rng.shuffle(order)
+    return times.astype(np.int64)[order], units[order], labels[order]
