@@ -69,6 +69,7 @@ LATER_KEYS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "time_constants_of": lambda flat: "channel",
     "lr_tau": lambda flat: None if "method.name" in flat else 0.0,
     "dataset.augmentations": lambda flat: {},
+    "nb_spikes": lambda flat: 5,  # of run_superspike.py, which always read a target
     "dataset.pool_size": lambda flat: [],
     "dataset.pool_kind": lambda flat: "max",
     "dataset.residual": lambda flat: [],

@@ -75,7 +75,9 @@ MISTAKES = {
         dataset.nb_layers=3 method.sg_mode=x method.nb_trials=0 dataset_method.lr_h=-1 update=two_factor fi=0 out_prob=2
         dt=0 eps0=0 mV=1 batch_id=1 batch_id=-1 logging_freq=0 checkpoint_seconds=0 dataset=shdd
     """,
-    "superspike": "feedback=none reset=hard update_period=1e-9 input_path=nowhere.bs1 nb_hidden=0 gamma=-1 dt=inf",
+    "superspike": """
+        feedback=none reset=hard update_period=1e-9 input_path=nowhere.bs1 nb_hidden=0 nb_spikes=0 gamma=-1 dt=inf
+    """,
 }
 CASES = [(suite, override) for suite, text in MISTAKES.items() for override in text.split()]
 

@@ -7,7 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 
+from surgrad.config.check import check
 from surgrad.datasets.sources.bs1 import read_bs1
 from surgrad.errors import UserError
 from surgrad.experiments.superspike import online
@@ -167,6 +170,57 @@ def test_mistakes_in_arrays_are_named(tmp_path):
     (tmp_path / "cut.bs1").write_bytes(b"1234567")
     with pytest.raises(UserError, match="multiple of 5"):
         read_bs1(tmp_path / "cut.bs1")
+
+
+# ---------------------------------------------------------------- configurations
+FOLDER = REPO / "configs" / "superspike"
+
+
+def composed(config_name, *overrides):
+    ConfigStore.instance().store(name="schema", node=SuperSpikeConfig)
+    with initialize_config_dir(str(FOLDER), version_base="1.3"):
+        return check(compose(config_name, [*overrides]), SuperSpikeConfig)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
+def test_every_config_makes_a_network_and_what_it_is_to_learn(name):
+    cfg = composed(name)
+    x, target = cfg.events()
+    assert x.shape == (cfg.nb_steps, cfg.nb_inputs)
+    assert target.shape == (cfg.nb_steps, cfg.nb_outputs)
+    loss, _, _ = cfg.network().run(x, target, learning=False)
+    assert loss > 0
+
+
+def test_the_simple_task_asks_for_spikes_at_equal_distances_to_frozen_poisson_spikes():
+    cfg = composed("simple", "nb_outputs=2", "nb_inputs=2000")
+    x, target = cfg.events()
+    assert target.nonzero().tolist() == [[step, unit] for step in (83, 166, 250, 333, 416) for unit in range(2)]
+    mean = cfg.nb_steps * cfg.nu_input * cfg.dt
+    assert x.float().sum(0).mean() == pytest.approx(mean, abs=5 * math.sqrt(mean / cfg.nb_inputs))
+    assert torch.equal(x, cfg.events()[0])
+    assert not torch.equal(x, composed("simple", "seed=1", "nb_outputs=2", "nb_inputs=2000").events()[0])
+
+
+@pytest.mark.parametrize("feedback", online.FEEDBACKS)
+def test_a_simple_task_is_learnt_from_silence_with_any_feedback(feedback):
+    cfg = composed("simple", f"feedback={feedback}", "seed=100")
+    network, (x, target) = cfg.network(), cfg.events()
+    losses = []
+    for _ in range(600):
+        network.clear()
+        loss, _, spikes = network.run(x, target, record=True)
+        losses.append(loss)
+        assert len(losses) > 1 or not spikes.any()
+    assert np.mean(losses[-10:]) < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"), [("nu_input=1001", "more than a spike in each step"), ("nb_spikes=500", "do not fit")]
+)
+def test_a_task_that_does_not_fit_into_the_steps_is_refused(override, message):
+    with pytest.raises(UserError, match=message):
+        composed("simple", override)
 
 
 # ---------------------------------------------------------------- the script

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,13 +15,16 @@ from surgrad.errors import UserError
 from surgrad.experiments.superspike.online import FEEDBACKS, ONLINE_RESETS, SuperSpikeNetwork, SuperSpikeRule
 from surgrad.runs.record import REPO
 
+OXFORD = "Spike_train_matching/dataset/oxford_slayer"
+
 
 @dataclass
 class SuperSpikeConfig(CommonConfig):
     """Everything a run of `Spike_train_matching/run_superspike.py` depends on."""
 
-    input_path: str = "Spike_train_matching/dataset/oxford_slayer/input.bs1"  # events, relative to the repository
-    target_path: str = "Spike_train_matching/dataset/oxford_slayer/output.bs1"  # the same of the target
+    input_path: str | None = f"{OXFORD}/input.bs1"  # events, relative to the repository; null: Poisson of nu_input
+    target_path: str | None = f"{OXFORD}/output.bs1"  # the same of the target; null: nb_spikes
+    nb_spikes: int = 5  # of each output, at equal distances, where target_path is null
     nb_inputs: int = 200  # input neurons
     nb_hidden: int = 200  # hidden neurons
     nb_outputs: int = 200  # output neurons
@@ -54,17 +58,22 @@ class SuperSpikeConfig(CommonConfig):
         one_of("feedback", self.feedback, FEEDBACKS)
         one_of("reset", self.reset, ONLINE_RESETS)
         positive(self, "", "dt", "duration", "update_period", "nu_input", "nu_hidden", "logging_freq")
-        positive(self, "", "nb_inputs", "nb_hidden", "nb_outputs", "beta")
+        positive(self, "", "nb_inputs", "nb_hidden", "nb_outputs", "nb_spikes", "beta")
         positive(self, "", "tau_mem", "tau_syn", "tau_decay", "tau_rise")
         not_negative(self, "", "nb_epochs", "lr_h", "lr_o", "gamma", "target_sigma_u")
         if self.update_period < self.dt:
             raise UserError(f"update_period={self.update_period} s is shorter than a step of dt={self.dt} s")
+        if self.input_path is None and self.nu_input * self.dt > 1:
+            raise UserError(f"nu_input={self.nu_input} Hz is more than a spike in each step of dt={self.dt} s")
+        if self.target_path is None and self.nb_spikes >= self.nb_steps:
+            raise UserError(f"nb_spikes={self.nb_spikes} do not fit into {self.nb_steps} steps")
 
     def preflight(self) -> None:
         """Raises: UserError naming the key of a file that is missing."""
         for key in ("input_path", "target_path"):
-            if not (REPO / getattr(self, key)).is_file():
-                raise UserError(f"{key}={getattr(self, key)}: no such file, relative to {REPO}")
+            path = getattr(self, key)
+            if path is not None and not (REPO / path).is_file():
+                raise UserError(f"{key}={path}: no such file, relative to {REPO}")
 
     @property
     def nb_steps(self) -> int:
@@ -91,11 +100,23 @@ class SuperSpikeConfig(CommonConfig):
 
     def events(self) -> tuple[Tensor, Tensor]:
         """Input and target, (T, N) uint8. Raises: UserError for files that cannot be read or do not fit."""
-        given = []
-        for path, nb_units in ((self.input_path, self.nb_inputs), (self.target_path, self.nb_outputs)):
-            times, units = (read_bs1 if path.endswith(".bs1") else read_events)(REPO / path)
-            given.append(torch.from_numpy(bin_events(times, units, self.dt, nb_units, self.nb_steps, name=path)))
-        return given[0], given[1]
+        x = self._poisson() if self.input_path is None else self._read(self.input_path, self.nb_inputs)
+        target = self._spaced() if self.target_path is None else self._read(self.target_path, self.nb_outputs)
+        return torch.from_numpy(x), torch.from_numpy(target)
+
+    def _poisson(self) -> np.ndarray:
+        """Frozen input: a spike in each step with probability nu_input dt, from the seed, (T, N_in) uint8."""
+        draws = np.random.default_rng(self.seed).random((self.nb_steps, self.nb_inputs))
+        return (draws < self.nu_input * self.dt).astype(np.uint8)
+
+    def _spaced(self) -> np.ndarray:
+        """Target spikes of every output at k duration / (nb_spikes + 1), k = 1..nb_spikes, (T, N_out) uint8."""
+        times = np.arange(1, self.nb_spikes + 1) * self.duration / (self.nb_spikes + 1)
+        return np.repeat(bin_events(times, np.zeros_like(times, int), self.dt, 1, self.nb_steps), self.nb_outputs, 1)
+
+    def _read(self, path: str, nb_units: int) -> np.ndarray:
+        times, units = (read_bs1 if path.endswith(".bs1") else read_events)(REPO / path)
+        return bin_events(times, units, self.dt, nb_units, self.nb_steps, name=path)
 
     @property
     def distance_scale(self) -> float:
