@@ -42,7 +42,9 @@ struct States { float *i, *u, *w; };
 // One step of a row. With `threshold` spikes are drawn and written to `bits`; without it they are known (REPLAY) and the states
 // before the step go to `keep`.
 template <int RESET, bool REPLAY, bool EULER>
-void step_row(const Row& k, const Coupling& c, const float* current, const float* threshold, States x, Bits* bits, States keep) {
+void step_row(const Row& row, const Coupling& coupling, const float* current, const float* threshold, States x, Bits* bits, States keep) {
+    const Row k = row;
+    const Coupling c = coupling;
     for (int64_t n = 0; n < k.n; n += LANES) {
         vf i = load(x.i + n), u = load(x.u + n), w = load(x.w + n);
         if (REPLAY) store(keep.i + n, i), store(keep.u + n, u), store(keep.w + n, w);
@@ -64,7 +66,10 @@ struct AdaptiveAdjointRow {
     float dc;                // dc/db of the membrane: -1 if c = 1 - b, 0 if c = 1
 };
 template <int RESET, bool DIFF, bool EULER>
-void adaptive_adjoint_row(const Row& k, const Coupling& c, const AdaptiveAdjointRow& r) {
+void adaptive_adjoint_row(const Row& row, const Coupling& coupling, const AdaptiveAdjointRow& of) {
+    const Row k = row;
+    const Coupling c = coupling;
+    const AdaptiveAdjointRow r = of;
     auto add = [](float* to, vf value) { store(to, load(to) + value); };
     for (int64_t n = 0; n < k.n; n += LANES) {
         vf mem = load(k.b + n), gain = load(k.c + n), d = load(c.d + n), a = load(c.a + n), b = load(c.b + n);

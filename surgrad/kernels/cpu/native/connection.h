@@ -113,12 +113,17 @@ struct Connection : ConnectionDesc {
     int64_t weights() const { return kernel_h * kernel_w * in_stride * stride; }
     bool single() const { return height * width == 1; }
 
+    // Calls f with the places of a row of the weight and of the output that it meets. All it reads is held in locals: what f
+    // stores might else change it, for all that the compiler knows.
     template <class F>
     void each_row(const int32_t* events, int64_t nb_events, F f) const {
+        const int32_t *const begin = first.data(), *const at = position.data();
+        const Pair* const all = pairs.data();
+        const int64_t in = in_stride, out = stride;
         for (int64_t e = 0; e < nb_events; e++) {
-            int64_t m = events[e], pos = position[m], c = m - pos * in_stride;
-            for (int64_t p = first[pos]; p < first[pos + 1]; p++)
-                f((pairs[p].tap * in_stride + c) * stride, pairs[p].out * stride);
+            const int64_t m = events[e], pos = at[m], c = m - pos * in;
+            const Pair* const end = all + begin[pos + 1];
+            for (const Pair* p = all + begin[pos]; p < end; p++) f((p->tap * in + c) * out, p->out * out);
         }
     }
 
@@ -151,16 +156,16 @@ struct Connection : ConnectionDesc {
     // current += W s, and dW += their outer product, of a dense connection for analogue s, most of it 0
     void gather_weighed(const float* s, float* current) const {
         for (int64_t m = 0; m < in_units(); m++)
-            if (s[m] != 0.0f)
-                for (int64_t j = 0; j < stride; j += LANES) store(current + j, fused(splat(s[m]), load(forward + m * stride + j), load(current + j)));
+            if (s[m] != 0.0f) add_weighed(s[m], forward + m * stride, current);
     }
     void scatter_weighed(const float* s, const float* adjoint_current, float* gradient) const {
         for (int64_t m = 0; m < in_units(); m++)
-            if (s[m] != 0.0f)
-                for (int64_t j = 0; j < stride; j += LANES) {
-                    float* to = gradient + m * stride + j;
-                    store(to, fused(splat(s[m]), load(adjoint_current + j), load(to)));
-                }
+            if (s[m] != 0.0f) add_weighed(s[m], adjoint_current, gradient + m * stride);
+    }
+    // to += x from, one row
+    void add_weighed(float x, const float* from, float* to) const {
+        const int64_t n = stride;
+        for (int64_t j = 0; j < n; j += LANES) store(to + j, fused(splat(x), load(from + j), load(to + j)));
     }
     // dW += (outer product of the active units and the adjoint current)
     void scatter(const int32_t* events, int64_t nb_events, const float* adjoint_current, float* gradient) const {
@@ -168,13 +173,14 @@ struct Connection : ConnectionDesc {
     }
     template <bool TO_OUTPUT>
     void add_rows(const int32_t* events, int64_t nb_events, float* w, float* out) const {
-        if (stride == PADDING)
-            each_row(events, nb_events, [&](int64_t row, int64_t o) {
+        const int64_t n = stride;
+        if (n == PADDING)
+            each_row(events, nb_events, [=](int64_t row, int64_t o) {
                 TO_OUTPUT ? add(out + o, w + row) : add(w + row, out + o);
             });
         else
-            each_row(events, nb_events, [&](int64_t row, int64_t o) {
-                for (int64_t j = 0; j < stride; j += PADDING) TO_OUTPUT ? add(out + o + j, w + row + j) : add(w + row + j, out + o + j);
+            each_row(events, nb_events, [=](int64_t row, int64_t o) {
+                for (int64_t j = 0; j < n; j += PADDING) TO_OUTPUT ? add(out + o + j, w + row + j) : add(w + row + j, out + o + j);
             });
     }
 

@@ -119,33 +119,38 @@ struct Rows {
 
 // Currents of one sample: (nb_out, stride) with delays, (length, nb_out) without
 void deliver(const Desc& d, int64_t b, const Rows& rows, float* currents) {
+    const int64_t n = d.nb_out;
+    const float* const weight = d.w;
     if (!d.place)
-        return each_event(d, b, [&](int64_t t, int64_t row, float c) {
-            float* to = currents + t * d.nb_out;
-            for (int64_t i = 0; i < d.nb_out; i += LANES) store(to + i, load(to + i) + c * load(d.w + row + i));
+        return each_event(d, b, [=](int64_t t, int64_t row, float c) {
+            float* to = currents + t * n;
+            for (int64_t i = 0; i < n; i += LANES) store(to + i, load(to + i) + c * load(weight + row + i));
         });
-    each_event(d, b, [&](int64_t t, int64_t row, float c) {
-        if (rows.row[row / d.nb_out] >= 0) return;
-        const float* w = d.w + 2 * row;
-        const int32_t* place = d.place + row;
-        for (int64_t i = 0; i < d.nb_out; i++) at(currents + t, place[i]) += c * at(w, 2 * i);
+    const int32_t* const all = d.place;
+    each_event(d, b, [=, &rows](int64_t t, int64_t row, float c) {
+        if (rows.row[row / n] >= 0) return;
+        const float* w = weight + 2 * row;
+        const int32_t* place = all + row;
+        for (int64_t i = 0; i < n; i++) at(currents + t, place[i]) += c * at(w, 2 * i);
     });
     rows.deliver(currents);
 }
 
 // Sums over the events of j of dL/dI at both arrivals, laid out as w
 void collect(const Desc& d, int64_t b, const Rows& rows, const float* gradient, float* sums) {
+    const int64_t n = d.nb_out;
     if (!d.place)
-        return each_event(d, b, [&](int64_t t, int64_t row, float c) {
-            const float* from = gradient + t * d.nb_out;
-            for (int64_t i = 0; i < d.nb_out; i += LANES) store(sums + row + i, load(sums + row + i) + c * load(from + i));
+        return each_event(d, b, [=](int64_t t, int64_t row, float c) {
+            const float* from = gradient + t * n;
+            for (int64_t i = 0; i < n; i += LANES) store(sums + row + i, load(sums + row + i) + c * load(from + i));
         });
     rows.collect(gradient, sums);
-    each_event(d, b, [&](int64_t t, int64_t row, float c) {
-        if (rows.row[row / d.nb_out] >= 0) return;
+    const int32_t* const all = d.place;
+    each_event(d, b, [=, &rows](int64_t t, int64_t row, float c) {
+        if (rows.row[row / n] >= 0) return;
         float* to = sums + 2 * row;
-        const int32_t* place = d.place + row;
-        for (int64_t i = 0; i < d.nb_out; i++) at(to, 2 * i) += c * at(gradient + t, place[i]);
+        const int32_t* place = all + row;
+        for (int64_t i = 0; i < n; i++) at(to, 2 * i) += c * at(gradient + t, place[i]);
     });
 }
 

@@ -30,7 +30,8 @@ struct Row {  // constants of a layer, per neuron
 
 // Draw spikes from u against `threshold` (null: 0), advance i and u. Returns through `bits`, one per neuron.
 template <int RESET>
-static void forward_row(const Row& k, const float* current, const float* threshold, float* i, float* u, Bits* bits) {
+static void forward_row(const Row& row, const float* current, const float* threshold, float* i, float* u, Bits* bits) {
+    const Row k = row;  // a copy: what is stored below might change `row`, for all that the compiler knows
     for (int64_t n = 0; n < k.n; n += LANES) {
         vf un = load(u + n), in = load(i + n);
         vi fired = un - 1.0f > (threshold ? load(threshold + n) : vf{});
@@ -130,7 +131,9 @@ struct AdjointRow {  // one sample and step of the backward pass
     float dc;                  // dc/db: -1 if c = 1 - b, 0 if c = 1
 };
 template <int RESET, bool DIFF, bool TAU>
-static void adjoint_row(const Row& k, const AdjointRow& r) {
+static void adjoint_row(const Row& row, const AdjointRow& of) {
+    const Row k = row;
+    const AdjointRow r = of;
     for (int64_t n = 0; n < k.n; n += LANES) {
         vf a = load(k.a + n), b = load(k.b + n), c = load(k.c + n);
         vf lu = load(r.lu + n), li = load(r.li + n), gs = load(r.gs + n);

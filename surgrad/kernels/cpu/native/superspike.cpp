@@ -44,7 +44,8 @@ struct Block {  // what the synapses of a layer need of the last steps
 };
 
 // One step of a layer: spikes at u[t], surrogate factors, then i and u of the next step
-void neurons(const LayerDesc& y, bool subtractive, const uint8_t* pre, float* h, float* p, uint8_t* spikes) {
+void neurons(const LayerDesc& layer, bool subtractive, const uint8_t* pre, float* h, float* p, uint8_t* spikes) {
+    const LayerDesc y = layer;  // a copy: what is stored below might change `layer`, for all that the compiler knows
     std::copy(y.p, y.p + y.nb_pre, p);
     for (int64_t n = 0; n < y.nb_post; n++) {
         float x = y.u[n] - 1, d = 1 + y.beta * std::abs(x);
@@ -82,11 +83,13 @@ void synapses(const LayerDesc& y, const RuleDesc& rule, const Block& block, int6
     }
 }
 
-void update(const LayerDesc& y, const RuleDesc& rule) {
+void update(const LayerDesc& layer, const RuleDesc& rule) {
+    const LayerDesc y = layer;
+    const float gamma = rule.gamma, epsilon = rule.epsilon;
     for (int64_t k = 0; k < y.nb_post * y.nb_pre; k++) {
         float g = y.g[k];
-        y.v[k] = std::max(rule.gamma * y.v[k], g * g);
-        y.weight[k] += y.rate * g / (std::sqrt(y.v[k]) + rule.epsilon);
+        y.v[k] = std::max(gamma * y.v[k], g * g);
+        y.weight[k] += y.rate * g / (std::sqrt(y.v[k]) + epsilon);
         y.g[k] = 0;
     }
 }
