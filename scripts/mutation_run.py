@@ -27,7 +27,10 @@ TARGETS = {
     "surgrad/neurons/lif.py": ["tests/neurons", "tests/kernels/test_reference_kernel.py"],
     "surgrad/neurons/surrogate.py": ["tests/neurons"],
     "surgrad/neurons/escape_noise.py": ["tests/neurons"],
-    "surgrad/kernels/reference.py": ["tests/kernels/test_reference_kernel.py"],
+    "surgrad/kernels/reference.py": [
+        *("tests/kernels/test_reference_kernel.py", "tests/kernels/test_kernel_layerwise.py"),
+        "tests/network/test_network.py",
+    ],
     "surgrad/training/losses.py": ["tests/training/test_losses.py"],
     "surgrad/training/regularizers.py": ["tests/training/test_regularizers.py"],
     "surgrad/training/optimizers.py": ["tests/training/test_optimizers.py"],

@@ -108,6 +108,22 @@ def test_two_halves_are_one_whole(kernel, cut):
     torch.testing.assert_close(torch.cat([first.readout, second.readout]), whole.readout)
 
 
+@pytest.mark.parametrize("kernel", ["reference", "cpu"])
+def test_the_last_spikes_of_a_delayed_recurrence_are_in_the_state(kernel):
+    network = random_network(sizes=(12, 10, 8), delayed=(False, False, False))
+    for layer, units in zip(network.layers, (10, 8), strict=True):
+        layer.recurrent = DelayedDense(units, units, 13e-3, seed=units)
+    x, told_apart = spikes_for(network), 0
+    with torch.no_grad():
+        whole = network(x, record=True, kernel=kernel)
+        for cut in range(3, 30):
+            state = network(x[:cut], return_state=True, kernel=kernel).state
+            for layer, spikes in zip(state.layers, whole.spikes, strict=True):
+                assert torch.equal(layer.s, spikes[cut - 1])
+                told_apart += not torch.equal(spikes[cut - 1], spikes[cut - 2])
+    assert told_apart > 10
+
+
 def test_truncated_gradients_equal_the_specification():
     network = random_network()
     x = spikes_for(network)

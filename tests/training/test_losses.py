@@ -156,6 +156,8 @@ def test_van_rossum_of_one_spike_is_the_energy_of_the_kernel():
     # integral of eps^2 over t >= 0
     energy = eps0**2 * (tau_m / 2 + tau_s / 2 - 2 * tau_m * tau_s / (tau_m + tau_s)) / dt
     assert float(distance) == pytest.approx(energy / 2 / units, rel=1e-3)
+    published = VanRossum(1e-3, 10e-3, 5e-3, 0.2)(torch.zeros_like(target), target)
+    assert float(VanRossum()(torch.zeros_like(target), target)) == float(published)
 
 
 @pytest.mark.parametrize("distance", [VanRossum(), SpikeTrainL2()])
