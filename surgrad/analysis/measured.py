@@ -221,7 +221,7 @@ def _taken(claim: Question, where: Mapping[str, Any], part: str, folders: RunFol
             if is_run_of(what, job):
                 value = claim.scale * METRICS[claim.metric](run, claim.key, claim.rows)
                 if not math.isnan(value):
-                    found[unit, seed] = Taken(part, seed, value, *_origin(run), unit=unit)
+                    found[unit, seed] = Taken(part, seed, value, *_origin(run))._replace(unit=unit)
         if unit and (unit, seed) not in found:
             missing.add(unit)
     return [found[key] for key in sorted(found) if key[0] not in missing]
