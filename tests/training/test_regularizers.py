@@ -53,7 +53,8 @@ def test_penalties_add_up_over_layers():
     regularizers = [build_regularizer("UpperBoundL2", threshold=4), build_regularizer("LowerBoundL1", threshold=9)]
     expected = sum(float(r(c)) for r in regularizers for c in counts)
     assert float(penalty(regularizers, counts)) == pytest.approx(expected)
-    assert float(penalty([], counts)) == 0
+    for some in (counts, counts[:1], []):
+        assert float(penalty([], some)) == 0
 
 
 @pytest.mark.parametrize(
