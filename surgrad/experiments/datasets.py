@@ -21,7 +21,7 @@ from surgrad.datasets.sources.hdf5 import read_shd
 from surgrad.datasets.sources.randman import Randman
 from surgrad.datasets.sources.random_task import RandomTask
 from surgrad.datasets.splits import VALIDATIONS, check_window, first_of_each, joined, of_other_speakers, of_speakers
-from surgrad.errors import UserError, known
+from surgrad.errors import UserError, known, naming
 from surgrad.experiments import parts
 from surgrad.experiments.camera_datasets import CameraConfig, GestureConfig
 from surgrad.experiments.dataset_base import DatasetConfig, HeldOutConfig, Splits
@@ -68,14 +68,23 @@ class HDF5Config(HeldOutConfig):
         test = self._read(self.test_path, **sizes)
         if self.test_speakers is not None:
             both = joined(everything, test)
-            everything, test = of_other_speakers(both, self.test_speakers), of_speakers(both, self.test_speakers)
+            with naming(f"dataset.test_speakers={self.test_speakers}"):
+                everything, test = of_other_speakers(both, self.test_speakers), of_speakers(both, self.test_speakers)
         train, valid = self.hold_out(everything)
         if self.train_speakers is not None:
-            train = of_speakers(train, self.train_speakers)
+            with naming(f"dataset.train_speakers={self.train_speakers}"):
+                train = of_speakers(train, self.train_speakers)
         if valid is not None and self.validation == "file" and self.valid_path:
             valid = self._used(valid, self.valid_path)
         width = self.units_per_channel
         return train.grouped(width), None if valid is None else valid.grouped(width), test.grouped(width)
+
+    def hold_out(self, everything: EventDataset) -> tuple[EventDataset, EventDataset | None]:
+        """As of every data set; raises UserError also for a speaker who is not there."""
+        if self.validation != "speaker" or self.validation_speakers is None:
+            return super().hold_out(everything)
+        with naming(f"dataset.validation_speakers={self.validation_speakers}"):
+            return super().hold_out(everything)
 
     def _read(self, path: str, **sizes: int | None) -> EventDataset:
         return self._used(read_shd(path, **sizes), path)

@@ -1,5 +1,7 @@
 """Validation splits: disjoint, complete, reproducible, honest about speakers."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +20,7 @@ from surgrad.datasets.splits import (
     validation_split,
 )
 from surgrad.errors import UserError
+from surgrad.experiments.datasets import HDF5Config
 
 
 def make_dataset(nb_samples=60, seed=0, speakers=True):
@@ -177,3 +180,15 @@ def test_every_sample_of_two_sets_is_of_some_speakers_or_of_the_others():
     assert joined(first, make_dataset(30, speakers=False)).speakers is None
     with pytest.raises(UserError, match="nobody is left beside"):
         of_other_speakers(both, range(6))
+
+
+@pytest.mark.parametrize("key", ["test_speakers", "train_speakers", "validation_speakers"])
+@pytest.mark.parametrize(("speakers", "said"), [([99], "no speaker 99, there are"), ([], "no")])
+def test_a_speaker_who_is_not_there_is_refused_by_key(tmp_path, key, speakers, said):
+    paths = {}
+    for seed, part in enumerate(("train_path", "test_path")):
+        write_shd(tmp_path / f"{part}.h5", make_dataset(seed=seed))
+        paths[part] = str(tmp_path / f"{part}.h5")
+    config = HDF5Config(**paths, name="set", validation="speaker", duration=10.0, **{key: speakers})
+    with pytest.raises(UserError, match=rf"^dataset.{key}={re.escape(str(speakers))}: .*{said}"):
+        config.splits()
