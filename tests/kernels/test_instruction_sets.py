@@ -15,7 +15,7 @@ from surgrad.neurons.lif import LIF
 
 pytestmark = pytest.mark.skipif(build._compiler() is None, reason="no C++ compiler: install g++ or clang++")
 
-CACHED = (build.library, build.compiled, adaptive.library, delays.library, products._library, products._faster)
+CACHED = (build.library, build.compiled, adaptive.library, delays.library, products._library, products._vectors)
 
 
 @pytest.fixture(params=instruction_set.executable())

@@ -12,12 +12,14 @@ needs_compiler = pytest.mark.skipif(products._library() is None, reason="no C++ 
 
 @needs_compiler
 @pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("vectors", ["avx2", "avx512"])
 @pytest.mark.parametrize(
-    ("shape", "outputs"), [((500, 16, 128), 128), ((7, 211, 48), 80), ((301, 1040), 336), ((2, 3, 16), 16)]
+    ("shape", "outputs"),
+    [((500, 16, 128), 128), ((7, 211, 48), 80), ((5, 208, 112), 128), ((301, 1040), 336), ((2, 3, 16), 16)],
 )
-def test_linear_and_its_gradients_equal_pytorch(shape, outputs, threads, monkeypatch):
+def test_linear_and_its_gradients_equal_pytorch(shape, outputs, vectors, threads, monkeypatch):
     monkeypatch.setattr(products, "SMALLEST", 0)
-    monkeypatch.setattr(products, "_faster", lambda: True)
+    monkeypatch.setattr(products, "_vectors", lambda: vectors)
     g = torch.Generator().manual_seed(0)
     x, w = torch.randn(*shape, generator=g), torch.randn(outputs, shape[-1], generator=g)
     cotangent = torch.randn(*shape[:-1], outputs, generator=g)

@@ -1,7 +1,7 @@
 """I = x W^T and its gradients for float32 on the CPU, in memory that is used again (`products.cpp`).
 
-PyTorch's own products run at 80 % of the peak of AMD's Zen 4 and at 40 % of Zen 5's. Elsewhere, for small products and
-other types, PyTorch's are taken: on Zen 3 (AVX2) neither is faster.
+PyTorch's own products run at 80 % of the peak of AMD's Zen 4 and at 40 % of Zen 5's. With AVX2 the gradient of W, a sum
+over rows, is no faster here than PyTorch's and is left to it, as are small products, other types and other makers.
 """
 
 import ctypes
@@ -26,13 +26,14 @@ LANES = 16
 
 
 @functools.cache
-def _faster() -> bool:
-    """Whether the compiled product is faster than PyTorch's: on AMD's processors with AVX-512 (level with AVX2)."""
+def _vectors() -> str:
+    """The instruction set of the compiled products, avx2 or avx512, where they are faster than PyTorch's; else ""."""
     try:
         cpu = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return False
-    return "AuthenticAMD" in cpu and executable()[-1] == "avx512" and chosen() in ("native", "avx512")
+        return ""
+    built = executable()[-1] if chosen() == "native" else chosen()
+    return built if "AuthenticAMD" in cpu and built in ("avx2", "avx512") else ""
 
 
 @functools.cache
@@ -56,7 +57,7 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
         and x.numel() * weight.shape[0] >= SMALLEST
         and weight.shape[0] % LANES == 0
         and weight.shape[1] % LANES == 0
-        and _faster()
+        and _vectors()
         and _library() is not None
     )
 
@@ -83,7 +84,8 @@ class _Linear(torch.autograd.Function):
             return gradient @ weight, gradient.T @ x
         gradient = gradient.contiguous()
         g_x = product(gradient, weight) if ctx.needs_input_grad[0] else None
-        g_weight = product(gradient.T, x) if ctx.needs_input_grad[1] else None
+        sum_over_rows = product if _vectors() == "avx512" else torch.mm
+        g_weight = sum_over_rows(gradient.T, x) if ctx.needs_input_grad[1] else None
         return g_x, g_weight
 
 

@@ -35,7 +35,7 @@ struct View {  // element (i, j) is p[i * row + j * column]; one of the strides 
 template <bool BY_ROW>
 struct Strip {
     static constexpr int64_t row = BY_ROW ? DEPTH + LANES : 1, column = BY_ROW ? 1 : LANES;
-    static constexpr int64_t floats = BY_ROW ? ROWS * row : DEPTH * column;
+    static constexpr int64_t floats = (BY_ROW ? ROWS * row : DEPTH * column) + 16;  // neighbours begin in different sets of a cache
     // `count` neighbouring strips of R rows: taken together, columns are read by whole cache lines
     template <int R>
     static void pack(View a, int64_t count, int64_t depth, float* to) {
@@ -79,7 +79,9 @@ void strips(View a, int64_t count, const float* packed, int64_t depth, int64_t w
 void pack(View b, int64_t depth, int64_t width, float* to) {
     for (int64_t j = 0; j < width; j += COLUMNS, to += DEPTH * COLUMNS) {
         int64_t n = std::min(COLUMNS, width - j);
-        if (b.column == 1)
+        if (b.column == 1 && n == COLUMNS)
+            for (int64_t k = 0; k < depth; k++) std::memcpy(to + k * COLUMNS, b.p + k * b.row + j, COLUMNS * sizeof(float));
+        else if (b.column == 1)
             for (int64_t k = 0; k < depth; k++) std::memcpy(to + k * COLUMNS, b.p + k * b.row + j, n * sizeof(float));
         else
             for (int64_t i = 0; i < n; i++)
@@ -101,15 +103,17 @@ void product(int64_t M, int64_t N, int64_t K, View a, View b, float* c, int64_t 
             if (interrupted(M * DEPTH)) return;
             const int64_t depth = std::min(DEPTH, K - k), width = std::min(WIDTH, N - j);
             pack(b.at(k, j), depth, width, packed);
+            // what is left for strips of 4 and 1: a remainder of 2 leaves 8, for single rows wait for their sums
+            const int64_t whole = ROWS == 6 && M % 6 == 2 && M > 2 ? M - 8 : M;
             int64_t i = 0;
-            auto rest = [&](auto kernel, int64_t rows, int64_t count) {
-                for (; i + rows * count <= M; i += rows * count)
+            auto rest = [&](auto kernel, int64_t rows, int64_t count, int64_t end) {
+                for (; i + rows * count <= end; i += rows * count)
                     kernel(a.at(i, k), count, packed, depth, width, buffer, c + i * ldc + j, ldc, k > 0);
             };
-            rest(strips<BY_ROW, ROWS>, ROWS, together);
-            rest(strips<BY_ROW, ROWS>, ROWS, 1);
-            rest(strips<BY_ROW, 4>, 4, 1);
-            rest(strips<BY_ROW, 1>, 1, 1);
+            rest(strips<BY_ROW, ROWS>, ROWS, together, whole);
+            rest(strips<BY_ROW, ROWS>, ROWS, 1, whole);
+            rest(strips<BY_ROW, 4>, 4, 1, M);
+            rest(strips<BY_ROW, 1>, 1, 1, M);
         }
 }
 

@@ -8,7 +8,7 @@ namespace {
 struct Tile { int64_t b0, nb, n0, n; };  // samples [b0, b0 + nb), neurons [n0, n0 + n); nb > 1 only with whole rows
 
 struct Stream {
-    static constexpr int64_t SHARE = 1 << 19;  // neurons x steps that are worth another thread: half a millisecond
+    static constexpr int64_t SHARE = 400000;  // neurons x steps that are worth another thread: half a millisecond there and back
     static constexpr size_t LARGE = 1 << 25;  // bytes
     static constexpr int64_t MOST = 4096;  // neurons of a tile: its state and a block of surrogates fit the second-level cache
     const Run& run;
