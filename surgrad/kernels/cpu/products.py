@@ -57,7 +57,7 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
         and x.numel() * weight.shape[0] >= SMALLEST
         and weight.shape[0] % LANES == 0
         and weight.shape[1] % LANES == 0
-        and _vectors()
+        and _vectors() != ""
         and _library() is not None
     )
 
