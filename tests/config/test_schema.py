@@ -213,7 +213,7 @@ def command(tmp_path):
             env=environment,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=400,
         )
 
     return start
@@ -253,7 +253,7 @@ def test_help_into_a_pipe_that_is_closed_ends_quietly(tmp_path):
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, tmp_path / "Suite/script.py", "--help"]
-    done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=100)
+    done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=400)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
 
