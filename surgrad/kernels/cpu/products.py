@@ -1,7 +1,7 @@
 """I = x W^T and its gradients for float32 on the CPU, in memory that is used again (`products.cpp`).
 
-PyTorch's own products run at 80 % of the peak of AMD's Zen 4 and at 40 % of Zen 5's. With AVX2 the gradient of W, a sum
-over rows, is no faster here than PyTorch's and is left to it, as are small products, other types and other makers.
+PyTorch's own products run at 80 % of the peak of AMD's Zen 4 and at 40 % of Zen 5's. With AVX2 (Zen 4 held to it) the
+gradient of W, a sum over rows, is no faster here and is left to PyTorch, as are small products, other types and makers.
 """
 
 import ctypes

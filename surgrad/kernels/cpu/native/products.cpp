@@ -79,7 +79,7 @@ void strips(View a, int64_t count, const float* packed, int64_t depth, int64_t w
 void pack(View b, int64_t depth, int64_t width, float* to) {
     for (int64_t j = 0; j < width; j += COLUMNS, to += DEPTH * COLUMNS) {
         int64_t n = std::min(COLUMNS, width - j);
-        if (b.column == 1 && n == COLUMNS)
+        if (b.column == 1 && n == COLUMNS)  // of a size that the compiler knows
             for (int64_t k = 0; k < depth; k++) std::memcpy(to + k * COLUMNS, b.p + k * b.row + j, COLUMNS * sizeof(float));
         else if (b.column == 1)
             for (int64_t k = 0; k < depth; k++) std::memcpy(to + k * COLUMNS, b.p + k * b.row + j, n * sizeof(float));
